@@ -167,7 +167,7 @@ class DifNet(SegmentationNetwork):
         nodes = seed.flatten(2).transpose(1, 2)
         walked = cascaded_random_walk(features, nodes, mu, beta, return_states=details)
 
-        state, states = walked if details else (walked, None)
+        state, states = walked if isinstance(walked, tuple) else (walked, None)
         state = state.transpose(1, 2).unflatten(-1, (height, width))
         scores = self.upsample(state, (image.shape[-2], image.shape[-1]))
         if states is None:
