@@ -287,3 +287,19 @@ def test_missing_extra_is_named(package):
     assert done.returncode != 0
     last = done.stderr.strip().splitlines()[-1]
     assert f"difnet needs the package '{package}': pip install difnet-kernels[train]" in last
+
+
+@pytest.mark.parametrize("name", ["difnet18", "simdeeplab18"])
+def test_no_graph_break(name, image):
+    model = build(name)
+    twin = create_model(**model.config)
+    twin.load_state_dict(model.state_dict())
+    compiled = torch.compile(twin, fullgraph=True, backend="aot_eager")
+    scores, expected = compiled(image), model(image)
+    torch.testing.assert_close(scores, expected)
+    grads, truths = ([], [])
+    for out, network, store in ((scores, twin, grads), (expected, model, truths)):
+        F.cross_entropy(out, torch.zeros(2, 65, 97, dtype=torch.long)).backward()
+        store.extend(p.grad for p in network.parameters())
+    for grad, truth in zip(grads, truths, strict=True):
+        torch.testing.assert_close(grad, truth, rtol=1e-3, atol=1e-4)
