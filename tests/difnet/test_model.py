@@ -289,17 +289,13 @@ def test_missing_extra_is_named(package):
     assert f"difnet needs the package '{package}': pip install difnet-kernels[train]" in last
 
 
-@pytest.mark.parametrize("name", ["difnet18", "simdeeplab18"])
-def test_no_graph_break(name, image):
-    model = build(name)
+def test_no_graph_break():
+    image, labels = torch.rand(2, 3, 33, 49), torch.zeros(2, 33, 49, dtype=torch.long)
+    model = softened(build("test_resnet"))
     twin = create_model(**model.config)
     twin.load_state_dict(model.state_dict())
-    compiled = torch.compile(twin, fullgraph=True, backend="aot_eager")
-    scores, expected = compiled(image), model(image)
-    torch.testing.assert_close(scores, expected)
-    grads, truths = ([], [])
-    for out, network, store in ((scores, twin, grads), (expected, model, truths)):
-        F.cross_entropy(out, torch.zeros(2, 65, 97, dtype=torch.long)).backward()
-        store.extend(p.grad for p in network.parameters())
-    for grad, truth in zip(grads, truths, strict=True):
-        torch.testing.assert_close(grad, truth, rtol=1e-3, atol=1e-4)
+    F.cross_entropy(model(image), labels).backward()
+    # "eager" runs the captured graph as it is: the capture is under test, not code generation.
+    F.cross_entropy(torch.compile(twin, fullgraph=True, backend="eager")(image), labels).backward()
+    for (key, p), q in zip(model.named_parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad, msg=lambda text, key=key: f"{key}: {text}")
