@@ -1,0 +1,113 @@
+"""The cascade of T walks as one node of the autograd graph.
+
+What is kept for the backward: features, states y_0 .. y_{T-1}, z_t = P_t y_t and one number per row,
+O(T B N (d + k)). P is recomputed tile by tile. Going back, each walk hands the gradient of its input
+state to the walk before it; the gradients of seed, mu, beta and node bias are gathered on the way.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from difnet_kernels import ops
+
+
+class CascadedRandomWalk(torch.autograd.Function):
+    """(backend, seed, mu, beta, state, node_bias, *features) -> (y_1 .. y_T, z_1 .. z_T, lse_1 .. lse_T).
+
+    `node_bias` is (T, B, N) or None. The states are differentiable, the rest is there to be saved.
+    """
+
+    @staticmethod
+    def forward(
+        backend: str,
+        seed: Tensor,
+        mu: Tensor,
+        beta: Tensor,
+        state: Tensor,
+        node_bias: Tensor | None,
+        *features: Tensor,
+    ) -> tuple[Tensor, ...]:
+        """T walks, each from the state of the one before."""
+        walk = ops.walk_forward(backend)
+        states, zs, lses = [], [], []
+        for t, feature in enumerate(features):
+            bias = None if node_bias is None else node_bias[t]
+            state, z, lse = walk(feature, state, seed, mu[t], beta[t], bias)
+            states.append(state)
+            zs.append(z)
+            lses.append(lse)
+        return (*states, *zs, *lses)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        """Keep what the backward reads."""
+        backend, seed, mu, beta, state, node_bias, *features = inputs
+        walks = len(features)
+        states, saved = output[:walks], output[walks:]
+        ctx.backend = backend
+        ctx.walks = walks
+        ctx.save_for_backward(seed, mu, beta, node_bias, *features, state, *states[:-1], *saved)
+        ctx.mark_non_differentiable(*saved)
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
+        """The walks in reverse; `grads` are those of `forward`'s outputs, None where unused."""
+        walks = ctx.walks
+        seed, mu, beta, node_bias, *rest = ctx.saved_tensors
+        features, states, zs, lses = (rest[n * walks : (n + 1) * walks] for n in range(4))
+        _, need_seed, need_mu, need_beta, need_state, need_bias, *need_feature = ctx.needs_input_grad
+
+        walk = ops.walk_backward(ctx.backend)
+        grad_features: list[Tensor | None] = [None] * walks
+        grad_seed: Tensor | None = None
+        grad_mu, grad_beta = list(torch.zeros_like(mu).unbind()), list(torch.zeros_like(beta).unbind())
+        grad_bias = [] if node_bias is None else list(torch.zeros_like(node_bias).unbind())
+        grad: Tensor | None = None
+        for t in reversed(range(walks)):
+            grad = _add(grad, grads[t])
+            if grad is None:
+                continue
+            # Walks before t, and the initial state, are reached only through the state.
+            goes_on = need_state or need_seed or need_mu or need_beta or need_bias or any(need_feature[:t])
+            mask = [
+                need_feature[t],
+                need_state if t == 0 else goes_on,
+                need_seed,
+                need_mu,
+                need_beta,
+                need_bias,
+            ]
+            bias = None if node_bias is None else node_bias[t]
+            of_feature, of_state, of_seed, of_mu, of_beta, of_bias = walk(
+                grad, features[t], states[t], seed, zs[t], lses[t], mu[t], beta[t], bias, mask
+            )
+            if need_feature[t]:
+                grad_features[t] = of_feature
+            if need_seed:
+                grad_seed = _add(grad_seed, of_seed)
+            if need_mu:
+                grad_mu[t] = of_mu
+            if need_beta:
+                grad_beta[t] = of_beta
+            if need_bias:
+                grad_bias[t] = of_bias
+            grad = of_state if mask[1] else None
+
+        return (
+            None,
+            grad_seed,
+            torch.stack(grad_mu) if need_mu else None,
+            torch.stack(grad_beta) if need_beta else None,
+            grad if need_state else None,
+            torch.stack(grad_bias) if need_bias else None,
+            *grad_features,
+        )
+
+
+def _add(total: Tensor | None, term: Tensor | None) -> Tensor | None:
+    if total is None or term is None:
+        return term if total is None else total
+    return total + term

@@ -1,0 +1,90 @@
+"""Which backends there are, which of them can run here, and which one a call gets.
+
+To add a backend: an entry in `_BACKENDS`, and its overload in `difnet_kernels.ops`.
+"""
+
+import logging
+import os
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+
+from difnet_kernels.errors import BackendError
+
+ENVIRONMENT_VARIABLE = "DIFNET_BACKEND"
+_log = logging.getLogger("difnet_kernels")
+
+
+class Backend(NamedTuple):
+    """One way to compute the walk. `missing` says why it cannot run, or nothing if it can."""
+
+    description: str
+    devices: tuple[str, ...] | None  # device types, None for all
+    missing: Callable[[], str | None]
+
+
+class Status(NamedTuple):
+    """What `backends()` reports of one backend."""
+
+    name: str
+    available: bool
+    reason: str
+
+
+# In order of preference: the first that is available and takes the device is chosen.
+_BACKENDS = {
+    "blockwise": Backend("PyTorch operations over blocks of P, any device", None, lambda: None),
+    "reference": Backend("stores P (N x N): the specification, any order of derivative", None, lambda: None),
+}
+
+
+def backends() -> tuple[Status, ...]:
+    """Every backend with whether it can run here, and why (not), in order of preference."""
+    rows = []
+    for name, backend in _BACKENDS.items():
+        reason = backend.missing()
+        rows.append(Status(name, reason is None, reason or backend.description))
+    return tuple(rows)
+
+
+def choose(name: str | None, device: torch.device) -> str:
+    """The name of the backend to use for tensors on `device`; None leaves the choice to us.
+
+    Raises `BackendError` when the backend asked for, by `name` or by DIFNET_BACKEND, cannot run: a
+    backend asked for by name is never replaced by another.
+    """
+    asked_by = "backend"
+    if name is None:
+        name, asked_by = os.environ.get(ENVIRONMENT_VARIABLE) or None, ENVIRONMENT_VARIABLE
+    if name is None:
+        return _preferred(device.type)
+    if name not in _BACKENDS:
+        raise BackendError(f"{asked_by}={name!r} is unknown; expected one of {', '.join(_BACKENDS)}")
+    backend = _BACKENDS[name]
+    reason = backend.missing()
+    if reason is None and backend.devices is not None and device.type not in backend.devices:
+        reason = (
+            f"it takes tensors on {' or '.join(backend.devices)}, these are on {device}; "
+            'move them or use backend="blockwise"'
+        )
+    if reason is not None:
+        raise BackendError(f"{asked_by}={name!r} cannot run here: {reason}")
+    return name
+
+
+_chosen: dict[str, str] = {}
+
+
+def _preferred(device_type: str) -> str:
+    if device_type not in _chosen:
+        name = next(
+            name
+            for name, backend in _BACKENDS.items()
+            if (backend.devices is None or device_type in backend.devices) and backend.missing() is None
+        )
+        if torch.compiler.is_compiling():
+            return name
+        _chosen[device_type] = name
+        _log.debug("random walks on %s use backend %r", device_type, name)
+    return _chosen[device_type]

@@ -1,0 +1,187 @@
+r"""The random walk in PyTorch operations over blocks of P: any device, memory O(N (d + k)) and a few tiles.
+
+Equations are those of docs/math.md. Three things make it more than a loop:
+
+- features are centred first (math.md, section 3), so that low-precision matrix products keep their digits;
+  all arithmetic is float32, or float64 where the inputs are;
+- the forward sweeps the columns of a row block with an online softmax, so no row of P is ever whole;
+- the backward walks over pairs of blocks (I, J) with I <= J: S is symmetric, so the scores of (I, J) and
+  (J, I), and the factor dS + dS^T that gives the gradient of the features, are computed once for both.
+
+Everything runs in a fixed order without atomics: the same inputs give the same bits.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+# Edges of a tile (rows, columns) by device type. On the CPU the few tiles alive at once stay in the
+# last-level cache; elsewhere tiles are large enough to hide the launches.
+_TILE = {"cpu": (512, 1024)}
+_TILE_ELSEWHERE = (4096, 4096)
+
+# Weights below the first number are set to 0. They change nothing beside a row sum of at least 1, and exp and
+# products on subnormal numbers are up to 30 times slower on CPUs. The second is the logarithm of a bit less.
+_UNDERFLOW = {torch.float32: (2e-38, -87.0), torch.float64: (3e-308, -708.0)}
+
+# Matrix products of odd widths leave the fast path of most libraries.
+_WIDTH_MULTIPLE = 8
+
+
+def walk_forward(
+    feature: Tensor, state: Tensor, seed: Tensor, mu: Tensor, beta: Tensor, node_bias: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(new_state, z, lse); the contract is in `difnet_kernels.ops`."""
+    centred, bias, _ = _centre(feature, node_bias)
+    z, lse = torch.empty_like(state), torch.empty_like(bias)
+    rows_per_tile, columns_per_tile = _TILE.get(feature.device.type, _TILE_ELSEWHERE)
+    # A column of ones makes the row sums a column of the product.
+    k = state.shape[-1]
+    weighted = _columns(state, torch.ones_like(state[..., :1]))
+    for batch, rows in _blocks(feature, rows_per_tile, columns_per_tile):
+        total = torch.zeros_like(weighted[batch, rows])
+        top = torch.full_like(total[..., :1], -torch.inf)
+        for columns in _slices(feature.shape[1], columns_per_tile):
+            scores = torch.bmm(centred[batch, rows], centred[batch, columns].mT)
+            scores += bias[batch, None, columns]
+            new_top = torch.maximum(top, scores.amax(dim=-1, keepdim=True))
+            # A row may have only removed columns so far: -inf - -inf is not a number, -inf - 0 is -inf.
+            shift = new_top.masked_fill(new_top == -torch.inf, 0)
+            total *= torch.exp(top - shift)
+            total.baddbmm_(_exp_(scores.sub_(shift)), weighted[batch, columns])
+            top = new_top
+        z[batch, rows] = total[..., :k] / total[..., k : k + 1]
+        lse[batch, rows] = (top + total[..., k : k + 1].log()).squeeze(-1)
+    # Nested lerps are the update of Eq. 4, exact where mu or beta is 0 or 1.
+    return state.lerp(seed.lerp(z, mu), beta), z, lse
+
+
+def walk_backward(
+    grad: Tensor,
+    feature: Tensor,
+    state: Tensor,
+    seed: Tensor,
+    z: Tensor,
+    lse: Tensor,
+    mu: Tensor,
+    beta: Tensor,
+    node_bias: Tensor | None,
+    output_mask: list[bool],
+) -> tuple[Tensor, ...]:
+    """The six gradients; the contract is in `difnet_kernels.ops`."""
+    need_feature, need_state, need_seed, need_mu, need_beta, need_bias = output_mask
+    none = grad.new_empty(0)
+    grad_feature = grad_state = grad_seed = grad_mu = grad_beta = grad_bias = none
+    if need_feature or need_state or need_bias:
+        grad_feature, grad_state, grad_bias = _pair_gradients(
+            (beta * mu) * grad, feature, state, z, lse, node_bias, need_feature or need_bias
+        )
+        grad_feature = grad_feature.to(feature.dtype) if need_feature else grad.new_empty(0)
+        grad_state = grad_state.add_((1 - beta) * grad) if need_state else grad.new_empty(0)
+        grad_bias = grad_bias if need_bias else grad.new_empty(0)
+    if need_seed:
+        grad_seed = (beta * (1 - mu)) * grad
+    if need_mu:
+        grad_mu = beta * (grad * (z - seed)).sum()
+    if need_beta:
+        grad_beta = (grad * (seed.lerp(z, mu) - state)).sum()
+    return grad_feature, grad_state, grad_seed, grad_mu, grad_beta, grad_bias
+
+
+def _pair_gradients(
+    a: Tensor,
+    feature: Tensor,
+    state: Tensor,
+    z: Tensor,
+    lse: Tensor,
+    node_bias: Tensor | None,
+    need_scores: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The parts that need every pair of nodes: (dF, P^T a, dc); dF and dc only with `need_scores`.
+
+    With dS_ij = P_ij (a_i . y_j - delta_i) and G the centred features,
+
+        dF_i = sum_j (dS_ij + dS_ji) g_j + dc_i mean(f),    dc_j = sum_i dS_ij,
+
+    the last term because rows of dS sum to zero.
+    """
+    centred, bias, mean = _centre(feature, node_bias)
+    grad_centred, grad_state, grad_bias = (torch.zeros_like(x) for x in (centred, state, bias))
+    delta = (a * z).sum(dim=-1, keepdim=True)
+    # a_i . y_j - delta_i as one product
+    left, right = _columns(a, -delta), _columns(state, torch.ones_like(delta))
+
+    edge, _ = _TILE.get(feature.device.type, _TILE_ELSEWHERE)
+    for batch in _batches(feature, edge * edge):
+        for i, rows in enumerate(_slices(feature.shape[1], edge)):
+            for columns in list(_slices(feature.shape[1], edge))[i:]:
+                I, J = (batch, rows), (batch, columns)  # noqa: E741
+                scores = torch.bmm(centred[I], centred[J].mT)
+                p_ij = _exp_((scores - lse[I][..., None]).add_(bias[J][:, None]))
+                grad_state[J].baddbmm_(p_ij.mT, a[I])
+                if need_scores:
+                    ds_ij = p_ij.mul_(torch.bmm(left[I], right[J].mT))
+                    grad_bias[J] += ds_ij.sum(dim=1)
+                if rows == columns:
+                    if need_scores:
+                        grad_centred[I].baddbmm_(ds_ij + ds_ij.mT, centred[I])
+                    continue
+                # The tile of (J, I), kept transposed so that it lies over the tile of (I, J).
+                p_ji = _exp_(scores.sub_(lse[J][:, None]).add_(bias[I][..., None]))
+                grad_state[I].baddbmm_(p_ji, a[J])
+                if need_scores:
+                    ds_ji = p_ji.mul_(torch.bmm(right[I], left[J].mT))
+                    grad_bias[I] += ds_ji.sum(dim=2)
+                    both = ds_ij.add_(ds_ji)
+                    grad_centred[I].baddbmm_(both, centred[J])
+                    grad_centred[J].baddbmm_(both.mT, centred[I])
+    return grad_centred.addcmul_(grad_bias[..., None], mean), grad_state, grad_bias
+
+
+def transition_rows(feature: Tensor, nodes: Tensor, node_bias: Tensor | None) -> Tensor:
+    """Rows `nodes` (B, n) of P, (B, n, N), from centred features; differentiable."""
+    centred, bias, _ = _centre(feature, node_bias)
+    rows = centred.gather(1, nodes[..., None].expand(-1, -1, centred.shape[-1]))
+    return torch.softmax(rows @ centred.mT + bias[:, None], dim=-1)
+
+
+def _centre(feature: Tensor, node_bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """G = F - mean (B, N, d), the bias mean . g_j + c_j (B, N), and the mean row (B, 1, d).
+
+    Softmax rows of G G^T + 1 bias^T are those of F F^T + 1 c^T: what was dropped is constant along a row.
+    """
+    feature = feature.to(torch.promote_types(feature.dtype, torch.float32))
+    mean = feature.mean(dim=1, keepdim=True)
+    centred = feature - mean
+    bias = (centred * mean).sum(dim=-1)
+    return centred, bias if node_bias is None else bias + node_bias, mean
+
+
+def _exp_(exponents: Tensor) -> Tensor:
+    """exp in place, with subnormal results, and those of -inf, set to zero; NaN stays NaN."""
+    smallest, lowest = _UNDERFLOW[exponents.dtype]
+    return torch.threshold_(exponents.clamp_(min=lowest).exp_(), smallest, 0.0)
+
+
+def _columns(*parts: Tensor) -> Tensor:
+    """The parts side by side, with columns of zeros up to a width that matrix products like."""
+    width = sum(part.shape[-1] for part in parts)
+    padding = parts[0].new_zeros(*parts[0].shape[:-1], -width % _WIDTH_MULTIPLE)
+    return torch.cat((*parts, padding), dim=-1)
+
+
+def _slices(length: int, step: int) -> Iterator[slice]:
+    return (slice(start, min(start + step, length)) for start in range(0, length, step))
+
+
+def _batches(feature: Tensor, tile: int) -> Iterator[slice]:
+    """Slices of the batch whose tiles together are no larger than one full tile."""
+    pairs = min(feature.shape[1] ** 2, tile)
+    return _slices(feature.shape[0], max(1, tile // pairs))
+
+
+def _blocks(feature: Tensor, rows: int, columns: int) -> Iterator[tuple[slice, slice]]:
+    for batch in _batches(feature, rows * columns):
+        for block in _slices(feature.shape[1], rows):
+            yield batch, block

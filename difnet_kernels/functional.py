@@ -1,0 +1,265 @@
+"""What users call: checks, choice of a backend, dtypes. The mathematics is in `difnet_kernels.reference`."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from difnet_kernels import blockwise, reference
+from difnet_kernels.autograd import CascadedRandomWalk
+from difnet_kernels.backends import choose
+
+
+def cascaded_random_walk(
+    features: Sequence[Tensor] | Tensor,
+    seed: Tensor,
+    mu: Tensor,
+    beta: Tensor,
+    *,
+    state: Tensor | None = None,
+    node_bias: Tensor | None = None,
+    return_states: bool = False,
+    backend: str | None = None,
+) -> Tensor | tuple[Tensor, Tensor]:
+    r"""T random walks over the nodes of each image, one after the other; Eqs. 2, 4 and 5 of the DifNet paper.
+
+        P_t     = softmax(F_t F_t^T + 1 c_t^T)          over each row, never stored
+        y_{t+1} = beta_t (mu_t P_t y_t + (1 - mu_t) s) + (1 - beta_t) y_t
+
+    Args:
+        features: F_t, a sequence of T tensors (B, N, d_t), or one tensor (T, B, N, d). Their dtype decides
+            the matrix arithmetic; scores and sums are float32 at least. Nothing scales the scores.
+        seed: s, (B, N, k).
+        mu: (T,) on the inputs' device, in [0, 1]: the share of the walk against the seed. Not checked, since
+            reading it would synchronise with the device.
+        beta: (T,) like `mu`: the share of the update against the old state.
+        state: y_0, (B, N, k); `seed` by default.
+        node_bias: c_t, (B, N) for all walks or (T, B, N): added to column j of the scores, a log prior of
+            the nodes. -inf removes a node; -|f_j|^2 / 2 makes the affinity Gaussian in the features.
+        return_states: also return y_1 .. y_T.
+        backend: a name from `difnet_kernels.backends()`; None takes the best that can run, or the one named
+            by the environment variable DIFNET_BACKEND.
+
+    Returns:
+        y_T, (B, N, k) in the dtype of `seed`; with `return_states` the pair (y_T, states), the states being
+        (T, B, N, k). If any input is float64 all are computed in float64. With T = 0 the result is the
+        initial state.
+
+    Differentiable once with respect to every tensor, in memory linear in N; `backend="reference"` is
+    differentiable any number of times and stores P. The same inputs give the same bits.
+
+    Raises:
+        ValueError: a shape, length or device does not fit.
+        TypeError: an argument is not a floating-point tensor.
+        BackendError: the backend asked for is unknown or cannot run here.
+        DoubleBackwardError: a second derivative was taken with a backend other than "reference".
+    """
+    _check_tensor("seed", seed, ("B", "N", "k"))
+    features = _check_features(features, seed)
+    walks = len(features)
+    for name, value in (("mu", mu), ("beta", beta)):
+        _check_tensor(name, value, ("T",))
+        _check_like(name, value, (walks,), seed, f"(T,) for T = {walks} walks")
+    if state is not None:
+        _check_tensor("state", state, ("B", "N", "k"))
+        _check_like("state", state, seed.shape, seed, "the shape of seed (B, N, k)")
+    if node_bias is not None:
+        node_bias = _check_node_bias(node_bias, seed, walks)
+
+    backend = choose(backend, seed.device)
+    state = seed if state is None else state
+    dtype = _value_dtype(*features, seed, mu, beta, state, *(() if node_bias is None else (node_bias,)))
+    if dtype == torch.float64:
+        features = [feature.to(dtype) for feature in features]
+    states = _run(
+        backend,
+        features,
+        seed.to(dtype),
+        mu.to(dtype),
+        beta.to(dtype),
+        state.to(dtype),
+        None if node_bias is None else node_bias.to(dtype),
+    )
+    final = (states[-1] if states else state.clone()).to(seed.dtype)
+    if not return_states:
+        return final
+    return final, torch.stack(states).to(seed.dtype) if states else final.new_empty(0, *final.shape)
+
+
+def random_walk(
+    feature: Tensor,
+    state: Tensor,
+    seed: Tensor,
+    mu: Tensor,
+    beta: Tensor,
+    *,
+    node_bias: Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """One walk: beta (mu P y + (1 - mu) s) + (1 - beta) y.
+
+    Args:
+        feature: F, (B, N, d).
+        state: y, (B, N, k).
+        seed: s, (B, N, k).
+        mu: tensor of one element.
+        beta: tensor of one element.
+        node_bias: c, (B, N).
+        backend: as for `cascaded_random_walk`, where the rest is said: dtypes, derivatives, errors.
+
+    Returns:
+        The new state, (B, N, k) in the dtype of `seed`.
+    """
+    _check_tensor("feature", feature, ("B", "N", "d"))
+    for name, value in (("mu", mu), ("beta", beta)):
+        if not isinstance(value, Tensor) or value.numel() != 1:
+            raise ValueError(f"{name}: expected a tensor of one element, got {_describe(value)}")
+    if node_bias is not None:
+        _check_tensor("node_bias", node_bias, ("B", "N"))
+    result = cascaded_random_walk(
+        [feature],
+        seed,
+        mu.reshape(1),
+        beta.reshape(1),
+        state=state,
+        node_bias=node_bias,
+        backend=backend,
+    )
+    assert isinstance(result, Tensor)
+    return result
+
+
+def transition_rows(
+    feature: Tensor, nodes: Tensor, *, node_bias: Tensor | None = None, backend: str | None = None
+) -> Tensor:
+    """Rows of the transition matrix P for chosen nodes: where each of them takes its new state from.
+
+    Args:
+        feature: F, (B, N, d).
+        nodes: integer tensor (n,), the same for every image, or (B, n). Its values are read on the host.
+        node_bias: c, (B, N).
+        backend: as for `cascaded_random_walk`. "reference" multiplies the features as they are, every other
+            backend centres them first.
+
+    Returns:
+        (B, n, N), each row summing to 1; float64 for float64 features, else float32. Differentiable.
+
+    Raises:
+        IndexError: a node outside 0 .. N - 1.
+        ValueError, TypeError, BackendError: as for `cascaded_random_walk`.
+    """
+    _check_tensor("feature", feature, ("B", "N", "d"))
+    batch, count, _ = feature.shape
+    if node_bias is not None:
+        _check_tensor("node_bias", node_bias, ("B", "N"))
+        _check_like("node_bias", node_bias, (batch, count), feature, "(B, N) of feature")
+    nodes = _check_nodes(nodes, feature)
+    backend = choose(backend, feature.device)
+    dtype = _value_dtype(feature, *(() if node_bias is None else (node_bias,)))
+    rows = reference.transition_rows if backend == "reference" else blockwise.transition_rows
+    with torch.autocast(feature.device.type, enabled=False):
+        return rows(feature.to(dtype), nodes, None if node_bias is None else node_bias.to(dtype))
+
+
+def _run(
+    backend: str,
+    features: list[Tensor],
+    seed: Tensor,
+    mu: Tensor,
+    beta: Tensor,
+    state: Tensor,
+    node_bias: Tensor | None,
+) -> list[Tensor]:
+    """y_1 .. y_T from checked inputs in their working dtypes."""
+    if not features:
+        return []
+    if backend != "reference":
+        outputs = CascadedRandomWalk.apply(backend, seed, mu, beta, state, node_bias, *features)
+        return list(outputs[: len(features)])
+    states = []
+    with torch.autocast(seed.device.type, enabled=False):
+        for t, feature in enumerate(features):
+            bias = None if node_bias is None else node_bias[t]
+            state = reference.random_walk(feature, state, seed, mu[t], beta[t], bias)
+            states.append(state)
+    return states
+
+
+def _value_dtype(*tensors: Tensor) -> torch.dtype:
+    """The dtype of states and scores: float64 if any input is, else float32."""
+    return torch.float64 if any(x.dtype == torch.float64 for x in tensors) else torch.float32
+
+
+def _describe(value: object) -> str:
+    if not isinstance(value, Tensor):
+        return f"{type(value).__name__} {value!r}"[:80]
+    return f"a tensor of shape {tuple(value.shape)}, {value.dtype}, on {value.device}"
+
+
+def _check_tensor(name: str, value: object, axes: tuple[str, ...]) -> None:
+    """A floating-point tensor with as many axes as named, none of which (but T) is empty."""
+    expected = f"({', '.join(axes)}{',' if len(axes) == 1 else ''})"
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name}: expected a floating-point tensor {expected}, got {_describe(value)}")
+    if not value.dtype.is_floating_point or value.dtype.itemsize < 2:
+        raise TypeError(
+            f"{name}: expected float64, float32, bfloat16 or float16, got {value.dtype}; "
+            f"convert it, e.g. {name}.float()"
+        )
+    if value.ndim != len(axes):
+        raise ValueError(f"{name}: expected {len(axes)} axes {expected}, got {_describe(value)}")
+    for axis, size in zip(axes, value.shape, strict=True):
+        if size == 0 and axis != "T":
+            raise ValueError(f"{name}: axis {axis} of {expected} is empty, got {_describe(value)}")
+
+
+def _check_like(name: str, value: Tensor, shape: Sequence[int], other: Tensor, expected: str) -> None:
+    if tuple(value.shape) != tuple(shape):
+        raise ValueError(f"{name}: expected {expected} = {tuple(shape)}, got {_describe(value)}")
+    if value.device != other.device:
+        raise ValueError(
+            f"{name}: expected the device of the other inputs, {other.device}, got {value.device}; "
+            f"move it with {name}.to({str(other.device)!r})"
+        )
+
+
+def _check_features(features: object, seed: Tensor) -> list[Tensor]:
+    if isinstance(features, Tensor):
+        if features.ndim != 4:
+            raise ValueError(
+                "features: expected a sequence of T tensors (B, N, d_t) or one tensor (T, B, N, d), "
+                f"got {_describe(features)}; for one walk pass [feature]"
+            )
+        features = list(features.unbind(0))
+    if not isinstance(features, (list, tuple)):
+        raise TypeError(f"features: expected a sequence of tensors or a tensor, got {_describe(features)}")
+    for t, feature in enumerate(features):
+        name = f"features[{t}]"
+        _check_tensor(name, feature, ("B", "N", "d"))
+        expected = (*seed.shape[:2], feature.shape[2])
+        _check_like(name, feature, expected, seed, "(B, N, d) with B and N of seed")
+    return list(features)
+
+
+def _check_node_bias(node_bias: Tensor, seed: Tensor, walks: int) -> Tensor:
+    """The node bias of every walk, (T, B, N)."""
+    per_walk = isinstance(node_bias, Tensor) and node_bias.ndim == 3
+    _check_tensor("node_bias", node_bias, ("T", "B", "N") if per_walk else ("B", "N"))
+    shape = (walks, *seed.shape[:2])
+    _check_like(
+        "node_bias", node_bias, shape if per_walk else shape[1:], seed, "(T, B, N)" if per_walk else "(B, N)"
+    )
+    return node_bias if per_walk else node_bias.expand(shape)
+
+
+def _check_nodes(nodes: Tensor, feature: Tensor) -> Tensor:
+    """The nodes of every image, int64 (B, n), all of them between 0 and N - 1."""
+    batch, count, _ = feature.shape
+    if not isinstance(nodes, Tensor) or nodes.dtype not in (torch.int64, torch.int32):
+        raise TypeError(f"nodes: expected an integer tensor (n,) or (B, n), got {_describe(nodes)}")
+    if nodes.ndim not in (1, 2) or (nodes.ndim == 2 and nodes.shape[0] != batch):
+        raise ValueError(f"nodes: expected (n,) or (B, n) with B = {batch}, got {_describe(nodes)}")
+    if not torch.compiler.is_compiling() and bool(((nodes < 0) | (nodes >= count)).any()):
+        bad = nodes[(nodes < 0) | (nodes >= count)][0].item()
+        raise IndexError(f"nodes: {bad} is outside 0 .. {count - 1} (N = {count})")
+    return nodes.to(feature.device, torch.int64).expand(batch, -1)
