@@ -1,0 +1,33 @@
+"""DifNet: semantic segmentation by diffusion of predictions over the image, in learned random walks."""
+
+from importlib.metadata import PackageNotFoundError, version
+
+try:
+    from difnet.factory import MODELS, create_model
+    from difnet.model import Details, DifNet, SimDeepLab
+    from difnet.weights import load_model, save_model
+except ModuleNotFoundError as error:
+    missing = (error.name or "").partition(".")[0]
+    if missing in ("", "difnet", "difnet_kernels"):
+        raise
+    raise ModuleNotFoundError(
+        f"difnet needs the package {missing!r}: pip install difnet-kernels[train]", name=error.name
+    ) from error
+
+try:
+    __version__ = version("difnet-kernels")
+except PackageNotFoundError:  # a source tree that is not installed
+    __version__ = "0+unknown"
+
+MODEL_NAMES = tuple(MODELS)
+
+__all__ = [
+    "MODEL_NAMES",
+    "Details",
+    "DifNet",
+    "SimDeepLab",
+    "__version__",
+    "create_model",
+    "load_model",
+    "save_model",
+]
