@@ -1,0 +1,28 @@
+"""DifNet: semantic segmentation by diffusion of predictions over the image, in learned random walks."""
+
+from importlib.metadata import PackageNotFoundError, version
+
+from difnet.extras import train_extra
+
+with train_extra():
+    from difnet.factory import MODELS, create_model
+    from difnet.model import Details, DifNet, SimDeepLab
+    from difnet.weights import load_model, save_model
+
+try:
+    __version__ = version("difnet-kernels")
+except PackageNotFoundError:  # a source tree that is not installed
+    __version__ = "0+unknown"
+
+MODEL_NAMES = tuple(MODELS)
+
+__all__ = [
+    "MODEL_NAMES",
+    "Details",
+    "DifNet",
+    "SimDeepLab",
+    "__version__",
+    "create_model",
+    "load_model",
+    "save_model",
+]

@@ -1,0 +1,189 @@
+"""The run folder: what a training run leaves on disk, and how it goes on after an interruption.
+
+    config.json         the resolved settings
+    environment.json    one entry per start: versions, commit, CPU, threads
+    metrics.jsonl       one line per logged step and per evaluation
+    state.safetensors   everything needed to continue: weights, optimizer, random states, progress
+    last.safetensors    weights of the latest evaluation, best.safetensors of the best one
+    tensorboard/        the same metrics as TensorBoard events
+    overlays/           validation pictures
+
+Every file but the two logs is replaced as a whole, so that a kill at any moment leaves a run that resumes; the
+logs are cut back to the step of the state. Nothing is unpickled.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from difnet.config import TrainConfig
+from difnet.files import write_atomically
+from difnet.metrics import to_json
+
+FORMAT = 1
+
+
+class RunError(ValueError):
+    """A run cannot be started or continued; the message names file and remedy."""
+
+
+class State(NamedTuple):
+    """What `RunFolder.load_state` read.
+
+    Attributes:
+        tensors: "model.*", "optimizer.INDEX.*" and "rng.*" by name.
+        header: progress and scalars.
+    """
+
+    tensors: dict[str, Tensor]
+    header: dict[str, Any]
+
+    def restore_model(self, model: nn.Module) -> None:
+        """Load the weights and buffers, all of them."""
+        model.load_state_dict(_below(self.tensors, "model."))
+
+    def restore_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
+        """Load the per-parameter state; the groups keep the settings of the configuration."""
+        state: dict[int, dict[str, Any]] = {}
+        for name, tensor in _below(self.tensors, "optimizer.").items():
+            index, _, key = name.partition(".")
+            state.setdefault(int(index), {})[key] = tensor
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+    def random_states(self) -> dict[str, Tensor]:
+        """Generator states, "cpu" and perhaps "cuda", as (processes, bytes) uint8."""
+        return _below(self.tensors, "rng.")
+
+
+class RunFolder:
+    """One training run on disk. Only the main process of a distributed run writes to it."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.state_file = path / "state.safetensors"
+        self.config_file = path / "config.json"
+        self.metrics_file = path / "metrics.jsonl"
+
+    @staticmethod
+    def create(path: Path, config: TrainConfig) -> "RunFolder":
+        """Make a new run folder.
+
+        Raises:
+            RunError: there is a run in it already, or it cannot be written to.
+        """
+        run = RunFolder(path)
+        if run.config_file.exists():
+            raise RunError(
+                f"{path} holds a run already; continue it with --resume {path} or choose another --out"
+            )
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            write_atomically(run.config_file, config.to_json())
+        except OSError as error:
+            raise RunError(
+                f"run folder {path} cannot be written ({error}); choose another with --out"
+            ) from error
+        return run
+
+    @staticmethod
+    def open(path: Path) -> "RunFolder":
+        """Open a run to continue it, and remove what an interrupted write left behind.
+
+        Raises:
+            RunError: there is no run, or the folder cannot be written to.
+        """
+        run = RunFolder(path)
+        if not run.config_file.is_file():
+            raise RunError(
+                f"{path} holds no run (config.json is missing); --resume takes the folder of a run"
+            )
+        try:
+            for pattern in (".*.tmp", ".*.partial"):
+                for leftover in path.glob(pattern):
+                    leftover.unlink()
+        except OSError as error:
+            raise RunError(f"run folder {path} cannot be written ({error}); make it writable") from error
+        return run
+
+    def add_environment(self, environment: dict[str, Any]) -> list[dict[str, Any]]:
+        """Append the environment of this start; return those of all starts so far."""
+        path = self.path / "environment.json"
+        starts = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+        starts.append(environment)
+        write_atomically(path, json.dumps(starts, indent=2) + "\n")
+        return starts
+
+    def log(self, record: dict[str, Any]) -> None:
+        """Append one line to metrics.jsonl."""
+        with self.metrics_file.open("a", encoding="utf-8") as file:
+            file.write(to_json(record) + "\n")
+
+    def cut_log(self, step: int) -> None:
+        """Drop the lines of metrics.jsonl after `step`, and a torn last one: the run repeats those steps."""
+        if not self.metrics_file.is_file():
+            return
+        kept = []
+        for line in self.metrics_file.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                if json.loads(line)["step"] <= step:
+                    kept.append(line + "\n")
+            except (json.JSONDecodeError, KeyError, TypeError):
+                continue
+        write_atomically(self.metrics_file, "".join(kept))
+
+    def save_state(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        random_states: dict[str, Tensor],
+        header: dict[str, Any],
+    ) -> None:
+        """Replace the state to continue from.
+
+        Args:
+            model, optimizer: unwrapped.
+            random_states: "cpu" and perhaps "cuda": (processes, bytes) uint8.
+            header: progress and scalars, as JSON can hold them.
+        """
+        tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+        for index, values in optimizer.state_dict()["state"].items():
+            # A value of None (momentum before the first step) is restored by its absence.
+            tensors |= {
+                f"optimizer.{index}.{key}": value for key, value in values.items() if value is not None
+            }
+        tensors |= {f"rng.{name}": value for name, value in random_states.items()}
+        plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        metadata = {"difnet.state": json.dumps({"format": FORMAT, **header}, allow_nan=False)}
+        write_atomically(self.state_file, save(plain, metadata))
+
+    def load_state(self) -> State | None:
+        """The last whole state, or None where the run was stopped before its first checkpoint.
+
+        Raises:
+            RunError: the file was damaged or written by another version.
+        """
+        if not self.state_file.is_file():
+            return None
+        try:
+            with safe_open(self.state_file, framework="pt") as file:
+                header = json.loads((file.metadata() or {})["difnet.state"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+            raise RunError(
+                f"{self.state_file} is damaged ({error}); restore it from a copy, or start a new run"
+            ) from error
+        if header.get("format") != FORMAT:
+            raise RunError(
+                f"{self.state_file} has format {header.get('format')}, this version reads {FORMAT}; "
+                "continue the run with the version that wrote it (environment.json)"
+            )
+        return State(tensors, header)
+
+
+def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

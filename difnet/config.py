@@ -1,0 +1,219 @@
+"""Typed settings of the three commands; tyro turns them into command lines."""
+
+import json
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+DatasetName = Literal["scenes", "camvid", "folder"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Settings that depend on the data; `TrainConfig` fields left at None take them from `RECIPES`."""
+
+    optimizer: Literal["sgd", "adamw"]
+    lr: float
+    weight_decay: float
+    batch_size: int
+    crop: int
+    scale: tuple[float, float]
+    epochs: int
+    eval_batch_size: int
+
+
+PAPER = Recipe(
+    optimizer="sgd",
+    lr=2.5e-3,
+    weight_decay=5e-4,
+    batch_size=16,
+    crop=321,
+    scale=(0.5, 1.5),
+    epochs=100,
+    eval_batch_size=1,
+)
+"""The paper's recipe, for real photographs. Its 30,000 steps are for VOC; a number of epochs fits any data."""
+
+SCENES = Recipe(
+    optimizer="adamw",
+    lr=2e-3,
+    weight_decay=1e-2,
+    batch_size=8,
+    crop=64,
+    scale=(0.75, 1.25),
+    epochs=1,
+    eval_batch_size=8,
+)
+"""The drawn scenes, sized for about three minutes on two CPU cores. Networks start from random weights and see
+a few hundred steps, where AdamW learns several times faster than the paper's SGD does."""
+
+RECIPES: dict[str, Recipe] = {"scenes": SCENES, "camvid": PAPER, "folder": PAPER}
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Train a segmentation network; without any option, a small DifNet on drawn scenes, in minutes.
+
+    Options shown with the default None follow the data set: on photographs the paper's recipe (SGD 2.5e-3,
+    weight decay 5e-4, batch 16, crop 321), on the drawn scenes one made for a few minutes on a CPU.
+    """
+
+    dataset: DatasetName = "scenes"
+    """scenes (drawn in memory), camvid, or folder (images/{train,val}, labels/{train,val}, classes.txt)."""
+    data_root: Path | None = None
+    """Folder of the data, for camvid and folder."""
+    out: Path | None = None
+    """Run folder to create; runs/DATASET-MODEL-TIME by default."""
+    resume: Path | None = None
+    """Run folder to continue, with its own settings; only --data-root, --workers may be given beside it."""
+
+    model: str = "difnet18"
+    """difnet18|34|50|101, simdeeplab18|34|50|101, or any timm backbone."""
+    aspp: bool = True
+    """DeepLab-v2 ASPP classifier instead of one plain 3x3 classifier."""
+    walks: tuple[int, ...] = (0, 1, 2, 3, 4)
+    """What drives each walk: 0 the image, 1 to 4 the blocks of the similarity branch."""
+    pretrained: bool = False
+    """Start the backbones from timm's ImageNet weights (downloads them)."""
+
+    crop: int | None = None
+    """Side of the square training crop, in pixels."""
+    scale: tuple[float, float] | None = None
+    """Range of the random scale factor."""
+    flip: bool = True
+    """Random horizontal flip."""
+
+    optimizer: Literal["sgd", "adamw"] | None = None
+    """Optimizer."""
+    lr: float | None = None
+    """Learning rate at the first step; falls to 0 as (1 - step / steps)^poly-power."""
+    momentum: float = 0.9
+    """Momentum of SGD."""
+    weight_decay: float | None = None
+    """Weight decay, of all parameters."""
+    head_lr_multiplier: float = 1.0
+    """Learning rate of everything but the backbones, as a multiple of --lr."""
+    poly_power: float = 0.9
+    """Exponent of the learning-rate schedule."""
+    batch_size: int | None = None
+    """Images of one optimizer step, over all processes and micro-batches."""
+    accumulation: int = 1
+    """Micro-batches per optimizer step; batch statistics are taken over each micro-batch."""
+    epochs: int | None = None
+    """Passes over the training images."""
+    max_steps: int | None = None
+    """Number of optimizer steps, instead of --epochs."""
+    class_weights: str = "none"
+    """none, median-frequency, a file with one number a line, or numbers separated by commas."""
+
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    """Mixed precision; fp16 needs a GPU."""
+    channels_last: bool = False
+    """Keep activations in channels-last memory format."""
+    deterministic: bool = False
+    """Refuse every operation without a deterministic implementation (a CPU run is deterministic anyway)."""
+    seed: int = 0
+    """Of weights, data order and augmentation."""
+    workers: int = 2
+    """Data-loading processes; 0 loads in the main process. Changes nothing but speed."""
+
+    eval_every: int = 1
+    """Epochs between evaluations; the last step is always evaluated."""
+    eval_batch_size: int | None = None
+    """Images per evaluation batch; 1 where image sizes differ."""
+    checkpoint_every: int = 200
+    """Steps between checkpoints; one is also written after each evaluation."""
+    log_every: int = 10
+    """Steps between lines of training loss."""
+    overlays: int = 6
+    """Validation pictures to save at the end."""
+
+    def resolved(self) -> "TrainConfig":
+        """Every None that the data set's recipe decides, filled in; checked.
+
+        Raises:
+            ValueError: a value is out of its range; the message names the option.
+        """
+        recipe = asdict(RECIPES[self.dataset])
+        config = replace(
+            self, **{name: value for name, value in recipe.items() if getattr(self, name) is None}
+        )
+        positive = ("crop", "lr", "batch_size", "accumulation", "epochs", "eval_every", "eval_batch_size")
+        for name in (*positive, "checkpoint_every", "log_every", "max_steps", "head_lr_multiplier"):
+            value = getattr(config, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"--{name.replace('_', '-')} must be positive, got {value}")
+        for name in ("workers", "overlays", "seed", "momentum", "weight_decay", "poly_power"):
+            if getattr(config, name) < 0:
+                raise ValueError(
+                    f"--{name.replace('_', '-')} must not be negative, got {getattr(config, name)}"
+                )
+        return config
+
+    def recipe(self) -> Recipe:
+        """The data-dependent settings of a resolved configuration."""
+        return Recipe(**{field.name: getattr(self, field.name) for field in fields(Recipe)})
+
+    def to_json(self) -> str:
+        """Readable JSON of every field."""
+        return json.dumps(asdict(self), indent=2, default=str) + "\n"
+
+    @staticmethod
+    def from_json(path: Path) -> "TrainConfig":
+        """Read what `to_json` wrote.
+
+        Raises:
+            ValueError: the file is not such a configuration.
+            OSError: the file cannot be read.
+        """
+        try:
+            values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            for name in ("data_root", "out", "resume"):
+                values[name] = None if values[name] is None else Path(values[name])
+            for name in ("walks", "scale"):
+                values[name] = tuple(values[name])
+            return TrainConfig(**values)
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise ValueError(f"{path} is not the configuration of a run ({error})") from error
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Evaluate a trained network on the validation images of a data set."""
+
+    checkpoint: Path
+    """Run folder (its best weights) or weights file."""
+    dataset: DatasetName = "scenes"
+    """Data set, as in training."""
+    data_root: Path | None = None
+    """Folder of the data, for camvid and folder."""
+    split: Literal["val", "train"] = "val"
+    """Split to evaluate."""
+    multi_scale: bool = False
+    """Average class probabilities over scales 0.5, 0.75, 1, 1.25 and 1.5."""
+    flip: bool = False
+    """Average class probabilities with those of the mirrored image."""
+    batch_size: int = 1
+    """Images per batch; 1 where image sizes differ."""
+    workers: int = 2
+    """Data-loading processes."""
+    device: str | None = None
+    """Device, such as cuda or cpu; the best one present by default."""
+    out: Path | None = None
+    """File for the metrics as JSON."""
+
+
+@dataclass(frozen=True)
+class PredictConfig:
+    """Label images of any size: a palette PNG and an overlay for each."""
+
+    checkpoint: Path
+    """Run folder (its best weights) or weights file."""
+    out: Path
+    """Folder for the pictures, created if need be."""
+    multi_scale: bool = False
+    """Average class probabilities over scales 0.5, 0.75, 1, 1.25 and 1.5."""
+    flip: bool = False
+    """Average class probabilities with those of the mirrored image."""
+    device: str | None = None
+    """Device, such as cuda or cpu; the best one present by default."""

@@ -1,0 +1,22 @@
+"""Data sets for semantic segmentation: labelled images, checked before the first step."""
+
+from difnet.extras import train_extra
+
+with train_extra():
+    from difnet.data.base import DataError, DataReport, SegmentationDataset
+    from difnet.data.registry import DATASETS, create_dataset
+    from difnet.data.sampling import SeededView, StepSampler, make_loader
+    from difnet.data.transforms import eval_transform, train_transform
+
+__all__ = [
+    "DATASETS",
+    "DataError",
+    "DataReport",
+    "SeededView",
+    "SegmentationDataset",
+    "StepSampler",
+    "create_dataset",
+    "eval_transform",
+    "make_loader",
+    "train_transform",
+]

@@ -1,0 +1,145 @@
+"""What every data set here has in common: items, classes, palette, and the check before training."""
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision import tv_tensors
+
+VOID = 255
+"""Label value that carries no class: ignored by the loss and by every metric."""
+
+Split = Literal["train", "val"]
+Transform = Callable[[tv_tensors.Image, tv_tensors.Mask], tuple[Tensor, Tensor]]
+
+
+class DataError(ValueError):
+    """Something is wrong with the data on disk; the message names file, value and remedy."""
+
+
+class DataReport(NamedTuple):
+    """What a complete reading of a split found.
+
+    Attributes:
+        images: number of images.
+        pixels: (k,) labelled pixels of each class.
+        present: (k,) labelled pixels in the images that show the class at all.
+    """
+
+    images: int
+    pixels: np.ndarray
+    present: np.ndarray
+
+    def median_frequency_weights(self) -> list[float]:
+        """Class weights median(f) / f_c, f_c = pixels of c / labelled pixels of images showing c.
+
+        Source: Eigen and Fergus, ICCV 2015, as used by SegNet on CamVid. A class that never occurs gets 0:
+        no pixel asks for it.
+        """
+        frequency = self.pixels / np.maximum(self.present, 1)
+        median = np.median(frequency[frequency > 0]) if (frequency > 0).any() else 0.0
+        return [float(median / f) if f > 0 else 0.0 for f in frequency]
+
+
+class SegmentationDataset(Dataset[Any], ABC):
+    """Images with a class index, or 255 (void), for every pixel.
+
+    Attributes:
+        name: name in the registry.
+        split: "train" or "val".
+        classes: class names in index order.
+        palette: (k, 3) uint8 RGB, one colour per class.
+        transform: applied to (image, label) by ``__getitem__``; None returns them as read.
+    """
+
+    name: str
+    split: Split
+    classes: list[str]
+    palette: np.ndarray
+    transform: Transform | None
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def read(self, index: int) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
+        """Image (3, H, W) uint8 RGB and label (H, W) uint8, untransformed.
+
+        Raises:
+            DataError: the item cannot be used; the message names file, value and remedy.
+        """
+
+    @abstractmethod
+    def item_name(self, index: int) -> str:
+        """Short name of an item, unique in the split and fit for a file name after ``/`` is replaced."""
+
+    def __getitem__(self, index: int) -> Any:
+        """The transformed pair; see `read` for the untransformed one."""
+        pair = self.read(index)
+        return self.transform(*pair) if self.transform is not None else pair
+
+    def check(self, progress: Callable[[int, int], None] | None = None) -> DataReport:
+        """Read every item once, in a thread pool, and report all that cannot be used.
+
+        Args:
+            progress: called as progress(done, total) after each item.
+
+        Raises:
+            DataError: lists the first ten unusable items and the number of the others.
+        """
+        pixels = np.zeros(len(self.classes), np.int64)
+        present = np.zeros(len(self.classes), np.int64)
+        errors: list[str] = []
+        with ThreadPoolExecutor(max_workers=min(16, 2 * (os.cpu_count() or 1))) as pool:
+            for done, counts in enumerate(pool.map(self._count, range(len(self))), start=1):
+                if isinstance(counts, DataError):
+                    errors.append(str(counts))
+                else:
+                    pixels += counts
+                    present += np.where(counts > 0, counts.sum(), 0)
+                if progress is not None:
+                    progress(done, len(self))
+        raise_all(errors, f"{self.name} {self.split}")
+        if not pixels.any():
+            raise DataError(
+                f"{self.name} {self.split}: every pixel of the {len(self)} labels is void (255); "
+                "label at least one pixel with a class index"
+            )
+        return DataReport(len(self), pixels, present)
+
+    def _count(self, index: int) -> np.ndarray | DataError:
+        try:
+            _, label = self.read(index)
+        except DataError as error:
+            return error
+        return np.bincount(label.numpy().ravel(), minlength=256)[: len(self.classes)]
+
+
+def raise_all(errors: list[str], where: str, shown: int = 10) -> None:
+    """Raise one `DataError` that lists the first `shown` errors, if there are any."""
+    if not errors:
+        return
+    lines = [f"{where}: {len(errors)} item(s) cannot be used", *(f"  {error}" for error in errors[:shown])]
+    if len(errors) > shown:
+        lines.append(f"  ... and {len(errors) - shown} more")
+    raise DataError("\n".join(lines))
+
+
+def distinct_palette(count: int) -> np.ndarray:
+    """(count, 3) uint8 colours for data without a palette: golden-ratio hues, three brightnesses."""
+    hue = (np.arange(count) * 0.618034) % 1.0
+    value = np.array([0.95, 0.7, 0.45])[np.arange(count) % 3]
+    return hsv_to_rgb(hue, np.full(count, 0.75), value)
+
+
+def hsv_to_rgb(hue: np.ndarray, saturation: np.ndarray, value: np.ndarray) -> np.ndarray:
+    """uint8 RGB (..., 3) of hue, saturation and value in [0, 1]."""
+    sector = (np.array([5.0, 3.0, 1.0]) + hue[..., None] * 6.0) % 6.0
+    ramp = np.clip(np.minimum(sector, 4.0 - sector), 0.0, 1.0)
+    rgb = value[..., None] * (1.0 - saturation[..., None] * ramp)
+    return np.round(rgb * 255.0).astype(np.uint8)

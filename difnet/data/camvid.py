@@ -1,0 +1,58 @@
+"""CamVid in the 11-class, 480x360 form published with SegNet (Badrinarayanan et al., PAMI 2017).
+
+The frames are Brostow et al.'s (Pattern Recognition Letters 2009). The data set is not part of this package.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from difnet.data.base import DataError, Split, Transform
+from difnet.data.folder import Folder
+
+
+class Camvid(Folder):
+    """CamVid in the layout of `Folder`, with its own class names and colours.
+
+    Raises:
+        DataError: as `Folder`, and when classes.txt does not list the eleven classes in SegNet's order.
+    """
+
+    name = "camvid"
+    CLASSES = (
+        "sky",
+        "building",
+        "pole",
+        "road",
+        "pavement",
+        "tree",
+        "sign_symbol",
+        "fence",
+        "car",
+        "pedestrian",
+        "bicyclist",
+    )
+    COLOURS = (
+        (128, 128, 128),
+        (128, 0, 0),
+        (192, 192, 128),
+        (128, 64, 128),
+        (60, 40, 222),
+        (128, 128, 0),
+        (192, 128, 128),
+        (64, 64, 128),
+        (64, 0, 128),
+        (64, 64, 0),
+        (0, 128, 192),
+    )
+
+    def __init__(self, root: str | Path, split: Split, *, transform: Transform | None = None):
+        super().__init__(root, split, transform=transform)
+        if tuple(self.classes) != self.CLASSES:
+            raise DataError(
+                f"{self.root / 'classes.txt'} lists {', '.join(self.classes)}; camvid has "
+                f"{', '.join(self.CLASSES)} in this order. Use --dataset folder for other classes"
+            )
+
+    def _find_palette(self) -> np.ndarray:
+        return np.array(self.COLOURS, np.uint8)

@@ -1,0 +1,131 @@
+"""Which items make up which step: a function of (seed, epoch) alone, so that a run can go on at any step.
+
+The order of an epoch comes from (seed, epoch) and the augmentation of an item from (seed, epoch, item):
+neither the number of workers nor an interruption changes what a step sees.
+"""
+
+import hashlib
+import signal
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from difnet.data.base import SegmentationDataset
+
+
+class Draw(NamedTuple):
+    """One use of an item: the epoch decides its augmentation."""
+
+    epoch: int
+    item: int
+
+
+def stable_seed(*key: int) -> int:
+    """63-bit seed of a tuple of integers, the same on every machine and unrelated for neighbouring tuples."""
+    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+class SeededView(Dataset[Any]):
+    """`dataset` addressed by `Draw`: the transform sees a generator seeded by (seed, epoch, item)."""
+
+    def __init__(self, dataset: SegmentationDataset, seed: int):
+        self.dataset = dataset
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, draw: Draw) -> Any:
+        """The augmented pair; the global CPU generator is left as it was."""
+        # Not torch.manual_seed: that would also reseed every accelerator.
+        state = torch.get_rng_state()
+        torch.default_generator.manual_seed(stable_seed(self.seed, draw.epoch, draw.item))
+        try:
+            return self.dataset[draw.item]
+        finally:
+            torch.set_rng_state(state)
+
+
+class StepSampler(Sampler[list[Draw]]):
+    """Micro-batches of one process, from `first_step` of an epoch to its end.
+
+    One optimizer step uses `batch_size` items: `accumulation` micro-batches on each of `processes` processes.
+    Items beyond the last whole step of an epoch wait for the next epoch's order.
+
+    Args:
+        length: number of items.
+        batch_size: items of one optimizer step, over all processes and micro-batches.
+        seed: of the run.
+        processes, rank: of the distributed run.
+        accumulation: micro-batches per step.
+
+    Raises:
+        ValueError: the batch does not divide, or is larger than the data set.
+    """
+
+    def __init__(
+        self,
+        length: int,
+        batch_size: int,
+        seed: int,
+        *,
+        processes: int = 1,
+        rank: int = 0,
+        accumulation: int = 1,
+    ):
+        if batch_size < 1 or batch_size % (processes * accumulation):
+            raise ValueError(
+                f"batch_size {batch_size} must be a multiple of processes x accumulation = "
+                f"{processes} x {accumulation}; it counts the images of one optimizer step over all of them"
+            )
+        if length < batch_size:
+            raise ValueError(
+                f"batch_size {batch_size} is larger than the {length} training images; lower --batch-size"
+            )
+        self.length, self.batch_size, self.seed = length, batch_size, seed
+        self.rank, self.accumulation = rank, accumulation
+        self.micro = batch_size // (processes * accumulation)
+        self.epoch, self.first_step = 0, 0
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Whole optimizer steps in one epoch."""
+        return self.length // self.batch_size
+
+    def start_at(self, epoch: int, first_step: int) -> None:
+        """Make the next iteration begin at this step of this epoch."""
+        self.epoch, self.first_step = epoch, first_step
+
+    def __len__(self) -> int:
+        return (self.steps_per_epoch - self.first_step) * self.accumulation
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        generator = torch.Generator().manual_seed(stable_seed(self.seed, self.epoch))
+        order = torch.randperm(self.length, generator=generator).tolist()
+        share = self.micro * self.accumulation
+        for step in range(self.first_step, self.steps_per_epoch):
+            start = step * self.batch_size + self.rank * share
+            for micro in range(self.accumulation):
+                first = start + micro * self.micro
+                yield [Draw(self.epoch, index) for index in order[first : first + self.micro]]
+
+
+def _ignore_interrupt(_worker: int) -> None:
+    # Ctrl-C reaches the whole process group; the main process alone decides how to stop.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+
+
+def make_loader(dataset: Dataset[Any], workers: int, **options: Any) -> DataLoader[Any]:
+    """A `DataLoader` whose workers leave Ctrl-C to the main process; it leaves the global generator alone."""
+    return DataLoader(
+        dataset,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        worker_init_fn=_ignore_interrupt,
+        generator=torch.Generator(),
+        **options,
+    )

@@ -1,0 +1,72 @@
+"""Augmentation on torchvision.transforms.v2: one set of random parameters for image and label."""
+
+from typing import Any
+
+import torch
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as tvf
+
+from difnet.data.base import VOID
+
+PAD_COLOUR = (124, 116, 104)
+"""ImageNet's mean RGB: padding is near zero once the model has normalised its input."""
+
+
+class RandomScale(v2.Transform):
+    """Resize image and label by one factor drawn uniformly from `scale`.
+
+    The label takes the nearest pixel with the same half-pixel centres as the image's bilinear grid
+    (torchvision's own mask resize is off by up to half a source pixel).
+    """
+
+    def __init__(self, scale: tuple[float, float]):
+        super().__init__()
+        low, high = scale
+        if not 0.0 < low <= high:
+            raise ValueError(f"scale must be 0 < low <= high, got {scale}")
+        self.scale = (low, high)
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        """Draw the factor; torchvision calls this once per (image, label) pair."""
+        low, high = self.scale
+        factor = low + (high - low) * float(torch.rand(()))
+        height, width = flat_inputs[0].shape[-2:]
+        return {"size": [max(1, round(height * factor)), max(1, round(width * factor))]}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """Resize one of the pair."""
+        size = params["size"]
+        if isinstance(inpt, tv_tensors.Mask):
+            plain = inpt.as_subclass(torch.Tensor)[None]
+            nearest = tvf.InterpolationMode.NEAREST_EXACT
+            return tv_tensors.Mask(tvf.resize_image(plain, size, interpolation=nearest)[0])
+        return tvf.resize(inpt, size, antialias=True)
+
+
+def _to_tensors() -> list[v2.Transform]:
+    return [
+        v2.ToDtype({tv_tensors.Image: torch.float32, tv_tensors.Mask: torch.int64}, scale=True),
+        v2.ToPureTensor(),
+    ]
+
+
+def train_transform(
+    crop_size: int, scale: tuple[float, float] = (0.5, 1.5), flip: bool = True
+) -> v2.Transform:
+    """Random flip, scale and crop; draws from torch's global generator.
+
+    Returns:
+        (image uint8 (3, H, W), label uint8 (H, W)) -> (image float (3, c, c) in [0, 1], label int64 (c, c)),
+        c = crop_size. Where the scaled image is smaller than the crop it is padded: the image with
+        `PAD_COLOUR`, the label with 255.
+    """
+    fill = {tv_tensors.Image: PAD_COLOUR, tv_tensors.Mask: VOID}
+    steps: list[v2.Transform] = [v2.RandomHorizontalFlip()] if flip else []
+    steps += [RandomScale(scale), v2.RandomCrop(crop_size, pad_if_needed=True, fill=fill)]
+    return v2.Compose(steps + _to_tensors())
+
+
+def eval_transform() -> v2.Transform:
+    """(image uint8, label uint8) -> (image float in [0, 1], label int64), size unchanged."""
+    return v2.Compose(_to_tensors())

@@ -1,0 +1,60 @@
+"""Models by name."""
+
+import difflib
+from collections.abc import Sequence
+
+import timm
+
+from difnet.model import DifNet, SimDeepLab
+
+# torchvision's ImageNet weights (tag tv_in1k, BSD-3-Clause) are the ones that the paper's release starts
+# from.
+MODELS: dict[str, tuple[type[DifNet] | type[SimDeepLab], str]] = {
+    "difnet18": (DifNet, "resnet18.tv_in1k"),
+    "difnet34": (DifNet, "resnet34.tv_in1k"),
+    "difnet50": (DifNet, "resnet50.tv_in1k"),
+    "difnet101": (DifNet, "resnet101.tv_in1k"),
+    "simdeeplab18": (SimDeepLab, "resnet18.tv_in1k"),
+    "simdeeplab34": (SimDeepLab, "resnet34.tv_in1k"),
+    "simdeeplab50": (SimDeepLab, "resnet50.tv_in1k"),
+    "simdeeplab101": (SimDeepLab, "resnet101.tv_in1k"),
+}
+
+
+def create_model(
+    name: str,
+    num_classes: int,
+    *,
+    aspp: bool = True,
+    walks: Sequence[int] = (0, 1, 2, 3, 4),
+    pretrained: bool = False,
+) -> DifNet | SimDeepLab:
+    """Build a network by name.
+
+    Args:
+        name: one of `MODELS`, or a timm network for a DifNet on that backbone.
+        num_classes: k, the channels of the scores.
+        aspp: the ASPP classifier of DeepLab-v2, or else one 3x3 convolution.
+        walks: what drives each walk, see `DifNet`; a SimDeepLab has none and takes no notice of it.
+        pretrained: timm's ImageNet weights for the backbones, downloaded if need be.
+
+    Returns:
+        A network from images (B, 3, H, W) in [0, 1], RGB, to scores (B, num_classes, H, W), in training mode.
+
+    Raises:
+        ValueError: the name is unknown, its backbone cannot be dilated to stride 8, or an argument is out of
+            range.
+        RuntimeError: the pretrained weights could not be read.
+    """
+    if name not in MODELS and not timm.is_model(name):
+        near = difflib.get_close_matches(name, [*MODELS, *timm.list_models()], n=4)
+        raise ValueError(
+            f"name: no model {name!r}; "
+            + (f"did you mean {', '.join(near)}? " if near else "")
+            + f"Known are {', '.join(MODELS)} and every network in timm.list_models()"
+        )
+    kind, backbone = MODELS.get(name, (DifNet, name))
+    options = {"walks": walks} if kind is DifNet else {}
+    model = kind(backbone, num_classes, aspp=aspp, pretrained=pretrained, **options)
+    model.config["name"] = name
+    return model

@@ -1,0 +1,78 @@
+"""Train a network:
+
+    python -m difnet.train                                        a small DifNet on drawn scenes, in minutes
+    python -m difnet.train --dataset camvid --data-root DIR       the paper's recipe on photographs
+    python -m difnet.train --resume RUN                           continue an interrupted run, bitwise
+    torchrun --nproc-per-node 4 -m difnet.train --dataset ...     on several devices
+
+Write ``python -m difnet.train --help`` for all options.
+"""
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from difnet.extras import train_extra
+
+with train_extra():
+    import tyro
+
+    from difnet.config import TrainConfig
+    from difnet.console import run_command
+    from difnet.trainer import Trainer
+
+
+def train(config: TrainConfig) -> dict[str, Any]:
+    """Run a training to its end, or continue one where ``config.resume`` is set.
+
+    Returns:
+        The record of the last evaluation: mean_iou, accuracy, iou per class, mu, beta, seed_mean_iou,
+        walk_mean_iou.
+
+    Raises:
+        DataError, RunError, ValueError: something must be corrected first; the message says what.
+        Interrupted: SIGINT or SIGTERM came; the state is saved.
+    """
+    if config.resume is not None:
+        config = continued(config)
+    elif config.out is None:
+        stamp = time.strftime("%Y%m%d-%H%M%S")
+        config = replace(config, out=Path("runs") / f"{config.dataset}-{config.model}-{stamp}")
+    return Trainer(config.resolved()).run()
+
+
+def continued(request: TrainConfig) -> TrainConfig:
+    """The configuration of the run to resume, with the few options that may change.
+
+    Raises:
+        ValueError: `request` sets something that a continued run cannot change.
+    """
+    assert request.resume is not None
+    free = {name: getattr(request, name) for name in ("resume", "data_root", "workers")}
+    if request != replace(TrainConfig(), **free):
+        raise ValueError(
+            f"--resume continues {request.resume} with its own settings; "
+            "leave out every other option except --data-root and --workers"
+        )
+    saved = TrainConfig.from_json(request.resume / "config.json")
+    data_root = request.data_root or saved.data_root
+    return replace(
+        saved, out=request.resume, resume=request.resume, data_root=data_root, workers=request.workers
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    config = tyro.cli(TrainConfig, args=arguments, prog="python -m difnet.train", description=__doc__)
+    return run_command(lambda: print_nothing(train(config)), "difnet.train")
+
+
+def print_nothing(_record: dict[str, Any]) -> None:
+    """Drop the result: the trainer has printed it."""
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,360 @@
+"""A training run from its configuration to its last checkpoint."""
+
+import errno
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import ProjectConfiguration, set_seed
+from torch import Tensor
+from torch.utils.data import Subset
+
+from difnet.checkpoint import RunError, RunFolder
+from difnet.config import TrainConfig
+from difnet.console import Interrupted, Reporter, StopSignal
+from difnet.data import (
+    DataError,
+    SeededView,
+    SegmentationDataset,
+    StepSampler,
+    create_dataset,
+    eval_transform,
+    make_loader,
+    train_transform,
+)
+from difnet.engine import SegmentationLoss, evaluate, poly, train_one_epoch
+from difnet.environment import describe_environment, differences
+from difnet.factory import create_model
+from difnet.metrics import format_record
+from difnet.pictures import overlay, side_by_side
+from difnet.weights import save_model
+
+
+class Trainer:
+    """Everything a run holds; `run` is the story.
+
+    Args:
+        config: resolved; `config.out` is the run folder, to create, or to continue if `config.resume` is set.
+
+    Raises:
+        DataError, RunError, ValueError: something must be corrected first; the message says what.
+    """
+
+    def __init__(self, config: TrainConfig):
+        assert config.out is not None
+        self.config, self.recipe = config, config.recipe()
+        self.accelerator = _accelerator(config)
+        self.report = Reporter(self.accelerator.is_main_process)
+        self.train_set = create_dataset(
+            config.dataset,
+            config.data_root,
+            "train",
+            transform=train_transform(self.recipe.crop, self.recipe.scale, config.flip),
+        )
+        self.val_set = create_dataset(config.dataset, config.data_root, "val", transform=eval_transform())
+        self.sampler = StepSampler(
+            len(self.train_set),
+            self.recipe.batch_size,
+            config.seed,
+            processes=self.accelerator.num_processes,
+            rank=self.accelerator.process_index,
+            accumulation=config.accumulation,
+        )
+        self.steps = config.max_steps or self.recipe.epochs * self.sampler.steps_per_epoch
+        self.step = 0
+        self.best = -math.inf
+        self.record: dict[str, Any] = {}
+        self._start(config.out)
+
+    def run(self) -> dict[str, Any]:
+        """Train to the last step; return the record of the last evaluation."""
+        config, sampler = self.config, self.sampler
+        view = SeededView(self.train_set, config.seed)
+        batches = make_loader(
+            view, config.workers, batch_sampler=sampler, pin_memory=_pinned(self.accelerator)
+        )
+        try:
+            with StopSignal() as stop, self.report.bar("training", self.steps) as progress:
+                while self.step < self.steps:
+                    epoch, done = divmod(self.step, sampler.steps_per_epoch)
+                    sampler.start_at(epoch, done)
+                    for self.step, loss in train_one_epoch(
+                        self.model,
+                        batches,
+                        self.loss_function,
+                        self.optimizer,
+                        self.accelerator,
+                        step=self.step,
+                        lr_factor=lambda step: poly(step, self.steps, config.poly_power),
+                    ):
+                        progress(self.step)
+                        self._after_step(loss, self._anyone(stop.received))
+                        if self.step == self.steps:
+                            break
+            self._finish()
+        except OSError as error:
+            raise self._storage_error(error) from error
+        return self.record
+
+    def _start(self, folder: Path) -> None:
+        """Check the data, build model and optimizer, and load the state of a continued run."""
+        config, main = self.config, self.accelerator.is_main_process
+        self.run_folder = RunFolder(folder)
+        if main:
+            self.run_folder = RunFolder.open(folder) if config.resume else RunFolder.create(folder, config)
+            self.report.line(f"run folder {folder}")
+        weights = self._check_data()
+        self.loss_function = SegmentationLoss(weights).to(self.accelerator.device)
+
+        set_seed(config.seed)
+        try:
+            model = create_model(
+                config.model,
+                len(self.train_set.classes),
+                aspp=config.aspp,
+                walks=config.walks,
+                pretrained=config.pretrained and config.resume is None,
+            )
+        except RuntimeError as error:
+            raise RunError(str(error)) from error
+        self.network = model.to(memory_format=torch.channels_last) if config.channels_last else model
+        self.plain_optimizer = self._make_optimizer()
+        torch.manual_seed(config.seed + self.accelerator.process_index)
+        self.model, self.optimizer = self.accelerator.prepare(self.network, self.plain_optimizer)
+        if config.resume is not None:
+            self._load()
+        if main:
+            self.run_folder.cut_log(self.step)
+            starts = self.run_folder.add_environment(describe_environment(self.accelerator.num_processes))
+            for difference in differences(starts[-2], starts[-1]) if len(starts) > 1 else []:
+                self.report.line(f"changed since the last start, so not bitwise the same: {difference}")
+        self.accelerator.init_trackers(
+            "tensorboard", init_kwargs={"tensorboard": {"purge_step": self.step + 1 if self.step else None}}
+        )
+        self.report.line(
+            f"{config.model} on {config.dataset}: {len(self.train_set)} training and {len(self.val_set)} "
+            f"validation images, {len(self.train_set.classes)} classes, steps {self.step} to {self.steps}, "
+            f"batch {self.recipe.batch_size}, device {self.accelerator.device}"
+        )
+
+    def _check_data(self) -> Tensor | None:
+        """Read all labels once, in the main process; return class weights on every process."""
+        classes = len(self.train_set.classes)
+        error: Exception | None = None
+        weights = torch.ones(classes + 1, device=self.accelerator.device)
+        if self.accelerator.is_main_process:
+            try:
+                reports = []
+                for dataset in (self.train_set, self.val_set):
+                    self.report.line(f"checking {len(dataset)} {dataset.split} images of {dataset.name}")
+                    with self.report.bar("checking", len(dataset)) as progress:
+                        reports.append(dataset.check(lambda done, _total, bar=progress: bar(done)))
+                chosen = class_weights(
+                    self.config.class_weights, classes, reports[0].median_frequency_weights
+                )
+                if chosen is not None:
+                    weights[:classes] = torch.tensor(chosen)
+            except ValueError as found:
+                error, weights[-1] = found, 0.0
+        if self.accelerator.num_processes > 1:
+            torch.distributed.broadcast(weights, src=0)
+        if error is not None:
+            raise error
+        if weights[-1] == 0.0:
+            raise DataError("the main process found the data unusable; see its message")
+        return None if self.config.class_weights == "none" else weights[:classes]
+
+    def _make_optimizer(self) -> torch.optim.Optimizer:
+        config, recipe = self.config, self.recipe
+        groups = self.network.parameter_groups(recipe.lr, head_lr_multiplier=config.head_lr_multiplier)
+        groups = [{**group, "base_lr": group["lr"]} for group in groups]
+        if recipe.optimizer == "sgd":
+            return torch.optim.SGD(groups, momentum=config.momentum, weight_decay=recipe.weight_decay)
+        return torch.optim.AdamW(groups, weight_decay=recipe.weight_decay)
+
+    def _after_step(self, loss: Tensor, stop: bool) -> None:
+        """Log, evaluate and save as the step demands; leave by `Interrupted` when asked to stop."""
+        config, last = self.config, self.step == self.steps
+        evaluates = last or self.step % (config.eval_every * self.sampler.steps_per_epoch) == 0
+        saves = stop or evaluates or self.step % config.checkpoint_every == 0
+        if saves or self.step % config.log_every == 0:
+            self._log_loss(float(self.accelerator.reduce(loss, "mean")))
+        if evaluates:
+            self._evaluate()
+        if saves:
+            self._save()
+        if stop and not last:
+            raise Interrupted(
+                f"stopped after step {self.step} of {self.steps}, nothing is lost; "
+                f"continue with --resume {self.run_folder.path}"
+            )
+
+    def _log_loss(self, loss: float) -> None:
+        if not math.isfinite(loss):
+            raise RunError(
+                f"the loss is {loss} at step {self.step}; start again with a lower --lr "
+                f"(it was {self.recipe.lr}). The last checkpoint in {self.run_folder.path} is untouched"
+            )
+        rate = self.plain_optimizer.param_groups[-1]["lr"]
+        if self.accelerator.is_main_process:
+            self.run_folder.log({"kind": "train", "step": self.step, "loss": loss, "lr": rate})
+        self.accelerator.log({"train/loss": loss, "train/lr": rate}, step=self.step)
+        self.report.line(f"step {self.step}/{self.steps}  loss {loss:.4f}  lr {rate:.2e}")
+
+    def _evaluate(self) -> None:
+        """Evaluate, log, and save the weights, as best if they are."""
+        world, rank = self.accelerator.num_processes, self.accelerator.process_index
+        share = Subset(self.val_set, range(rank, len(self.val_set), world))
+        batches = make_loader(share, self.config.workers, batch_size=self.recipe.eval_batch_size)
+        with self.report.bar("evaluating", len(share)) as progress, self.accelerator.autocast():
+            found = evaluate(self.network, batches, self.accelerator.device, progress=progress)
+        self.record = found.as_record(self.val_set.classes)
+        if not self.accelerator.is_main_process:
+            return
+        self.run_folder.log({"kind": "val", "step": self.step, **self.record})
+        scalars = {f"val/{name}": self.record[name] for name in ("mean_iou", "accuracy", "seed_mean_iou")}
+        scalars |= {
+            f"val/iou/{name}": value for name, value in self.record["iou"].items() if value is not None
+        }
+        for name in ("mu", "beta", "walk_mean_iou"):
+            scalars |= {f"val/{name}/{walk + 1}": value for walk, value in enumerate(self.record[name])}
+        self.accelerator.log(scalars, step=self.step)
+        self.report.line(f"validation after step {self.step}\n{format_record(self.record)}")
+
+        metadata = {
+            "classes": self.val_set.classes,
+            "palette": self.val_set.palette.tolist(),
+            "dataset": self.config.dataset,
+            "resolution": self.recipe.crop,
+            "step": self.step,
+            "mean_iou": self.record["mean_iou"],
+        }
+        save_model(self.network, self.run_folder.path / "last.safetensors", metadata=metadata)
+        if self.record["mean_iou"] > self.best:
+            self.best = self.record["mean_iou"]
+            save_model(self.network, self.run_folder.path / "best.safetensors", metadata=metadata)
+
+    def _save(self) -> None:
+        """Write the state to continue from; every process gives its random state."""
+        device = self.accelerator.device
+        states = {"cpu": torch.get_rng_state()}
+        if device.type == "cuda":
+            states["cuda"] = torch.cuda.get_rng_state(device)
+        states = {name: self.accelerator.gather(state[None].to(device)) for name, state in states.items()}
+        if self.accelerator.is_main_process:
+            scaler = self.accelerator.scaler
+            header = {
+                "step": self.step,
+                "best": None if self.best == -math.inf else self.best,
+                "record": self.record,
+                "scaler": scaler.state_dict() if scaler is not None else None,
+            }
+            self.run_folder.save_state(self.network, self.plain_optimizer, states, header)
+
+    def _load(self) -> None:
+        """Continue from the last whole state; from the beginning where there is none yet."""
+        state = self.run_folder.load_state()
+        if state is None:
+            self.report.line("no checkpoint was written yet: starting from the first step")
+            return
+        state.restore_model(self.network)
+        state.restore_optimizer(self.plain_optimizer)
+        rank = self.accelerator.process_index
+        random_states = state.random_states()
+        if rank < len(random_states["cpu"]):
+            torch.set_rng_state(random_states["cpu"][rank])
+            if "cuda" in random_states and self.accelerator.device.type == "cuda":
+                torch.cuda.set_rng_state(random_states["cuda"][rank], self.accelerator.device)
+        header = state.header
+        self.step, self.record = header["step"], header["record"]
+        self.best = -math.inf if header["best"] is None else header["best"]
+        if self.accelerator.scaler is not None and header["scaler"]:
+            self.accelerator.scaler.load_state_dict(header["scaler"])
+
+    def _finish(self) -> None:
+        """Save overlays and say where everything is."""
+        self.accelerator.end_training()
+        if not self.accelerator.is_main_process:
+            return
+        folder = self.run_folder.path / "overlays"
+        folder.mkdir(exist_ok=True)
+        save_overlays(self.network, self.val_set, folder, self.config.overlays, self.accelerator.device)
+        self.report.line(
+            f"done: mean IoU {100.0 * self.record['mean_iou']:.2f}%, best {100.0 * self.best:.2f}%; "
+            f"weights, metrics and overlays in {self.run_folder.path}"
+        )
+
+    def _anyone(self, flag: bool) -> bool:
+        """Whether `flag` is set on any process: all of them must stop at the same step."""
+        if self.accelerator.num_processes == 1:
+            return flag
+        count = torch.tensor(float(flag), device=self.accelerator.device)
+        return bool(self.accelerator.reduce(count, "sum") > 0)
+
+    def _storage_error(self, error: OSError) -> RunError:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
+        remedy = "free some space" if full else "make the folder writable again"
+        path = self.run_folder.path
+        start = f"{path} could not be written at step {self.step}: {error}"
+        if self.run_folder.state_file.is_file():
+            return RunError(f"{start}; the last checkpoint is whole: {remedy}, then --resume {path}")
+        return RunError(f"{start}; there is no checkpoint yet: {remedy}, then --resume {path} starts over")
+
+
+def class_weights(choice: str, classes: int, median_frequency: Any) -> list[float] | None:
+    """Class weights of the option ``--class-weights``; None for none.
+
+    Raises:
+        ValueError: not one non-negative number for each class.
+    """
+    if choice == "none":
+        return None
+    if choice == "median-frequency":
+        return median_frequency()
+    text = Path(choice).read_text(encoding="utf-8") if Path(choice).is_file() else choice
+    try:
+        weights = [float(word) for word in text.replace(",", " ").split()]
+    except ValueError as error:
+        raise ValueError(
+            f"--class-weights {choice} is neither none, median-frequency, a file, nor numbers ({error})"
+        ) from error
+    if len(weights) != classes or not all(0.0 <= weight < math.inf for weight in weights):
+        raise ValueError(
+            f"--class-weights needs {classes} non-negative numbers, one per class, got {weights}"
+        )
+    return weights
+
+
+@torch.inference_mode()
+def save_overlays(
+    model: torch.nn.Module, dataset: SegmentationDataset, folder: Path, count: int, device: torch.device
+) -> None:
+    """Write `count` pictures, spread over `dataset`: image, true labels, predicted labels."""
+    model.eval()
+    count = min(count, len(dataset))
+    for index in sorted({round(i * (len(dataset) - 1) / max(1, count - 1)) for i in range(count)}):
+        image, label = dataset[index]
+        predicted = model(image[None].to(device)).argmax(1)[0].cpu()
+        truth = overlay(image, label, dataset.palette)
+        plain = overlay(image, label, dataset.palette, opacity=0.0)
+        sheet = side_by_side(plain, truth, overlay(image, predicted, dataset.palette))
+        sheet.save(folder / f"{dataset.item_name(index).replace('/', '_')}.png")
+
+
+def _accelerator(config: TrainConfig) -> Accelerator:
+    if config.precision == "fp16" and not torch.cuda.is_available():
+        raise ValueError("--precision fp16 needs a CUDA or ROCm device; use bf16 or no on this machine")
+    if config.deterministic:
+        torch.use_deterministic_algorithms(True)
+    return Accelerator(
+        mixed_precision=config.precision,
+        gradient_accumulation_steps=config.accumulation,
+        log_with="tensorboard",
+        project_config=ProjectConfiguration(project_dir=str(config.out), logging_dir=str(config.out)),
+    )
+
+
+def _pinned(accelerator: Accelerator) -> bool:
+    return accelerator.device.type == "cuda"
