@@ -1,0 +1,44 @@
+# `make demo` and `make test` need Python 3.10 or newer and nothing else; the rest builds on what they set up.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALL := -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: demo test fast smoke lint bare accuracy clean
+
+demo: $(VENV)/ready            ## set up and run the main job: train a small DifNet on drawn scenes
+	$(BIN)/python -m difnet.train
+
+test: $(VENV)/ready            ## set up and run all tests
+	$(BIN)/python -m pytest
+
+fast: $(VENV)/ready            ## the tests that take seconds
+	$(BIN)/python -m pytest -m "not slow"
+
+smoke: $(VENV)/ready           ## the main job in a one-minute form
+	$(BIN)/python -m difnet.train --max-steps 30 --out runs/smoke
+
+lint: $(VENV)/ready            ## linter, formatter, types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bare:                          ## in an environment of its own: the operator with torch and numpy alone
+	rm -rf $(VENV)-bare
+	$(PYTHON) -m venv $(VENV)-bare
+	$(VENV)-bare/bin/python $(INSTALL) setuptools torch numpy
+	$(VENV)-bare/bin/python $(INSTALL) --no-build-isolation .
+	$(VENV)-bare/bin/python tests/bare_install.py
+
+accuracy: $(VENV)/ready        ## error of every backend against float64
+	$(BIN)/python benchmarks/accuracy.py
+
+# torch first, and no build isolation: an isolated build would fetch a torch of its own.
+$(VENV)/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python $(INSTALL) setuptools torch numpy
+	$(BIN)/python $(INSTALL) --no-build-isolation --editable ".[dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) $(VENV)-bare build *.egg-info
