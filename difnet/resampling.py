@@ -27,14 +27,12 @@ class _AdaptiveMaxPool(torch.autograd.Function):
         rows = _disjoint_stride(height, grad.shape[-2])
         columns = _disjoint_stride(width, grad.shape[-1])
         grad_image = grad.new_zeros(*grad.shape[:-2], height * width)
-        # Two windows can share a pixel, but never within one of these subsets: each scatter writes to
-        # distinct places, and the sum over the subsets has a fixed order.
+        # Two windows can share a pixel, but never within one of these subsets: each scatter adds to
+        # distinct places, and the order over the subsets is fixed.
         for row in range(rows):
             for column in range(columns):
                 window = (..., slice(row, None, rows), slice(column, None, columns))
-                index = indices[window].flatten(-2)
-                total = grad_image.gather(-1, index) + grad[window].flatten(-2)
-                grad_image = grad_image.scatter_(-1, index, total)
+                grad_image.scatter_add_(-1, indices[window].flatten(-2), grad[window].flatten(-2))
         return grad_image.unflatten(-1, (height, width)), None
 
 

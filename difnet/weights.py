@@ -84,7 +84,7 @@ def load_model(
     try:
         model = create_model(**config)
         model.load_state_dict(tensors)
-    except (TypeError, RuntimeError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{path}: its weights do not fit its configuration {config}: {error}") from error
     return model.to(device).eval(), metadata
 

@@ -5,12 +5,14 @@ O(T B N (d + k)). P is recomputed tile by tile. Going back, each walk hands the 
 state to the walk before it; the gradients of seed, mu, beta and node bias are gathered on the way.
 """
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from difnet_kernels import ops
+from difnet_kernels.errors import DoubleBackwardError
 
 
 class CascadedRandomWalk(torch.autograd.Function):
@@ -60,7 +62,8 @@ class CascadedRandomWalk(torch.autograd.Function):
         features, states, zs, lses = (rest[n * walks : (n + 1) * walks] for n in range(4))
         _, need_seed, need_mu, need_beta, need_state, need_bias, *need_feature = ctx.needs_input_grad
 
-        walk = ops.walk_backward(ctx.backend)
+        # Grad mode is on in a backward only when its result may be differentiated again.
+        walk = partial(_WalkBackward.apply if torch.is_grad_enabled() else _walk_backward, ctx.backend)
         grad_features: list[Tensor | None] = [None] * walks
         grad_seed: Tensor | None = None
         grad_mu, grad_beta = list(torch.zeros_like(mu).unbind()), list(torch.zeros_like(beta).unbind())
@@ -82,7 +85,7 @@ class CascadedRandomWalk(torch.autograd.Function):
             ]
             bias = None if node_bias is None else node_bias[t]
             of_feature, of_state, of_seed, of_mu, of_beta, of_bias = walk(
-                grad, features[t], states[t], seed, zs[t], lses[t], mu[t], beta[t], bias, mask
+                mask, grad, features[t], states[t], seed, zs[t], lses[t], mu[t], beta[t], bias
             )
             if need_feature[t]:
                 grad_features[t] = of_feature
@@ -105,6 +108,29 @@ class CascadedRandomWalk(torch.autograd.Function):
             torch.stack(grad_bias) if need_bias else None,
             *grad_features,
         )
+
+
+class _WalkBackward(torch.autograd.Function):
+    """`_walk_backward` with a derivative that says there is none."""
+
+    @staticmethod
+    def forward(backend: str, mask: list[bool], *tensors: Tensor | None) -> tuple[Tensor, ...]:
+        return _walk_backward(backend, mask, *tensors)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> None:
+        raise DoubleBackwardError(
+            "the random walk's hand-written backward cannot itself be differentiated; "
+            'pass backend="reference", which supports derivatives of any order (and stores P, N x N)'
+        )
+
+
+def _walk_backward(backend: str, mask: list[bool], *tensors: Tensor | None) -> tuple[Tensor, ...]:
+    return ops.walk_backward(backend)(*tensors, mask)
 
 
 def _add(total: Tensor | None, term: Tensor | None) -> Tensor | None:

@@ -6,6 +6,7 @@ To add a backend: an entry in `_BACKENDS`, and its overload in `difnet_kernels.o
 import logging
 import os
 from collections.abc import Callable
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -73,18 +74,17 @@ def choose(name: str | None, device: torch.device) -> str:
     return name
 
 
-_chosen: dict[str, str] = {}
-
-
+@cache
 def _preferred(device_type: str) -> str:
-    if device_type not in _chosen:
-        name = next(
-            name
-            for name, backend in _BACKENDS.items()
-            if (backend.devices is None or device_type in backend.devices) and backend.missing() is None
-        )
-        if torch.compiler.is_compiling():
-            return name
-        _chosen[device_type] = name
-        _log.debug("random walks on %s use backend %r", device_type, name)
-    return _chosen[device_type]
+    name = next(
+        name
+        for name, backend in _BACKENDS.items()
+        if (backend.devices is None or device_type in backend.devices) and backend.missing() is None
+    )
+    _log.debug("random walks on %s use backend %r", device_type, name)
+    return name
+
+
+# What torch.compiler.assume_constant_result does, without the second that importing Dynamo takes: which
+# backends there are does not change while a program runs, so a compiled graph need not guard it.
+choose._dynamo_marked_constant = True  # type: ignore[attr-defined]

@@ -11,19 +11,19 @@ Equations are those of docs/math.md. Three things make it more than a loop:
 Everything runs in a fixed order without atomics: the same inputs give the same bits.
 """
 
-from collections.abc import Iterator
+import itertools
 
 import torch
 from torch import Tensor
 
-# Edges of a tile (rows, columns) by device type. On the CPU the few tiles alive at once stay in the
-# last-level cache; elsewhere tiles are large enough to hide the launches.
-_TILE = {"cpu": (512, 1024)}
-_TILE_ELSEWHERE = (4096, 4096)
+# Edge of a square tile of P by device type. On the CPU the few tiles alive at once stay in the caches;
+# elsewhere they are large enough to hide the launches.
+_TILE_EDGE = {"cpu": 512}
+_TILE_EDGE_ELSEWHERE = 4096
 
 # Weights below the first number are set to 0. They change nothing beside a row sum of at least 1, and exp and
 # products on subnormal numbers are up to 30 times slower on CPUs. The second is the logarithm of a bit less.
-_UNDERFLOW = {torch.float32: (2e-38, -87.0), torch.float64: (3e-308, -708.0)}
+_UNDERFLOW = {torch.float32: (2e-38, -87.0), torch.float64: (4e-308, -708.0)}
 
 # Matrix products of odd widths leave the fast path of most libraries.
 _WIDTH_MULTIPLE = 8
@@ -35,14 +35,14 @@ def walk_forward(
     """(new_state, z, lse); the contract is in `difnet_kernels.ops`."""
     centred, bias, _ = _centre(feature, node_bias)
     z, lse = torch.empty_like(state), torch.empty_like(bias)
-    rows_per_tile, columns_per_tile = _TILE.get(feature.device.type, _TILE_ELSEWHERE)
     # A column of ones makes the row sums a column of the product.
     k = state.shape[-1]
     weighted = _columns(state, torch.ones_like(state[..., :1]))
-    for batch, rows in _blocks(feature, rows_per_tile, columns_per_tile):
+    batches, blocks = _tiling(feature)
+    for batch, rows in itertools.product(batches, blocks):
         total = torch.zeros_like(weighted[batch, rows])
         top = torch.full_like(total[..., :1], -torch.inf)
-        for columns in _slices(feature.shape[1], columns_per_tile):
+        for columns in blocks:
             scores = torch.bmm(centred[batch, rows], centred[batch, columns].mT)
             scores += bias[batch, None, columns]
             new_top = torch.maximum(top, scores.amax(dim=-1, keepdim=True))
@@ -71,15 +71,14 @@ def walk_backward(
 ) -> tuple[Tensor, ...]:
     """The six gradients; the contract is in `difnet_kernels.ops`."""
     need_feature, need_state, need_seed, need_mu, need_beta, need_bias = output_mask
-    none = grad.new_empty(0)
-    grad_feature = grad_state = grad_seed = grad_mu = grad_beta = grad_bias = none
+    grad_feature, grad_state, grad_seed, grad_mu, grad_beta, grad_bias = (grad.new_empty(0) for _ in range(6))
     if need_feature or need_state or need_bias:
-        grad_feature, grad_state, grad_bias = _pair_gradients(
+        of_feature, of_state, of_bias = _pair_gradients(
             (beta * mu) * grad, feature, state, z, lse, node_bias, need_feature or need_bias
         )
-        grad_feature = grad_feature.to(feature.dtype) if need_feature else grad.new_empty(0)
-        grad_state = grad_state.add_((1 - beta) * grad) if need_state else grad.new_empty(0)
-        grad_bias = grad_bias if need_bias else grad.new_empty(0)
+        grad_feature = of_feature.to(feature.dtype) if need_feature else grad_feature
+        grad_state = of_state.add_((1 - beta) * grad) if need_state else grad_state
+        grad_bias = of_bias if need_bias else grad_bias
     if need_seed:
         grad_seed = (beta * (1 - mu)) * grad
     if need_mu:
@@ -112,30 +111,29 @@ def _pair_gradients(
     # a_i . y_j - delta_i as one product
     left, right = _columns(a, -delta), _columns(state, torch.ones_like(delta))
 
-    edge, _ = _TILE.get(feature.device.type, _TILE_ELSEWHERE)
-    for batch in _batches(feature, edge * edge):
-        for i, rows in enumerate(_slices(feature.shape[1], edge)):
-            for columns in list(_slices(feature.shape[1], edge))[i:]:
-                I, J = (batch, rows), (batch, columns)  # noqa: E741
-                scores = torch.bmm(centred[I], centred[J].mT)
-                p_ij = _exp_((scores - lse[I][..., None]).add_(bias[J][:, None]))
-                grad_state[J].baddbmm_(p_ij.mT, a[I])
+    batches, blocks = _tiling(feature)
+    for batch in batches:
+        for rows, columns in itertools.combinations_with_replacement(blocks, 2):
+            I, J = (batch, rows), (batch, columns)  # noqa: E741
+            scores = torch.bmm(centred[I], centred[J].mT)
+            p_ij = _exp_((scores - lse[I][..., None]).add_(bias[J][:, None]))
+            grad_state[J].baddbmm_(p_ij.mT, a[I])
+            if need_scores:
+                ds_ij = p_ij.mul_(torch.bmm(left[I], right[J].mT))
+                grad_bias[J] += ds_ij.sum(dim=1)
+            if rows == columns:
                 if need_scores:
-                    ds_ij = p_ij.mul_(torch.bmm(left[I], right[J].mT))
-                    grad_bias[J] += ds_ij.sum(dim=1)
-                if rows == columns:
-                    if need_scores:
-                        grad_centred[I].baddbmm_(ds_ij + ds_ij.mT, centred[I])
-                    continue
-                # The tile of (J, I), kept transposed so that it lies over the tile of (I, J).
-                p_ji = _exp_(scores.sub_(lse[J][:, None]).add_(bias[I][..., None]))
-                grad_state[I].baddbmm_(p_ji, a[J])
-                if need_scores:
-                    ds_ji = p_ji.mul_(torch.bmm(right[I], left[J].mT))
-                    grad_bias[I] += ds_ji.sum(dim=2)
-                    both = ds_ij.add_(ds_ji)
-                    grad_centred[I].baddbmm_(both, centred[J])
-                    grad_centred[J].baddbmm_(both.mT, centred[I])
+                    grad_centred[I].baddbmm_(ds_ij + ds_ij.mT, centred[I])
+                continue
+            # The tile of (J, I), kept transposed so that it lies over the tile of (I, J).
+            p_ji = _exp_(scores.sub_(lse[J][:, None]).add_(bias[I][..., None]))
+            grad_state[I].baddbmm_(p_ji, a[J])
+            if need_scores:
+                ds_ji = p_ji.mul_(torch.bmm(right[I], left[J].mT))
+                grad_bias[I] += ds_ji.sum(dim=2)
+                both = ds_ij.add_(ds_ji)
+                grad_centred[I].baddbmm_(both, centred[J])
+                grad_centred[J].baddbmm_(both.mT, centred[I])
     return grad_centred.addcmul_(grad_bias[..., None], mean), grad_state, grad_bias
 
 
@@ -171,17 +169,13 @@ def _columns(*parts: Tensor) -> Tensor:
     return torch.cat((*parts, padding), dim=-1)
 
 
-def _slices(length: int, step: int) -> Iterator[slice]:
-    return (slice(start, min(start + step, length)) for start in range(0, length, step))
+def _tiling(feature: Tensor) -> tuple[list[slice], list[slice]]:
+    """Slices of the batch and of the nodes; the tiles of all images in a slice are no larger than one."""
+    batch, count, _ = feature.shape
+    edge = _TILE_EDGE.get(feature.device.type, _TILE_EDGE_ELSEWHERE)
+    images = max(1, edge * edge // min(count, edge) ** 2)
+    return _slices(batch, images), _slices(count, edge)
 
 
-def _batches(feature: Tensor, tile: int) -> Iterator[slice]:
-    """Slices of the batch whose tiles together are no larger than one full tile."""
-    pairs = min(feature.shape[1] ** 2, tile)
-    return _slices(feature.shape[0], max(1, tile // pairs))
-
-
-def _blocks(feature: Tensor, rows: int, columns: int) -> Iterator[tuple[slice, slice]]:
-    for batch in _batches(feature, rows * columns):
-        for block in _slices(feature.shape[1], rows):
-            yield batch, block
+def _slices(length: int, step: int) -> list[slice]:
+    return [slice(start, min(start + step, length)) for start in range(0, length, step)]

@@ -67,7 +67,7 @@ def cascaded_random_walk(
         node_bias = _check_node_bias(node_bias, seed, walks)
 
     backend = choose(backend, seed.device)
-    state = seed if state is None else state
+    state = seed.view_as(seed) if state is None else state  # Dynamo refuses one tensor twice
     dtype = _value_dtype(*features, seed, mu, beta, state, *(() if node_bias is None else (node_bias,)))
     if dtype == torch.float64:
         features = [feature.to(dtype) for feature in features]

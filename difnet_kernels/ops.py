@@ -25,7 +25,6 @@ import torch
 from torch import Tensor
 
 from difnet_kernels import blockwise
-from difnet_kernels.errors import DoubleBackwardError
 
 NAMESPACE = "difnet_kernels"
 OVERLOADS = ("blockwise",)
@@ -80,9 +79,9 @@ def _fake_backward(
 
 
 def _not_differentiable(ctx: Any, *grads: Tensor) -> None:
-    raise DoubleBackwardError(
-        "the random walk's hand-written backward cannot itself be differentiated; "
-        'pass backend="reference", which supports derivatives of any order (and stores P, N x N)'
+    raise NotImplementedError(
+        "the operators of one walk have no derivative of their own; "
+        "call difnet_kernels.cascaded_random_walk, which has"
     )
 
 

@@ -1,0 +1,87 @@
+"""`python -m difnet_kernels.info`: which backends can run here and why the others cannot, with versions."""
+
+import os
+import platform
+import shutil
+import subprocess
+from importlib import metadata, util
+
+import torch
+
+from difnet_kernels import backends
+from difnet_kernels.backends import ENVIRONMENT_VARIABLE
+
+
+def report() -> str:
+    """What a bug report needs: versions, compiler, devices, CPU features, backends."""
+    rows = [
+        ("difnet-kernels", _version("difnet-kernels")),
+        ("python", f"{platform.python_version()} on {platform.platform()}"),
+        ("torch", torch.__version__),
+        ("numpy", _version("numpy")),
+        ("triton", _version("triton")),
+        ("compiler", _compiler()),
+        ("CUDA of torch", str(torch.version.cuda or torch.version.hip or "none")),
+        ("GPU", _gpu()),
+        ("CPU", f"{_cpu_name()}, {torch.get_num_threads()} threads"),
+        ("CPU features", torch.backends.cpu.get_cpu_capability() + _matrix_extensions()),
+        ("float32 matmul", torch.get_float32_matmul_precision()),
+        (ENVIRONMENT_VARIABLE, os.environ.get(ENVIRONMENT_VARIABLE) or "not set"),
+    ]
+    lines = [f"{name + ':':18}{value}" for name, value in rows]
+    lines.append("backends, in order of preference:")
+    lines += [f"  {s.name:12}{'yes' if s.available else 'no ':5}{s.reason}" for s in backends()]
+    return "\n".join(lines)
+
+
+def _version(distribution: str) -> str:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return (
+            "importable, version unknown"
+            if util.find_spec(distribution.replace("-", "_"))
+            else "not installed"
+        )
+
+
+def _compiler() -> str:
+    name = os.environ.get("CXX") or next((c for c in ("c++", "g++", "clang++") if shutil.which(c)), None)
+    if name is None:
+        return "none found (set CXX)"
+    try:
+        output = subprocess.run([name, "--version"], capture_output=True, text=True, timeout=10).stdout
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"{name} does not run: {error}"
+    return output.splitlines()[0] if output else name
+
+
+def _gpu() -> str:
+    if not torch.cuda.is_available():
+        return "none"
+    return ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
+
+
+def _cpuinfo(*keys: str) -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            for line in file:
+                if line.split(":")[0].strip() in keys:
+                    return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return ""
+
+
+def _cpu_name() -> str:
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def _matrix_extensions() -> str:
+    flags = _cpuinfo("flags", "Features").split()
+    present = [flag for flag in ("avx512_bf16", "amx_bf16", "amx_tile", "sve", "bf16") if flag in flags]
+    return " with " + ", ".join(present) if present else ""
+
+
+if __name__ == "__main__":
+    print(report())

@@ -1,0 +1,301 @@
+import subprocess
+import sys
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+
+import difnet
+from difnet import Details, DifNet, SimDeepLab, create_model
+from difnet.heads import Classifier, ImportanceHead
+
+K = 5
+
+
+@pytest.fixture(scope="module")
+def image():
+    return torch.rand(2, 3, 65, 97, generator=torch.Generator().manual_seed(0))
+
+
+def build(name="difnet18", **options):
+    torch.manual_seed(0)
+    return create_model(name, K, **options)
+
+
+def softened(model):
+    """Shrink the embeddings: at the start of training P is nearly the identity, and hides mistakes."""
+    with torch.no_grad():
+        for psi in model.embeddings:
+            psi.norm.weight.fill_(0.3)
+        model.mu_logit.copy_(torch.linspace(-1, 1, len(model.walks)))
+        model.beta_logit.copy_(torch.linspace(1, -0.5, len(model.walks)))
+    return model
+
+
+@pytest.mark.parametrize("name", ["difnet18", "simdeeplab18"])
+@pytest.mark.parametrize("size", [(1, 1), (1, 40), (7, 9), (65, 97), (64, 96)])
+def test_scores_have_the_size_of_the_image(name, size):
+    model = build(name).eval()
+    with torch.no_grad():
+        out = model(torch.rand(2, 3, *size), details=True)
+    h, w = (-(-n // 8) for n in size)
+    walks = 5 if name == "difnet18" else 0
+    assert isinstance(out, Details)
+    assert out.scores.shape == (2, K, *size)
+    assert out.score_map.shape == out.seed.shape == (2, K, h, w)
+    assert out.importance.shape == (2, 1, h, w)
+    assert out.states.shape == (walks, 2, K, h, w)
+    assert out.mu.shape == out.beta.shape == (walks,)
+    assert all(value.isfinite().all() for value in out)
+
+
+def test_details_follow_the_equations(image):
+    model = softened(build(walks=(0, 1, 2, 3, 4))).double()  # batch statistics: embeddings spread
+    with torch.no_grad():
+        image = image.double()
+        out = model(image, details=True)
+        embeddings = model.embed(image)
+        state = seed = (out.importance * out.score_map).flatten(2).transpose(1, 2)
+        for t, psi in enumerate(embeddings):
+            assert psi.shape == (2, 9 * 13, 64)
+            transition = (psi @ psi.transpose(1, 2)).softmax(-1)
+            assert transition.diagonal(dim1=1, dim2=2).mean() < 0.98
+            assert (transition - 1 / psi.shape[1]).abs().sum(-1).mean() > 0.1  # not uniform either
+            diffused = out.mu[t] * transition @ state + (1 - out.mu[t]) * seed
+            state = out.beta[t] * diffused + (1 - out.beta[t]) * state
+            torch.testing.assert_close(out.states[t].flatten(2).transpose(1, 2), state)
+        assert not torch.allclose(out.states[-1], out.seed, rtol=0.01)
+        torch.testing.assert_close(out.seed, out.importance * out.score_map)
+        last = F.interpolate(out.states[-1], image.shape[-2:], mode="bilinear", align_corners=False)
+        torch.testing.assert_close(out.scores, last)
+        torch.testing.assert_close(model(image), out.scores)
+
+
+def test_walks_choose_what_drives_each_walk_in_order(image):
+    model = build(walks=(3, 0, 0)).eval()
+    seen = []
+    for psi in model.embeddings:
+        psi.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    blocks = []
+    model.similarity_branch.register_forward_hook(lambda module, args, output: blocks.extend(output))
+    with torch.no_grad():
+        model(image)
+    mean = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
+    std = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+    assert seen[0] is blocks[2]
+    for source in seen[1:]:
+        torch.testing.assert_close(source, (image - mean) / std)
+    assert len(blocks) == 3  # the fourth is not computed
+    assert not any(
+        name.startswith("similarity_branch.network.layer4") for name, _ in model.named_parameters()
+    )
+
+
+def test_empty_walks_leave_the_seed(image):
+    model = build(walks=()).eval()
+    with torch.no_grad():
+        out = model(image, details=True)
+        assert torch.equal(out.scores, model.upsample(out.seed, (65, 97)))
+    assert out.states.shape[0] == 0
+    assert model.similarity_branch is None
+
+
+def test_mu_and_beta_are_one_half_at_the_start(image):
+    with torch.no_grad():
+        out = build().eval()(image, details=True)
+    assert out.mu.tolist() == out.beta.tolist() == [0.5] * 5
+
+
+@pytest.mark.parametrize("name", ["difnet18", "simdeeplab18"])
+@pytest.mark.parametrize("aspp", [True, False])
+def test_gradient_reaches_every_parameter(name, aspp, image):
+    model = build(name, aspp=aspp)
+    if isinstance(model, DifNet):
+        softened(model)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d) and not module.weight.any():
+            torch.nn.init.ones_(
+                module.weight
+            )  # timm starts each residual branch at zero: no gradient behind it
+    labels = torch.randint(K, (2, 65, 97), generator=torch.Generator().manual_seed(1))
+    F.cross_entropy(model(image), labels).backward()
+    untouched = [key for key, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    # A bias before batch norm shifts nothing; its gradient is rounding noise or exactly zero.
+    assert [key for key in untouched if not key.endswith("project.bias")] == []
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_gradients_are_bitwise_reproducible(image):
+    def gradients():
+        model = build()
+        F.cross_entropy(model(image), torch.zeros(2, 65, 97, dtype=torch.long)).backward()
+        return [p.grad for p in model.parameters()]
+
+    torch.use_deterministic_algorithms(True)
+    try:
+        first, second = gradients(), gradients()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_autocast_keeps_seed_and_scores_in_float32(image):
+    model = softened(build())
+    embedding_types = []
+    for psi in model.embeddings:
+        psi.register_forward_hook(lambda module, args, output: embedding_types.append(output.dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        out = model(image, details=True)
+    assert embedding_types == [torch.bfloat16] * 5
+    assert {value.dtype for value in out} == {torch.float32}
+    F.cross_entropy(out.scores, torch.zeros(2, 65, 97, dtype=torch.long)).backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_training_uses_batch_statistics_and_evaluation_does_not(image):
+    model = build()
+    before = model.embeddings[0].norm.running_mean.clone()
+    model.eval()
+    with torch.no_grad():
+        alone, together = model(image[:1]), model(image)
+    torch.testing.assert_close(alone, together[:1], rtol=1e-3, atol=1e-4)
+    assert torch.equal(model.embeddings[0].norm.running_mean, before)
+    model.train()(image)
+    assert not torch.equal(model.embeddings[0].norm.running_mean, before)
+
+
+@pytest.mark.parametrize("name", ["mobilenetv3_small_050", "test_resnet"])
+def test_any_timm_backbone_by_name(name, image):
+    model = build(name).eval()
+    assert isinstance(model, DifNet)
+    with torch.no_grad():
+        out = model(image, details=True)
+    assert out.scores.shape == (2, K, 65, 97)
+    assert out.states.shape == (5, 2, K, 9, 13)
+
+
+def test_normalisation_is_that_of_the_backbones_weights():
+    model = build("test_resnet", walks=())
+    expected = timm.get_pretrained_cfg("test_resnet")
+    assert model.normalize.mean.flatten().tolist() == pytest.approx(expected.mean)
+    assert model.normalize.std.flatten().tolist() == pytest.approx(expected.std)
+    assert {"normalize.mean", "normalize.std"} <= model.state_dict().keys()
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "vgg11", "densenet121", "hrnet_w18_small"])
+def test_backbone_that_cannot_be_dilated_is_named(name):
+    with pytest.raises(ValueError, match=f"'{name}'.*stride 8.*ResNet"):
+        build(name)
+
+
+@pytest.mark.parametrize(("name", "near"), [("difnet55", "difnet50"), ("resnet5o", "resnet50")])
+def test_unknown_name_suggests_near_ones(name, near):
+    with pytest.raises(ValueError, match=f"'{name}'; did you mean .*{near}"):
+        build(name)
+
+
+def test_name_without_pretrained_weights_is_an_error():
+    with pytest.raises(ValueError, match="no pretrained weights for 'resnetblur18'"):
+        build("resnetblur18", pretrained=True)
+
+
+@pytest.mark.parametrize("walks", [(5,), (-1,), (0, 1.5)])
+def test_walks_out_of_range_are_an_error(walks):
+    with pytest.raises(ValueError, match="walks: expected numbers from 0"):
+        build(walks=walks)
+
+
+def test_bad_images_are_errors():
+    model = build("simdeeplab18").eval()
+    with pytest.raises(TypeError, match=r"image: expected floating point.*uint8"):
+        model(torch.zeros(1, 3, 8, 8, dtype=torch.uint8))
+    for shape in [(3, 8, 8), (1, 1, 8, 8), (1, 3, 0, 8)]:
+        with pytest.raises(ValueError, match="image: expected shape"):
+            model(torch.zeros(shape))
+
+
+def test_num_classes_below_one_is_an_error():
+    with pytest.raises(ValueError, match="num_classes: expected at least 1, got 0"):
+        create_model("difnet18", 0)
+
+
+@pytest.mark.parametrize("name", ["difnet18", "simdeeplab18", "test_resnet"])
+def test_config_builds_the_same_network(name):
+    model = build(name, aspp=False, walks=(2, 1))
+    twin = create_model(**model.config)
+    assert type(twin) is type(model)
+    assert twin.config == model.config
+    shapes = {key: value.shape for key, value in model.state_dict().items()}
+    assert {key: value.shape for key, value in twin.state_dict().items()} == shapes
+
+
+def test_simdeeplab_is_backbone_and_classifier(image):
+    model = build("simdeeplab18").eval()
+    assert isinstance(model, SimDeepLab)
+    with torch.no_grad():
+        out = model(image, details=True)
+        score_map = model.classifier(model.seed_branch(model.normalize(image))[-1])
+    torch.testing.assert_close(out.score_map, score_map)
+    assert torch.equal(out.seed, out.score_map)
+    assert (out.importance == 1).all()
+    assert torch.equal(out.scores, model.upsample(out.seed, (65, 97)))
+
+
+def test_classifier_is_the_sum_of_its_dilated_convolutions():
+    classifier = Classifier(4, K).double()
+    features = torch.randn(1, 4, 30, 31, dtype=torch.float64)
+    expected = 0
+    for branch, dilation in zip(classifier.branches, (6, 12, 18, 24), strict=True):
+        torch.nn.init.normal_(branch.bias)
+        expected += F.conv2d(features, branch.weight, branch.bias, padding=dilation, dilation=dilation)
+    torch.testing.assert_close(classifier(features), expected)
+
+
+def test_importance_head_has_the_layers_of_the_paper():
+    head = ImportanceHead(K)
+    kinds = [type(layer).__name__ for layer in head]
+    assert kinds == ["BatchNorm2d", "ReLU", "Conv2d"] * 3 + ["Sigmoid"]
+    assert [tuple(p.shape) for key, p in head.named_parameters() if p.ndim == 4] == [
+        (8, K, 5, 5),
+        (4, 8, 5, 5),
+        (1, 4, 5, 5),
+    ]
+    assert all(layer.bias is None for layer in head if isinstance(layer, torch.nn.Conv2d))
+
+
+def test_parameter_groups_hold_every_parameter_once():
+    model = build()
+    backbone, head = model.parameter_groups(0.1, head_lr_multiplier=10)
+    assert (backbone["lr"], head["lr"]) == (0.1, 1.0)
+    grouped = [id(p) for group in (backbone, head) for p in group["params"]]
+    assert sorted(grouped) == sorted(id(p) for p in model.parameters())
+    assert any(p is model.mu_logit for p in head["params"])
+    branches = [*model.seed_branch.parameters(), *model.similarity_branch.parameters()]
+    assert {id(p) for p in backbone["params"]} == {id(p) for p in branches}
+
+
+def test_model_names_are_the_documented_ones():
+    expected = tuple(f"{kind}{n}" for kind in ("difnet", "simdeeplab") for n in (18, 34, 50, 101))
+    assert expected == difnet.MODEL_NAMES
+
+
+@pytest.mark.parametrize("package", ["timm", "safetensors"])
+def test_missing_extra_is_named(package):
+    code = f"import sys; sys.modules[{package!r}] = None; import difnet"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    last = done.stderr.strip().splitlines()[-1]
+    assert f"difnet needs the package '{package}': pip install difnet-kernels[train]" in last
+
+
+def test_no_graph_break():
+    image, labels = torch.rand(2, 3, 33, 49), torch.zeros(2, 33, 49, dtype=torch.long)
+    model = softened(build("test_resnet"))
+    twin = create_model(**model.config)
+    twin.load_state_dict(model.state_dict())
+    F.cross_entropy(model(image), labels).backward()
+    # "eager" runs the captured graph as it is: the capture is under test, not code generation.
+    F.cross_entropy(torch.compile(twin, fullgraph=True, backend="eager")(image), labels).backward()
+    for (key, p), q in zip(model.named_parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad, msg=lambda text, key=key: f"{key}: {text}")

@@ -1,0 +1,128 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from difnet.resampling import adaptive_max_pool2d, bilinear_matrix, upsample_bilinear
+
+# Divisible, not divisible in one axis or both, identity, one node, more windows than pixels.
+POOL_SIZES = [
+    ((16, 24), (8, 8)),
+    ((17, 25), (9, 13)),
+    ((33, 24), (9, 12)),
+    ((9, 13), (9, 13)),
+    ((5, 7), (1, 1)),
+    ((1, 1), (1, 1)),
+    ((3, 2), (7, 5)),
+]
+UPSAMPLE_SIZES = [
+    ((9, 13), (65, 97)),
+    ((8, 8), (64, 64)),
+    ((1, 1), (5, 3)),
+    ((41, 2), (321, 9)),
+    ((9, 13), (9, 13)),
+    ((9, 13), (4, 31)),
+]
+
+
+@pytest.mark.parametrize(("input_size", "size"), POOL_SIZES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_adaptive_max_pool_equals_torch(input_size, size, dtype):
+    torch.manual_seed(0)
+    image = torch.randn(2, 3, *input_size).to(dtype)
+    image.requires_grad_()
+    exact = image.detach().double().requires_grad_()
+    pooled, expected = adaptive_max_pool2d(image, size), F.adaptive_max_pool2d(exact, size)
+    assert torch.equal(pooled, F.adaptive_max_pool2d(image, size))
+
+    # Up to nine windows share a pixel here (3, 2 -> 7, 5): at most eight roundings of their sum.
+    grad = torch.randn_like(pooled)
+    (ours,) = torch.autograd.grad(pooled, image, grad)
+    (truth,) = torch.autograd.grad(expected, exact, grad.double(), retain_graph=True)
+    (magnitude,) = torch.autograd.grad(expected, exact, grad.double().abs())
+    assert ours.dtype == dtype
+    assert ((ours - truth).abs() <= 8 * torch.finfo(dtype).eps / 2 * magnitude).all()
+
+
+def test_adaptive_max_pool_shared_maximum_collects_every_window():
+    image = torch.zeros(1, 1, 3, 3, requires_grad=True)
+    with torch.no_grad():
+        image[0, 0, 1, 1] = 1
+    adaptive_max_pool2d(image, (2, 2)).backward(torch.tensor([[[[1.0, 10.0], [100.0, 1000.0]]]]))
+    expected = torch.zeros(3, 3)
+    expected[1, 1] = 1111
+    assert torch.equal(image.grad[0, 0], expected)
+
+
+def test_adaptive_max_pool_gradient_is_exact_to_second_order():
+    image = torch.randn(2, 2, 5, 7, dtype=torch.float64, requires_grad=True)
+    torch.autograd.gradcheck(lambda x: adaptive_max_pool2d(x, (3, 4)), image)
+    torch.autograd.gradgradcheck(lambda x: adaptive_max_pool2d(x, (3, 4)), image)
+
+
+def test_adaptive_max_pool_keeps_nan():
+    image = torch.randn(1, 1, 8, 8)
+    image[0, 0, 0, 0] = float("nan")
+    pooled = adaptive_max_pool2d(image, (3, 3))
+    assert pooled[0, 0, 0, 0].isnan()
+    assert pooled.isnan().sum() == 1
+
+
+@pytest.mark.parametrize(("input_size", "size"), UPSAMPLE_SIZES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_upsample_equals_torch(input_size, size, dtype):
+    torch.manual_seed(0)
+    image = torch.randn(2, 3, *input_size, dtype=dtype)
+    ours, theirs = image.clone().requires_grad_(), image.clone().double().requires_grad_()
+    expected = F.interpolate(theirs, size, mode="bilinear", align_corners=False)
+    result = upsample_bilinear(ours, size)
+    assert result.dtype == dtype
+    torch.testing.assert_close(result, expected.to(dtype))
+
+    grad = torch.randn_like(expected)
+    result.backward(grad.to(dtype))
+    expected.backward(grad.to(dtype).double())
+    torch.testing.assert_close(ours.grad, theirs.grad.to(dtype))
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_upsample_bfloat16_is_rounded_once(autocast):
+    image = torch.randn(1, 2, 9, 13).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        result = upsample_bilinear(image, (65, 97))
+        exact = upsample_bilinear(image.double(), (65, 97))
+        single = upsample_bilinear(image.float(), (65, 97))
+    assert result.dtype == torch.bfloat16
+    assert single.dtype == torch.float32
+    torch.testing.assert_close(single, exact.float())
+    assert torch.equal(result, single.bfloat16())
+
+
+@pytest.mark.parametrize(("input_size", "output_size"), [(1, 7), (41, 321), (9, 9), (13, 5)])
+def test_bilinear_matrix_rows_are_weights(input_size, output_size):
+    matrix = bilinear_matrix(input_size, output_size, dtype=torch.float64, device=torch.device("cpu"))
+    assert matrix.shape == (output_size, input_size)
+    assert (matrix >= 0).all()
+    assert ((matrix > 0).sum(1) <= 2).all()
+    torch.testing.assert_close(matrix.sum(1), torch.ones(output_size, dtype=torch.float64))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA or ROCm device")
+def test_gradients_on_the_device_are_bitwise_reproducible(monkeypatch):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.manual_seed(0)
+    image = torch.randn(4, 64, 321, 321, device="cuda")
+    grad_scores = torch.randn(4, 64, 321, 321, device="cuda")
+
+    def gradient():
+        leaf = image.clone().requires_grad_()
+        upsample_bilinear(adaptive_max_pool2d(leaf, (41, 41)), (321, 321)).backward(grad_scores)
+        return leaf.grad
+
+    first = gradient()
+    assert all(torch.equal(first, gradient()) for _ in range(5))
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert torch.equal(first, gradient())
+    finally:
+        torch.use_deterministic_algorithms(False)
