@@ -278,16 +278,15 @@ class Trainer:
 
     def _finish(self) -> None:
         """Save overlays and say where everything is."""
-        self.accelerator.end_training()
-        if not self.accelerator.is_main_process:
-            return
-        folder = self.run_folder.path / "overlays"
-        folder.mkdir(exist_ok=True)
-        save_overlays(self.network, self.val_set, folder, self.config.overlays, self.accelerator.device)
+        if self.accelerator.is_main_process:
+            folder = self.run_folder.path / "overlays"
+            folder.mkdir(exist_ok=True)
+            save_overlays(self.network, self.val_set, folder, self.config.overlays, self.accelerator.device)
         self.report.line(
             f"done: mean IoU {100.0 * self.record['mean_iou']:.2f}%, best {100.0 * self.best:.2f}%; "
             f"weights, metrics and overlays in {self.run_folder.path}"
         )
+        self.accelerator.end_training()  # ends the process group, and with it the roles
 
     def _anyone(self, flag: bool) -> bool:
         """Whether `flag` is set on any process: all of them must stop at the same step."""

@@ -113,7 +113,7 @@ def test_unreadable_file(data_root, kind, damage):
 
 def test_size_mismatch(data_root):
     path = data_root / "labels/train/view4.png"
-    Image.open(path).resize((28, 20)).save(path)
+    Image.open(path).resize((28, 20), Image.Resampling.NEAREST).save(path)
     message = problem(data_root)
     assert f"{path} is 28x20" in message
     assert "is 56x40" in message
