@@ -38,7 +38,7 @@ PAPER = Recipe(
 
 SCENES = Recipe(
     optimizer="adamw",
-    lr=2e-3,
+    lr=1e-3,
     weight_decay=1e-2,
     batch_size=8,
     crop=64,
@@ -233,15 +233,27 @@ def class_weights(
         return None
     if choice == "median-frequency":
         return median_frequency()
-    text = Path(choice).read_text(encoding="utf-8") if Path(choice).is_file() else choice
-    try:
-        weights = [float(word) for word in text.replace(",", " ").split()]
-    except ValueError as error:
-        raise ValueError(
-            f"--class-weights {choice} is neither none, median-frequency, a file, nor numbers ({error})"
-        ) from error
+    weights = _numbers(choice)
+    if weights is None:
+        try:
+            weights = _numbers(Path(choice).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(
+                f"--class-weights {choice} is neither none, median-frequency, numbers, nor "
+                f"a readable file ({error})"
+            ) from error
+        if weights is None:
+            raise ValueError(f"the file of --class-weights, {choice}, must hold nothing but numbers")
     if len(weights) != classes or not all(0.0 <= weight < math.inf for weight in weights):
         raise ValueError(
             f"--class-weights needs {classes} non-negative numbers, one per class, got {weights}"
         )
     return weights
+
+
+def _numbers(text: str) -> list[float] | None:
+    """Numbers separated by commas or white space; None where `text` is something else."""
+    try:
+        return [float(word) for word in text.replace(",", " ").split()]
+    except ValueError:
+        return None

