@@ -2,17 +2,12 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
-try:
+from difnet.extras import train_extra
+
+with train_extra():
     from difnet.factory import MODELS, create_model
     from difnet.model import Details, DifNet, SimDeepLab
     from difnet.weights import load_model, save_model
-except ModuleNotFoundError as error:
-    missing = (error.name or "").partition(".")[0]
-    if missing in ("", "difnet", "difnet_kernels"):
-        raise
-    raise ModuleNotFoundError(
-        f"difnet needs the package {missing!r}: pip install difnet-kernels[train]", name=error.name
-    ) from error
 
 try:
     __version__ = version("difnet-kernels")

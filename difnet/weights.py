@@ -1,17 +1,15 @@
-"""Weights on disk: safetensors with the configuration and free metadata as JSON in its header. Nothing is
-unpickled."""
+"""Weights on disk: safetensors, configuration and metadata as JSON in its header; nothing is unpickled."""
 
-import contextlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from difnet.factory import create_model
+from difnet.files import write_atomically
 from difnet.model import DifNet, SimDeepLab
 
 _RUN_FILES = ("best.safetensors", "last.safetensors")
@@ -39,17 +37,7 @@ def save_model(model: DifNet | SimDeepLab, path: str | Path, *, metadata: dict[s
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path}: its folder does not exist; create {path.parent} first")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        save_file(tensors, partial, metadata=header)
-        _flush(partial)
-        os.replace(partial, path)
-    except SafetensorError as error:
-        raise OSError(f"{path}: could not be written: {error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # a file system that cannot flush a folder has done what it can
-        _flush(path.parent)
+    write_atomically(path, save(tensors, header))
 
 
 def load_model(
@@ -100,11 +88,3 @@ def _find(path: Path) -> Path:
     raise FileNotFoundError(
         f"{path}: holds neither {' nor '.join(_RUN_FILES)}; name a run folder or a weights file"
     )
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

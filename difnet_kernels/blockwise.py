@@ -101,11 +101,11 @@ def _pair_gradients(
 
     With dS_ij = P_ij (a_i . y_j - delta_i) and G the centred features,
 
-        dF_i = sum_j (dS_ij + dS_ji) g_j + dc_i mean(f),    dc_j = sum_i dS_ij,
+        dF_i = sum_j (dS_ij + dS_ji) g_j + dc_i centre,    dc_j = sum_i dS_ij,
 
     the last term because rows of dS sum to zero.
     """
-    centred, bias, mean = _centre(feature, node_bias)
+    centred, bias, centre = _centre(feature, node_bias)
     grad_centred, grad_state, grad_bias = (torch.zeros_like(x) for x in (centred, state, bias))
     delta = (a * z).sum(dim=-1, keepdim=True)
     # a_i . y_j - delta_i as one product
@@ -116,7 +116,8 @@ def _pair_gradients(
         for rows, columns in itertools.combinations_with_replacement(blocks, 2):
             I, J = (batch, rows), (batch, columns)  # noqa: E741
             scores = torch.bmm(centred[I], centred[J].mT)
-            p_ij = _exp_((scores - lse[I][..., None]).add_(bias[J][:, None]))
+            # The bias first, as in the forward, so that exponents are rounded as they were there.
+            p_ij = _exp_((scores + bias[J][:, None]).sub_(lse[I][..., None]))
             grad_state[J].baddbmm_(p_ij.mT, a[I])
             if need_scores:
                 ds_ij = p_ij.mul_(torch.bmm(left[I], right[J].mT))
@@ -126,7 +127,7 @@ def _pair_gradients(
                     grad_centred[I].baddbmm_(ds_ij + ds_ij.mT, centred[I])
                 continue
             # The tile of (J, I), kept transposed so that it lies over the tile of (I, J).
-            p_ji = _exp_(scores.sub_(lse[J][:, None]).add_(bias[I][..., None]))
+            p_ji = _exp_(scores.add_(bias[I][..., None]).sub_(lse[J][:, None]))
             grad_state[I].baddbmm_(p_ji, a[J])
             if need_scores:
                 ds_ji = p_ji.mul_(torch.bmm(right[I], left[J].mT))
@@ -134,7 +135,7 @@ def _pair_gradients(
                 both = ds_ij.add_(ds_ji)
                 grad_centred[I].baddbmm_(both, centred[J])
                 grad_centred[J].baddbmm_(both.mT, centred[I])
-    return grad_centred.addcmul_(grad_bias[..., None], mean), grad_state, grad_bias
+    return grad_centred.addcmul_(grad_bias[..., None], centre), grad_state, grad_bias
 
 
 def transition_rows(feature: Tensor, nodes: Tensor, node_bias: Tensor | None) -> Tensor:
@@ -145,15 +146,20 @@ def transition_rows(feature: Tensor, nodes: Tensor, node_bias: Tensor | None) ->
 
 
 def _centre(feature: Tensor, node_bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """G = F - mean (B, N, d), the bias mean . g_j + c_j (B, N), and the mean row (B, 1, d).
+    """G = F - centre (B, N, d), the bias centre . g_j + c_j (B, N), and the centre (B, 1, d).
 
     Softmax rows of G G^T + 1 bias^T are those of F F^T + 1 c^T: what was dropped is constant along a row.
+    That holds for any centre. It is the mean row of an image where that makes its features shorter on
+    average, else zero: a mean that a few huge rows have pulled away would cost the others their digits.
     """
     feature = feature.to(torch.promote_types(feature.dtype, torch.float32))
     mean = feature.mean(dim=1, keepdim=True)
-    centred = feature - mean
-    bias = (centred * mean).sum(dim=-1)
-    return centred, bias if node_bias is None else bias + node_bias, mean
+    lengths, centred_lengths = (x.norm(dim=-1).mean(dim=1)[:, None, None] for x in (feature, feature - mean))
+    # Not "centred < plain": a feature that is not a number must stay one.
+    centre = mean.masked_fill(centred_lengths > lengths, 0)
+    centred = feature - centre
+    bias = (centred * centre).sum(dim=-1)
+    return centred, bias if node_bias is None else bias + node_bias, centre
 
 
 def _exp_(exponents: Tensor) -> Tensor:

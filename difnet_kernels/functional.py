@@ -67,7 +67,7 @@ def cascaded_random_walk(
         node_bias = _check_node_bias(node_bias, seed, walks)
 
     backend = choose(backend, seed.device)
-    state = seed.view_as(seed) if state is None else state  # Dynamo refuses one tensor twice
+    state = seed if state is None else state
     dtype = _value_dtype(*features, seed, mu, beta, state, *(() if node_bias is None else (node_bias,)))
     if dtype == torch.float64:
         features = [feature.to(dtype) for feature in features]
@@ -174,7 +174,7 @@ def _run(
     if not features:
         return []
     if backend != "reference":
-        outputs = CascadedRandomWalk.apply(backend, seed, mu, beta, state, node_bias, *features)
+        outputs = CascadedRandomWalk.apply(backend, *_distinct(seed, mu, beta, state, node_bias, *features))
         return list(outputs[: len(features)])
     states = []
     with torch.autocast(seed.device.type, enabled=False):
@@ -183,6 +183,15 @@ def _run(
             state = reference.random_walk(feature, state, seed, mu[t], beta[t], bias)
             states.append(state)
     return states
+
+
+def _distinct(*tensors: Tensor | None) -> list[Tensor | None]:
+    """A view in place of each repeated tensor: Dynamo does not trace a Function given one tensor twice."""
+    result: list[Tensor | None] = []
+    for tensor in tensors:
+        repeated = tensor is not None and any(tensor is other for other in result)
+        result.append(tensor.view_as(tensor) if tensor is not None and repeated else tensor)
+    return result
 
 
 def _value_dtype(*tensors: Tensor) -> torch.dtype:

@@ -97,11 +97,10 @@ def test_failed_save_keeps_the_old_file_and_leaves_nothing_behind(model, saved, 
     shutil.copy(saved, path)
     before = path.read_bytes()
 
-    def full_disk(tensors, filename, metadata):
-        filename.write_bytes(b"half")
-        raise OSError(28, "No space left on device", str(filename))
+    def full_disk(descriptor):
+        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("difnet.weights.save_file", full_disk)
+    monkeypatch.setattr("os.fsync", full_disk)
     with pytest.raises(OSError, match="No space left on device"):
         save_model(model, path, metadata={})
     assert path.read_bytes() == before

@@ -1,0 +1,169 @@
+"""Where a pixel takes its label from: the row of each walk's transition matrix, drawn on the image.
+
+    python -m difnet.explain --checkpoint RUN_OR_FILE --point 120,80 --out DIR IMAGE
+
+writes DIR/IMAGE-NAME_*.png: the row of every walk as a heat-map (brightest where the walk looks most), the
+importance map, the labels of the seed before the walks and after them, and all of them side by side. The
+chosen pixel is marked by a cross.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from difnet.extras import train_extra
+from difnet_kernels import transition_rows
+
+with train_extra():
+    import tyro
+    from PIL import Image, ImageDraw
+
+    from difnet.console import run_command
+    from difnet.model import DifNet
+    from difnet.pictures import overlay, side_by_side, to_array
+    from difnet.weights import load_model
+
+SOURCES = ("image", "block 1", "block 2", "block 3", "block 4")
+
+
+@dataclass
+class ExplainConfig:
+    """What to explain."""
+
+    image: Annotated[Path, tyro.conf.Positional]
+    """The picture, in any size and format that Pillow reads."""
+    checkpoint: Path
+    """A run folder or a weights file of a DifNet."""
+    point: str
+    """The pixel, as x,y from the upper left corner."""
+    out: Path
+    """Folder for the pictures, created if need be."""
+    device: str = "cpu"
+
+
+def node_of(point: tuple[int, int], image_size: tuple[int, int], map_size: tuple[int, int]) -> int:
+    """Return the node, counted row by row, whose cell holds the pixel `point` = (x, y).
+
+    Both sizes are (height, width).
+
+    Raises:
+        ValueError: the pixel lies outside the image.
+    """
+    (x, y), (height, width), (rows, columns) = point, image_size, map_size
+    if not (0 <= x < width and 0 <= y < height):
+        raise ValueError(f"--point {x},{y}: outside the image of width {width} and height {height}")
+    return (y * rows // height) * columns + x * columns // width
+
+
+@torch.inference_mode()
+def explain(model: DifNet, image: Tensor, point: tuple[int, int]) -> tuple[dict[str, Tensor], list[str]]:
+    """Compute what a pixel's scores are made of.
+
+    Args:
+        model: in evaluation mode.
+        image: (3, H, W) in [0, 1], on the model's device.
+        point: (x, y).
+
+    Returns:
+        Maps of the image's size, (H, W): "importance", one row of P for each walk ("walk1", ...), and the
+        int64 label maps "before" and "after"; and one line of text for each walk.
+    """
+    details = model(image[None], details=True)
+    size = (image.shape[-2], image.shape[-1])
+    grid = (details.seed.shape[-2], details.seed.shape[-1])
+    node = torch.tensor([node_of(point, size, grid)], device=image.device)
+
+    maps = {"importance": model.upsample(details.importance, size)[0, 0]}
+    lines = []
+    walks = zip(model.walks, model.embed(image[None]), details.mu, details.beta, strict=True)
+    for number, (source, embedding, mu, beta) in enumerate(walks, 1):
+        row = transition_rows(embedding, node)[0, 0]
+        maps[f"walk{number}"] = model.upsample(row.view(1, 1, *grid), size)[0, 0]
+        reach = torch.special.entr(row).sum().exp()
+        lines.append(
+            f"walk {number} ({SOURCES[source]}): mu {mu:.3f}, beta {beta:.3f}, weight on itself "
+            f"{row[node].item():.3f}, spread over {reach:.1f} of {row.numel()} nodes (exp of the entropy)"
+        )
+    maps["before"] = model.upsample(details.seed, size)[0].argmax(0)
+    maps["after"] = details.scores[0].argmax(0)
+    return maps, lines
+
+
+def draw(
+    image: Tensor, maps: dict[str, Tensor], palette: np.ndarray, point: tuple[int, int]
+) -> dict[str, Any]:
+    """Turn the maps of `explain` into RGB pictures of the same names, plus "all" side by side."""
+    pictures = {}
+    for name, values in maps.items():
+        is_label = not values.is_floating_point()
+        picture = overlay(image, values, palette) if is_label else heat_map(image, values)
+        mark(picture, point)
+        pictures[name] = picture
+    return pictures | {"all": side_by_side(*pictures.values())}
+
+
+def heat_map(image: Tensor, values: Tensor) -> Image.Image:
+    """Draw values (H, W) >= 0 over a darkened grey image (3, H, W): nothing, red, yellow, white."""
+    grey = to_array(image).mean(-1, keepdims=True)
+    heat = (values / values.max().clamp(min=torch.finfo(values.dtype).tiny)).cpu().numpy()[..., None]
+    colour = 255 * np.clip(3 * heat - np.arange(3), 0, 1)
+    return Image.fromarray(np.round(np.maximum(grey * 0.5, colour)).astype(np.uint8))
+
+
+def mark(picture: Image.Image, point: tuple[int, int], radius: int = 4) -> None:
+    """Draw a cross at `point` = (x, y): white in black, to be seen on any ground."""
+    x, y = point
+    pen = ImageDraw.Draw(picture)
+    for colour, width in (("black", 3), ("white", 1)):
+        pen.line((x - radius, y, x + radius, y), fill=colour, width=width)
+        pen.line((x, y - radius, x, y + radius), fill=colour, width=width)
+
+
+def run(config: ExplainConfig) -> None:
+    """Explain one pixel of one picture as `config` says."""
+    point = _parse(config.point)
+    model, metadata = load_model(config.checkpoint, config.device)
+    if not isinstance(model, DifNet) or not model.walks:
+        raise ValueError(
+            f"--checkpoint {config.checkpoint}: {model.config['name']!r} has no walks to explain"
+        )
+    if "palette" not in metadata:
+        raise ValueError(f"--checkpoint {config.checkpoint}: no palette in its metadata; save it with one")
+    with Image.open(config.image) as file:
+        pixels = np.asarray(file.convert("RGB"))
+    image = torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 255
+
+    maps, lines = explain(model, image.to(config.device), point)
+    palette = np.asarray(metadata["palette"], np.uint8)
+    config.out.mkdir(parents=True, exist_ok=True)
+    for name, picture in draw(image, maps, palette, point).items():
+        picture.save(config.out / f"{config.image.stem}_{name}.png")
+    print("\n".join(lines))
+    before, after = (int(maps[name][point[1], point[0]]) for name in ("before", "after"))
+    classes = metadata.get("classes", range(model.num_classes))
+    print(f"pixel {point[0]},{point[1]}: {classes[before]} before the walks, {classes[after]} after them")
+    print(f"pictures in {config.out}")
+
+
+def _parse(point: str) -> tuple[int, int]:
+    try:
+        x, y = (int(part) for part in point.split(","))
+    except ValueError:
+        raise ValueError(f"--point {point}: expected two whole numbers as x,y") from None
+    return x, y
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return its exit status."""
+    config = tyro.cli(ExplainConfig, prog="python -m difnet.explain", description=__doc__, args=arguments)
+    return run_command(lambda: run(config), "difnet.explain")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

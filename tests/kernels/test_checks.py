@@ -1,0 +1,172 @@
+"""Bad input: each error names the argument, what was expected and what came."""
+
+import logging
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from difnet_kernels import BackendError, backends, cascaded_random_walk, random_walk, testing, transition_rows
+
+
+@pytest.fixture
+def arguments():
+    inputs = testing.make_inputs(2, 7, 4, 3, 2).to(torch.float32)
+    return {"features": inputs.features, "seed": inputs.seed, "mu": inputs.mu, "beta": inputs.beta}
+
+
+def zeros(*shape, **options):
+    return torch.zeros(*shape, **options)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"features": zeros(2, 7, 4)}, ValueError, r"features: .*\(T, B, N, d\).*\(2, 7, 4\)"),
+        ({"features": 3}, TypeError, "features: expected a sequence"),
+        ({"features": [zeros(2, 7), zeros(2, 7, 4)]}, ValueError, r"features\[0\]: expected 3 axes"),
+        (
+            {"features": [zeros(2, 7, 4), zeros(2, 8, 4)]},
+            ValueError,
+            r"features\[1\].*\(2, 7, 4\).*\(2, 8, 4\)",
+        ),
+        ({"features": [zeros(2, 7, 4), zeros(3, 7, 4)]}, ValueError, r"features\[1\].*\(3, 7, 4\)"),
+        ({"features": [zeros(2, 7, 0), zeros(2, 7, 4)]}, ValueError, r"features\[0\]: axis d .* is empty"),
+        ({"features": [zeros(2, 7, 4, dtype=torch.int64)] * 2}, TypeError, r"features\[0\].*torch.int64"),
+        ({"features": [None, None]}, TypeError, r"features\[0\]: expected a floating-point tensor.*NoneType"),
+        ({"seed": zeros(2, 7)}, ValueError, "seed: expected 3 axes"),
+        ({"seed": zeros(2, 0, 3)}, ValueError, "seed: axis N .* is empty"),
+        ({"seed": zeros(2, 7, 3, dtype=torch.complex64)}, TypeError, "seed: .*complex64"),
+        ({"seed": zeros(2, 7, 3, dtype=torch.bool)}, TypeError, "seed: .*bool"),
+        ({"mu": zeros(3)}, ValueError, r"mu: expected \(T,\) for T = 2 walks.*\(3,\)"),
+        ({"mu": zeros(())}, ValueError, "mu: expected 1 axes"),
+        ({"mu": 0.5}, TypeError, "mu: expected a floating-point tensor.*float 0.5"),
+        ({"beta": zeros(2, dtype=torch.int32)}, TypeError, "beta: .*int32"),
+        ({"beta": zeros(2, device="meta")}, ValueError, "beta: expected the device.*cpu.*meta"),
+        (
+            {"features": [zeros(2, 7, 4, device="meta")] * 2},
+            ValueError,
+            r"features\[0\]: expected the device",
+        ),
+        ({"state": zeros(2, 7, 4)}, ValueError, r"state: expected the shape of seed.*\(2, 7, 4\)"),
+        ({"node_bias": zeros(2, 8)}, ValueError, r"node_bias: expected \(B, N\) = \(2, 7\)"),
+        ({"node_bias": zeros(3, 2, 7)}, ValueError, r"node_bias: expected \(T, B, N\) = \(2, 2, 7\)"),
+        ({"node_bias": zeros(7)}, ValueError, "node_bias: expected 2 axes"),
+        ({"backend": "cuda"}, BackendError, "backend='cuda' is unknown; expected one of .*blockwise"),
+    ],
+)
+def test_bad_input(arguments, change, error, message):
+    with pytest.raises(error, match=message):
+        cascaded_random_walk(**(arguments | change))
+
+
+def test_bad_input_of_one_walk(arguments):
+    feature, seed = arguments["features"][0], arguments["seed"]
+    half = torch.tensor(0.5)
+    with pytest.raises(ValueError, match=r"mu: expected a tensor of one element.*float 0\.5"):
+        random_walk(feature, seed, seed, 0.5, half)
+    with pytest.raises(ValueError, match="feature: expected 3 axes"):
+        random_walk(feature[0], seed, seed, half, half)
+    with pytest.raises(ValueError, match="state: expected the shape of seed"):
+        random_walk(feature, seed[:, 1:], seed, half, half)
+    with pytest.raises(ValueError, match="node_bias: expected 2 axes"):
+        random_walk(feature, seed, seed, half, half, node_bias=zeros(1, 2, 7))
+
+
+@pytest.mark.parametrize(
+    ("nodes", "error", "message"),
+    [
+        (torch.tensor([0, 7]), IndexError, r"nodes: 7 is outside 0 \.\. 6"),
+        (torch.tensor([-1]), IndexError, "nodes: -1 is outside"),
+        (torch.tensor([0.0]), TypeError, "nodes: expected an integer tensor"),
+        ([0], TypeError, "nodes: expected an integer tensor.*list"),
+        (torch.zeros(3, 1, dtype=torch.int64), ValueError, r"nodes: expected \(n,\) or \(B, n\) with B = 2"),
+        (torch.tensor(0), ValueError, "nodes: expected"),
+    ],
+)
+def test_bad_nodes(arguments, nodes, error, message):
+    with pytest.raises(error, match=message):
+        transition_rows(arguments["features"][0], nodes)
+
+
+def test_rows_are_those_of_the_transition_matrix(backend):
+    inputs = testing.make_inputs(3, 40, 16, 3, 1, "pooled", node_bias=True).requires_grad_()
+    feature, bias = inputs.features[0], inputs.node_bias[0]
+    scores = feature @ feature.mT + bias[:, None]
+    full = torch.softmax(scores, dim=-1)
+    rows = transition_rows(feature, torch.tensor([0, 39, 7]), node_bias=bias, backend=backend)
+    torch.testing.assert_close(rows, full[:, [0, 39, 7]], rtol=1e-10, atol=1e-14)
+    nodes = torch.tensor([[1, 2], [3, 4], [5, 5]], dtype=torch.int32)
+    rows = transition_rows(feature, nodes, node_bias=bias, backend=backend)
+    truth = torch.stack([full[b, nodes[b]] for b in range(3)])
+    torch.testing.assert_close(rows, truth, rtol=1e-10, atol=1e-14)
+    grads = [torch.autograd.grad(x.square().sum(), (feature, bias), retain_graph=True) for x in (rows, truth)]
+    for x, y in zip(*grads, strict=True):
+        torch.testing.assert_close(x, y, rtol=1e-9, atol=1e-12)
+
+
+def run_python(code, **environment):
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env=os.environ | environment,
+        timeout=120,
+        check=False,
+    )
+
+
+WALK = """
+import logging, torch
+logging.basicConfig(level=logging.DEBUG, format="%(name)s %(message)s")
+from difnet_kernels import random_walk
+x, half = torch.randn(1, 5, 2), torch.tensor(0.5)
+for _ in range(3):
+    random_walk(x, x, x, half, half)
+"""
+
+
+def test_choice_is_logged_once():
+    log = run_python(WALK, DIFNET_BACKEND="").stderr
+    assert log.count("difnet_kernels random walks on cpu use backend") == 1
+
+
+def test_environment_names_the_default():
+    assert run_python(WALK, DIFNET_BACKEND="reference").returncode == 0
+    result = run_python(WALK, DIFNET_BACKEND="nonsense")
+    assert result.returncode != 0
+    assert "DIFNET_BACKEND='nonsense' is unknown; expected one of" in result.stderr
+
+
+def test_a_backend_that_is_off_says_why(monkeypatch, arguments):
+    from difnet_kernels import backends as listed
+    from difnet_kernels.backends import _BACKENDS, Backend
+
+    monkeypatch.setitem(_BACKENDS, "broken", Backend("", None, lambda: "it was not built; build it"))
+    monkeypatch.setitem(_BACKENDS, "elsewhere", Backend("", ("cuda",), lambda: None))
+    with pytest.raises(BackendError, match="backend='broken' cannot run here: it was not built; build it"):
+        cascaded_random_walk(**arguments, backend="broken")
+    with pytest.raises(BackendError, match="it takes tensors on cuda, these are on cpu"):
+        cascaded_random_walk(**arguments, backend="elsewhere")
+    status = {s.name: s for s in listed()}["broken"]
+    assert not status.available
+    assert status.reason == "it was not built; build it"
+
+
+def test_info_lists_every_backend():
+    output = subprocess.run(
+        [sys.executable, "-m", "difnet_kernels.info"], capture_output=True, text=True, check=True, timeout=120
+    ).stdout
+    for status in backends():
+        assert status.name in output
+        assert status.reason in output
+    for subject in ("torch:", "triton:", "compiler:", "CUDA", "CPU features:"):
+        assert subject in output
+
+
+def test_logger_is_silent_by_default(arguments, caplog):
+    with caplog.at_level(logging.INFO):
+        cascaded_random_walk(**arguments)
+    assert not caplog.records

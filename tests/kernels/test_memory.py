@@ -1,0 +1,45 @@
+"""Peak memory at N = 65,536, where P alone would take 16 GiB, measured in a process of its own."""
+
+import subprocess
+import sys
+
+import pytest
+
+MEASURE = """
+import resource, sys, torch
+from difnet_kernels import cascaded_random_walk
+
+backend, width, classes, backward = sys.argv[1], *map(int, sys.argv[2:])
+N = 65_536
+torch.manual_seed(0)
+feature = 0.3 * torch.randn(1, N, width)
+seed = torch.randn(1, N, classes)
+half = torch.tensor([0.5])
+small = (feature[:, :600].requires_grad_(bool(backward)), seed[:, :600])
+def run(feature, seed):
+    y = cascaded_random_walk([feature], seed, half, half, backend=backend)
+    if backward:
+        y.sum().backward()
+run(*small)  # the libraries' own buffers belong to the baseline
+baseline = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+run(feature.detach().requires_grad_(bool(backward)), seed)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - baseline) / 1024)
+"""
+
+
+def peak_mebibytes(*arguments):
+    command = [sys.executable, "-c", MEASURE, *map(str, arguments)]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True, timeout=600).stdout)
+
+
+@pytest.mark.slow
+def test_forward_stays_under_a_gibibyte(backend):
+    assert peak_mebibytes(backend, 64, 21, 0) < 1024
+
+
+@pytest.mark.slow
+def test_backward_memory_is_linear(backend):
+    """Forward and backward need a few copies of the inputs and results, (d + k) N floats each, and tiles."""
+    copy = 65_536 * (64 + 21) * 4 / 2**20
+    peak = peak_mebibytes(backend, 64, 21, 1)
+    assert peak < 12 * copy + 64

@@ -1,0 +1,199 @@
+"""What the mathematics promises, and the extremes: on every backend."""
+
+import pytest
+import torch
+
+from difnet_kernels import cascaded_random_walk, random_walk, testing
+
+EVERY_BACKEND = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+
+
+def walk(backend, inputs, **changes):
+    inputs = inputs._replace(**changes)
+    return cascaded_random_walk(
+        inputs.features,
+        inputs.seed,
+        inputs.mu,
+        inputs.beta,
+        state=inputs.state,
+        node_bias=inputs.node_bias,
+        backend=backend,
+    )
+
+
+@pytest.fixture(params=[torch.float32, torch.float64])
+def inputs(request):
+    return testing.make_inputs(3, 63, 64, 5, 3, "mixed", node_bias=True).to(request.param)
+
+
+def test_constant_state_stays_constant(backend, inputs):
+    constant = torch.full_like(inputs.seed, 0.7)
+    y = walk(backend, inputs, seed=constant, state=constant)
+    torch.testing.assert_close(y, constant, rtol=0, atol=4 * torch.finfo(y.dtype).eps)
+
+
+def test_output_stays_in_the_range_of_state_and_seed(backend, inputs):
+    y = walk(backend, inputs)
+    both = torch.cat((inputs.seed, inputs.state), dim=1)
+    slack = 4 * torch.finfo(y.dtype).eps
+    assert (y >= both.amin(dim=1, keepdim=True) - slack).all()
+    assert (y <= both.amax(dim=1, keepdim=True) + slack).all()
+
+
+def test_permuting_nodes_permutes_the_output(backend, inputs):
+    order = torch.randperm(63, generator=torch.Generator().manual_seed(0))
+    permuted = walk(
+        backend,
+        inputs,
+        features=[f[:, order] for f in inputs.features],
+        seed=inputs.seed[:, order],
+        state=inputs.state[:, order],
+        node_bias=inputs.node_bias[:, :, order],
+    )
+    torch.testing.assert_close(
+        permuted, walk(backend, inputs)[:, order], rtol=0, atol=100 * torch.finfo(permuted.dtype).eps
+    )
+
+
+def test_images_do_not_mix(backend, inputs):
+    other = inputs._replace(
+        features=[torch.cat((f[:1], 2 * f[1:])) for f in inputs.features],
+        seed=torch.cat((inputs.seed[:1], 3 * inputs.seed[1:])),
+    )
+    torch.testing.assert_close(walk(backend, other)[0], walk(backend, inputs)[0])
+
+
+def test_beta_zero_returns_the_state(backend, inputs):
+    assert torch.equal(walk(backend, inputs, beta=torch.zeros_like(inputs.beta)), inputs.state)
+
+
+def test_mu_zero_ignores_the_features(backend, inputs):
+    zero, one = torch.zeros_like(inputs.mu), torch.ones_like(inputs.beta)
+    assert torch.equal(walk(backend, inputs, mu=zero, beta=one), inputs.seed)
+
+
+def test_mu_and_beta_one_is_the_transition(backend, inputs):
+    one = torch.ones_like(inputs.mu)
+    y = walk(backend, inputs, mu=one, beta=one)
+    truth = walk("reference", inputs.to(torch.float64), mu=one.double(), beta=one.double())
+    torch.testing.assert_close(y.double(), truth, rtol=0, atol=50 * torch.finfo(y.dtype).eps)
+
+
+def test_removed_nodes_are_as_if_never_there(backend, inputs):
+    kept = torch.arange(63) % 4 != 1
+    bias = inputs.node_bias.masked_fill(~kept, -torch.inf).requires_grad_()
+    features = [f.clone().requires_grad_() for f in inputs.features]
+    # What a removed node holds must not matter to the others.
+    loud = inputs.state.masked_fill(~kept[:, None], 1e6)
+    y = walk(backend, inputs, node_bias=bias, features=features, state=loud)
+    without = walk(
+        backend,
+        inputs,
+        features=[f[:, kept] for f in inputs.features],
+        seed=inputs.seed[:, kept],
+        state=inputs.state[:, kept],
+        node_bias=inputs.node_bias[:, :, kept],
+    )
+    torch.testing.assert_close(y[:, kept], without, rtol=0, atol=50 * torch.finfo(y.dtype).eps)
+    grad_bias, *grad_features = torch.autograd.grad(y[:, kept].square().sum(), (bias, *features))
+    assert not grad_bias[:, :, ~kept].any(), "a removed node has no gradient of its bias"
+    assert all(torch.isfinite(g).all() and not g[:, ~kept].any() for g in grad_features)
+
+
+def test_all_nodes_removed_is_not_a_number(backend, inputs):
+    bias = inputs.node_bias.clone()
+    bias[:, 1] = -torch.inf
+    y = walk(backend, inputs, node_bias=bias)
+    assert y[1].isnan().all()
+    assert torch.isfinite(y[[0, 2]]).all()
+
+
+def test_gaussian_affinity(backend, inputs):
+    feature = inputs.features[0]
+    bias = -feature.square().sum(dim=-1) / 2
+    one = torch.ones((), dtype=feature.dtype)
+    y = random_walk(feature, inputs.state, inputs.seed, one, one, node_bias=bias, backend=backend)
+    weights = torch.softmax(-torch.cdist(feature.double(), feature.double()).square() / 2, dim=-1)
+    torch.testing.assert_close(
+        y.double(), weights @ inputs.state.double(), rtol=0, atol=100 * torch.finfo(y.dtype).eps
+    )
+
+
+def test_bias_for_all_walks_or_for_each(backend, inputs):
+    shared = inputs.node_bias[0]
+    each = shared.expand(3, -1, -1).clone()
+    assert torch.equal(walk(backend, inputs, node_bias=shared), walk(backend, inputs, node_bias=each))
+
+
+def test_features_as_one_tensor(backend, inputs):
+    stacked = torch.stack(inputs.features)
+    assert torch.equal(walk(backend, inputs, features=stacked), walk(backend, inputs))
+
+
+def test_bitwise_repeatable(backend, inputs):
+    def run():
+        copy = inputs.to(inputs.seed.dtype).requires_grad_()
+        y = walk(backend, copy)
+        return [y, *torch.autograd.grad(y.square().sum(), copy.tensors())]
+
+    first = run()
+    for _ in range(20):
+        assert all(torch.equal(x, y) for x, y in zip(first, run(), strict=True))
+
+
+@pytest.mark.parametrize(
+    "case", ["zero rows", "identical rows", "one huge row", "negative zero", "subnormal"]
+)
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (3, 40, 64, 5)])
+def test_extremes(backend, case, shape):
+    batch, nodes, width, classes = shape
+    inputs = testing.make_inputs(batch, nodes, width, classes, 1, "mixed")
+    feature = inputs.features[0]
+    if case == "zero rows":
+        feature = feature * (torch.arange(nodes)[:, None] % 2)
+    elif case == "identical rows":
+        feature = feature[:, :1].expand(-1, nodes, -1) * 3
+    elif case == "one huge row":
+        feature = feature.clone()
+        feature[:, 0] *= 1e4 / feature[:, 0].norm(dim=-1, keepdim=True)
+    elif case == "negative zero":
+        feature = -torch.zeros_like(feature)
+    else:
+        feature = feature * 1e-40
+    inputs = inputs._replace(features=[feature])
+    errors = testing.measure_errors(inputs, torch.float32, backend)
+    assert all(error.within for error in errors), "\n".join(map(str, errors))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("where", ["features", "seed", "state", "mu", "beta", "node_bias"])
+@pytest.mark.parametrize("mixed_in", ["small", "many tiles"])
+def test_bad_numbers_reach_what_they_influence(backend, bad, where, mixed_in):
+    inputs = testing.make_inputs(3, 17 if mixed_in == "small" else 1100, 16, 3, 1, "mixed", node_bias=True)
+    inputs = inputs.to(torch.float32)
+    clean = walk(backend, inputs)
+    target = inputs.features[0] if where == "features" else getattr(inputs, where)
+    if where in ("mu", "beta"):
+        target[0] = bad
+    elif where == "node_bias":
+        target[0, 0, 5] = bad
+    else:
+        target[0, 5, 2] = bad
+    y = walk(backend, inputs)
+    truth = walk("reference", inputs.to(torch.float64))
+    # Where the specification is not finite neither is the result; the other images keep their bits.
+    lost = ~torch.isfinite(truth) & torch.isfinite(y)
+    assert not lost.any()
+    if where not in ("mu", "beta"):
+        assert torch.equal(y[1:], clean[1:])
+    if not (where == "node_bias" and bad == -float("inf")):
+        assert not torch.isfinite(y[0]).all()
+
+
+def test_subnormal_weights_are_zero_not_small(backend):
+    """Scores far below the row's largest give a weight of exactly 0, also after an infinite state."""
+    feature = torch.tensor([[[20.0], [-20.0]]])
+    state = torch.tensor([[[1.0], [torch.finfo(torch.float32).max]]])
+    one = torch.ones(())
+    y = random_walk(feature, state, state, one, one, backend=backend)
+    assert torch.equal(y, state)

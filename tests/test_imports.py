@@ -1,0 +1,69 @@
+"""Who may import whom, and that the operator needs torch and numpy alone."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+BLOCK = """
+import importlib.machinery
+find_spec = importlib.machinery.PathFinder.find_spec
+
+def without_blocked(name, *arguments):
+    return None if name.split(".")[0] in {blocked!r} else find_spec(name, *arguments)
+
+importlib.machinery.PathFinder.find_spec = without_blocked
+"""
+
+WALK = """
+import torch
+from difnet_kernels import cascaded_random_walk
+x = torch.randn(1, 9, 4, requires_grad=True)
+half = torch.full((2,), 0.5)
+cascaded_random_walk([x, x], x, half, half).sum().backward()
+assert torch.isfinite(x.grad).all()
+"""
+
+
+def imported_roots(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            yield node.module.split(".")[0]
+
+
+def test_the_operator_does_not_import_the_model():
+    for path in (ROOT / "difnet_kernels").rglob("*.py"):
+        assert "difnet" not in set(imported_roots(path)), path
+
+
+@pytest.mark.parametrize(
+    "blocked",
+    [
+        ("triton",),
+        ("triton", "timm", "accelerate", "torchvision", "torchmetrics", "tyro", "safetensors", "tensorboard"),
+    ],
+)
+def test_the_operator_runs_with_torch_and_numpy_alone(blocked):
+    code = BLOCK.format(blocked=blocked) + WALK
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert result.returncode == 0, result.stderr
+
+
+def test_importing_is_light():
+    code = (
+        "import sys, torch; before = set(sys.modules); import difnet_kernels;"
+        "new = {m.split('.')[0] for m in set(sys.modules) - before};"
+        "print(new & {'triton', 'sympy', 'PIL', 'timm'})"
+    )
+    output = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert output.stdout.strip() == "set()"
