@@ -315,6 +315,8 @@ def _accelerator(config: TrainConfig) -> Accelerator:
         )  # PyTorch's condition for its use of cuBLAS
         torch.use_deterministic_algorithms(True)
     return Accelerator(
+        # Without the flag, processes on a machine without an accelerator would each train on their own.
+        cpu=torch.accelerator.current_accelerator(check_available=True) is None,
         mixed_precision=config.precision,
         gradient_accumulation_steps=config.accumulation,
         log_with="tensorboard",

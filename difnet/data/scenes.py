@@ -2,7 +2,7 @@
 
 Sky, ground, discs, squares, triangles and rings have colours of their own, but these vary and overlap under
 texture and shading, and one surface in four takes the colour of any class. So a patch seen alone hints at its
-class without telling it: sky is what lies above the horizon, and the inside of a shape is told by its outline.
+class without telling it: sky is what lies above the horizon, and what a shape is, its outline tells.
 """
 
 from collections.abc import Callable
