@@ -8,8 +8,8 @@
     tensorboard/        the same metrics as TensorBoard events
     overlays/           validation pictures
 
-Every file but the two logs is replaced as a whole, so that a kill at any moment leaves a run that resumes; the
-logs are cut back to the step of the state. Nothing is unpickled.
+Every file but the two logs is replaced as a whole, so that a kill at any moment leaves a run that resumes;
+the logs are cut back to the step of the state. Nothing is unpickled.
 """
 
 import json

@@ -1,6 +1,8 @@
 """Typed settings of the three commands; tyro turns them into command lines."""
 
 import json
+import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -32,11 +34,11 @@ PAPER = Recipe(
     epochs=100,
     eval_batch_size=1,
 )
-"""The paper's recipe, for real photographs. Its 30,000 steps are for VOC; a number of epochs fits any data."""
+"""The paper's recipe, for real photographs. Its 30,000 steps are for VOC; epochs fit any data."""
 
 SCENES = Recipe(
     optimizer="adamw",
-    lr=2e-3,
+    lr=1e-3,
     weight_decay=1e-2,
     batch_size=8,
     crop=64,
@@ -44,8 +46,8 @@ SCENES = Recipe(
     epochs=1,
     eval_batch_size=8,
 )
-"""The drawn scenes, sized for about three minutes on two CPU cores. Networks start from random weights and see
-a few hundred steps, where AdamW learns several times faster than the paper's SGD does."""
+"""The drawn scenes, sized for about three minutes on two CPU cores. Networks start from random weights and
+see a few hundred steps, where AdamW learns several times faster than the paper's SGD does."""
 
 RECIPES: dict[str, Recipe] = {"scenes": SCENES, "camvid": PAPER, "folder": PAPER}
 
@@ -217,3 +219,41 @@ class PredictConfig:
     """Average class probabilities with those of the mirrored image."""
     device: str | None = None
     """Device, such as cuda or cpu; the best one present by default."""
+
+
+def class_weights(
+    choice: str, classes: int, median_frequency: Callable[[], list[float]]
+) -> list[float] | None:
+    """Class weights of the option ``--class-weights``; None for none.
+
+    Raises:
+        ValueError: not one non-negative number for each class.
+    """
+    if choice == "none":
+        return None
+    if choice == "median-frequency":
+        return median_frequency()
+    weights = _numbers(choice)
+    if weights is None:
+        try:
+            weights = _numbers(Path(choice).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(
+                f"--class-weights {choice} is neither none, median-frequency, numbers, nor "
+                f"a readable file ({error})"
+            ) from error
+        if weights is None:
+            raise ValueError(f"the file of --class-weights, {choice}, must hold nothing but numbers")
+    if len(weights) != classes or not all(0.0 <= weight < math.inf for weight in weights):
+        raise ValueError(
+            f"--class-weights needs {classes} non-negative numbers, one per class, got {weights}"
+        )
+    return weights
+
+
+def _numbers(text: str) -> list[float] | None:
+    """Numbers separated by commas or white space; None where `text` is something else."""
+    try:
+        return [float(word) for word in text.replace(",", " ").split()]
+    except ValueError:
+        return None

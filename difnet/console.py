@@ -38,7 +38,7 @@ class Interrupted(Exception):
 
 
 class StopSignal:
-    """Turns the first SIGINT or SIGTERM into a flag, so that a step is never cut in half; a second one kills."""
+    """Turns the first SIGINT or SIGTERM into a flag, so that no step is cut in half; a second one kills."""
 
     def __init__(self) -> None:
         self.received = False
@@ -85,7 +85,7 @@ def run_command(command: Callable[[], None], name: str) -> int:
 
 
 def _is_ours(error: BaseException) -> bool:
-    """Whether this package raised `error` itself: an error from deeper down is a bug and keeps its traceback."""
+    """Whether this package raised `error` itself; one from deeper down is a bug and keeps its traceback."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next

@@ -26,6 +26,7 @@ class SegmentationLoss(nn.Module):
 
     def __init__(self, class_weights: Tensor | None = None):
         super().__init__()
+        self.class_weights: Tensor | None
         self.register_buffer("class_weights", class_weights)
 
     def forward(self, scores: Tensor, label: Tensor) -> Tensor:

@@ -1,10 +1,13 @@
 """Label maps as pictures: palette PNG, overlay on the image, side by side."""
 
+from pathlib import Path
+
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 
-from difnet.data.base import VOID
+from difnet.data.base import VOID, SegmentationDataset
 
 
 def to_array(image: Tensor) -> np.ndarray:
@@ -45,3 +48,19 @@ def side_by_side(*pictures: Image.Image, gap: int = 4) -> Image.Image:
         sheet.paste(picture.convert("RGB"), (left, 0))
         left += picture.width + gap
     return sheet
+
+
+@torch.inference_mode()
+def save_overlays(
+    model: torch.nn.Module, dataset: SegmentationDataset, folder: Path, count: int, device: torch.device
+) -> None:
+    """Write `count` pictures, spread over `dataset`: image, true labels, predicted labels."""
+    model.eval()
+    count = min(count, len(dataset))
+    for index in sorted({round(i * (len(dataset) - 1) / max(1, count - 1)) for i in range(count)}):
+        image, label = dataset[index]
+        predicted = model(image[None].to(device)).argmax(1)[0].cpu()
+        truth = overlay(image, label, dataset.palette)
+        plain = overlay(image, label, dataset.palette, opacity=0.0)
+        sheet = side_by_side(plain, truth, overlay(image, predicted, dataset.palette))
+        sheet.save(folder / f"{dataset.item_name(index).replace('/', '_')}.png")

@@ -2,6 +2,7 @@
 
 import errno
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,11 @@ from torch import Tensor
 from torch.utils.data import Subset
 
 from difnet.checkpoint import RunError, RunFolder
-from difnet.config import TrainConfig
+from difnet.config import TrainConfig, class_weights
 from difnet.console import Interrupted, Reporter, StopSignal
 from difnet.data import (
     DataError,
     SeededView,
-    SegmentationDataset,
     StepSampler,
     create_dataset,
     eval_transform,
@@ -28,7 +28,7 @@ from difnet.engine import SegmentationLoss, evaluate, poly, train_one_epoch
 from difnet.environment import describe_environment, differences
 from difnet.factory import create_model
 from difnet.metrics import format_record
-from difnet.pictures import overlay, side_by_side
+from difnet.pictures import save_overlays
 from difnet.weights import save_model
 
 
@@ -80,7 +80,7 @@ class Trainer:
                 while self.step < self.steps:
                     epoch, done = divmod(self.step, sampler.steps_per_epoch)
                     sampler.start_at(epoch, done)
-                    for self.step, loss in train_one_epoch(
+                    for step, loss in train_one_epoch(
                         self.model,
                         batches,
                         self.loss_function,
@@ -89,7 +89,8 @@ class Trainer:
                         step=self.step,
                         lr_factor=lambda step: poly(step, self.steps, config.poly_power),
                     ):
-                        progress(self.step)
+                        self.step = step
+                        progress(step)
                         self._after_step(loss, self._anyone(stop.received))
                         if self.step == self.steps:
                             break
@@ -150,7 +151,7 @@ class Trainer:
                 for dataset in (self.train_set, self.val_set):
                     self.report.line(f"checking {len(dataset)} {dataset.split} images of {dataset.name}")
                     with self.report.bar("checking", len(dataset)) as progress:
-                        reports.append(dataset.check(lambda done, _total, bar=progress: bar(done)))
+                        reports.append(dataset.check(progress))
                 chosen = class_weights(
                     self.config.class_weights, classes, reports[0].median_frequency_weights
                 )
@@ -206,6 +207,9 @@ class Trainer:
     def _evaluate(self) -> None:
         """Evaluate, log, and save the weights, as best if they are."""
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
+        if world > 1:  # batch statistics differ between processes until the next forward
+            for buffer in self.network.buffers():
+                torch.distributed.broadcast(buffer, src=0)
         share = Subset(self.val_set, range(rank, len(self.val_set), world))
         batches = make_loader(share, self.config.workers, batch_size=self.recipe.eval_batch_size)
         with self.report.bar("evaluating", len(share)) as progress, self.accelerator.autocast():
@@ -275,16 +279,15 @@ class Trainer:
 
     def _finish(self) -> None:
         """Save overlays and say where everything is."""
-        self.accelerator.end_training()
-        if not self.accelerator.is_main_process:
-            return
-        folder = self.run_folder.path / "overlays"
-        folder.mkdir(exist_ok=True)
-        save_overlays(self.network, self.val_set, folder, self.config.overlays, self.accelerator.device)
+        if self.accelerator.is_main_process:
+            folder = self.run_folder.path / "overlays"
+            folder.mkdir(exist_ok=True)
+            save_overlays(self.network, self.val_set, folder, self.config.overlays, self.accelerator.device)
         self.report.line(
             f"done: mean IoU {100.0 * self.record['mean_iou']:.2f}%, best {100.0 * self.best:.2f}%; "
             f"weights, metrics and overlays in {self.run_folder.path}"
         )
+        self.accelerator.end_training()  # ends the process group, and with it the roles
 
     def _anyone(self, flag: bool) -> bool:
         """Whether `flag` is set on any process: all of them must stop at the same step."""
@@ -303,52 +306,17 @@ class Trainer:
         return RunError(f"{start}; there is no checkpoint yet: {remedy}, then --resume {path} starts over")
 
 
-def class_weights(choice: str, classes: int, median_frequency: Any) -> list[float] | None:
-    """Class weights of the option ``--class-weights``; None for none.
-
-    Raises:
-        ValueError: not one non-negative number for each class.
-    """
-    if choice == "none":
-        return None
-    if choice == "median-frequency":
-        return median_frequency()
-    text = Path(choice).read_text(encoding="utf-8") if Path(choice).is_file() else choice
-    try:
-        weights = [float(word) for word in text.replace(",", " ").split()]
-    except ValueError as error:
-        raise ValueError(
-            f"--class-weights {choice} is neither none, median-frequency, a file, nor numbers ({error})"
-        ) from error
-    if len(weights) != classes or not all(0.0 <= weight < math.inf for weight in weights):
-        raise ValueError(
-            f"--class-weights needs {classes} non-negative numbers, one per class, got {weights}"
-        )
-    return weights
-
-
-@torch.inference_mode()
-def save_overlays(
-    model: torch.nn.Module, dataset: SegmentationDataset, folder: Path, count: int, device: torch.device
-) -> None:
-    """Write `count` pictures, spread over `dataset`: image, true labels, predicted labels."""
-    model.eval()
-    count = min(count, len(dataset))
-    for index in sorted({round(i * (len(dataset) - 1) / max(1, count - 1)) for i in range(count)}):
-        image, label = dataset[index]
-        predicted = model(image[None].to(device)).argmax(1)[0].cpu()
-        truth = overlay(image, label, dataset.palette)
-        plain = overlay(image, label, dataset.palette, opacity=0.0)
-        sheet = side_by_side(plain, truth, overlay(image, predicted, dataset.palette))
-        sheet.save(folder / f"{dataset.item_name(index).replace('/', '_')}.png")
-
-
 def _accelerator(config: TrainConfig) -> Accelerator:
     if config.precision == "fp16" and not torch.cuda.is_available():
         raise ValueError("--precision fp16 needs a CUDA or ROCm device; use bf16 or no on this machine")
     if config.deterministic:
+        os.environ.setdefault(
+            "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
+        )  # PyTorch's condition for its use of cuBLAS
         torch.use_deterministic_algorithms(True)
     return Accelerator(
+        # Without the flag, processes on a machine without an accelerator would each train on their own.
+        cpu=torch.accelerator.current_accelerator(check_available=True) is None,
         mixed_precision=config.precision,
         gradient_accumulation_steps=config.accumulation,
         log_with="tensorboard",

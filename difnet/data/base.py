@@ -83,11 +83,11 @@ class SegmentationDataset(Dataset[Any], ABC):
         pair = self.read(index)
         return self.transform(*pair) if self.transform is not None else pair
 
-    def check(self, progress: Callable[[int, int], None] | None = None) -> DataReport:
+    def check(self, progress: Callable[[int], None] | None = None) -> DataReport:
         """Read every item once, in a thread pool, and report all that cannot be used.
 
         Args:
-            progress: called as progress(done, total) after each item.
+            progress: called with the number of items done, after each.
 
         Raises:
             DataError: lists the first ten unusable items and the number of the others.
@@ -103,7 +103,7 @@ class SegmentationDataset(Dataset[Any], ABC):
                     pixels += counts
                     present += np.where(counts > 0, counts.sum(), 0)
                 if progress is not None:
-                    progress(done, len(self))
+                    progress(done)
         raise_all(errors, f"{self.name} {self.split}")
         if not pixels.any():
             raise DataError(

@@ -114,8 +114,9 @@ class StepSampler(Sampler[list[Draw]]):
 
 
 def _ignore_interrupt(_worker: int) -> None:
-    # Ctrl-C reaches the whole process group; the main process alone decides how to stop.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Both signals reach the whole process group; the main process alone decides how to stop.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
 
 

@@ -1,0 +1,92 @@
+"""Evaluate a trained network:
+
+    python -m difnet.evaluate --checkpoint RUN --dataset camvid --data-root DIR
+    python -m difnet.evaluate --checkpoint RUN --dataset camvid --data-root DIR --multi-scale --flip
+
+Write ``python -m difnet.evaluate --help`` for all options.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from difnet.extras import train_extra
+
+with train_extra():
+    import torch
+    import tyro
+
+    from difnet.config import EvaluateConfig
+    from difnet.console import Reporter, run_command
+    from difnet.data import create_dataset, eval_transform, make_loader
+    from difnet.engine import evaluate, make_views
+    from difnet.files import write_atomically
+    from difnet.metrics import format_record
+    from difnet.weights import load_model
+
+
+def default_device(name: str | None = None) -> torch.device:
+    """The device called `name`, or the best one present.
+
+    Raises:
+        ValueError: PyTorch does not know the name, or the device is absent.
+    """
+    try:
+        if name is None:
+            return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(f"--device {name} cannot be used on this machine: {error}") from error
+    return device
+
+
+def evaluate_checkpoint(config: EvaluateConfig, report: Reporter | None = None) -> dict[str, Any]:
+    """Metrics of a checkpoint on a data set; see `difnet.metrics.Evaluation.as_record`.
+
+    Raises:
+        DataError: the data cannot be used.
+        ValueError: the data's classes are not those of the checkpoint.
+    """
+    report = report or Reporter(enabled=False)
+    model, metadata = load_model(config.checkpoint, default_device(config.device))
+    dataset = create_dataset(config.dataset, config.data_root, config.split, transform=eval_transform())
+    known = metadata.get("classes")
+    if known is not None and known != dataset.classes:
+        raise ValueError(
+            f"{config.checkpoint} was trained on the classes {', '.join(known)}; "
+            f"{config.dataset} has {', '.join(dataset.classes)}; choose the data it was trained for"
+        )
+    if len(dataset.classes) != model.num_classes:
+        raise ValueError(
+            f"{config.checkpoint} has {model.num_classes} classes, {config.dataset} has "
+            f"{len(dataset.classes)}; choose the data it was trained for"
+        )
+    with report.bar("checking", len(dataset)) as progress:
+        dataset.check(progress)
+    batches = make_loader(dataset, config.workers, batch_size=config.batch_size)
+    device = next(model.parameters()).device
+    with report.bar("evaluating", len(dataset)) as progress:
+        found = evaluate(
+            model, batches, device, views=make_views(config.multi_scale, config.flip), progress=progress
+        )
+    return found.as_record(dataset.classes)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    config = tyro.cli(EvaluateConfig, args=arguments, prog="python -m difnet.evaluate", description=__doc__)
+
+    def command() -> None:
+        report = Reporter()
+        record = evaluate_checkpoint(config, report)
+        report.line(f"{config.checkpoint} on {config.dataset} {config.split}\n{format_record(record)}")
+        if config.out is not None:
+            write_atomically(config.out, json.dumps(record, indent=2, allow_nan=False) + "\n")
+
+    return run_command(command, "difnet.evaluate")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,78 @@
+"""Train, evaluate and predict as a user calls them."""
+
+import json
+
+import numpy as np
+import pytest
+from conftest import make_folder, tiny
+from PIL import Image
+
+from difnet import evaluate, predict, train
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A data set and a run on it."""
+    folder = tmp_path_factory.mktemp("trained")
+    root = make_folder(folder / "data")
+    assert train.main(tiny(root, folder / "run", "--max-steps", "3")) == 0
+    return root, folder / "run"
+
+
+def test_evaluate_repeats_the_training_metrics(trained, tmp_path, capsys):
+    root, run = trained
+    options = ["--checkpoint", str(run), "--dataset", "folder", "--data-root", str(root), "--workers", "0"]
+    assert evaluate.main([*options, "--out", str(tmp_path / "metrics.json")]) == 0
+    found = json.loads((tmp_path / "metrics.json").read_text())
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    record = max((r for r in records if r["kind"] == "val"), key=lambda r: r["mean_iou"])
+    assert found == {name: record[name] for name in found}
+    assert "before diffusion" in capsys.readouterr().out
+
+    assert evaluate.main([*options, "--multi-scale", "--flip", "--out", str(tmp_path / "views.json")]) == 0
+    views = json.loads((tmp_path / "views.json").read_text())
+    assert "seed_mean_iou" not in views
+    assert 0.0 <= views["mean_iou"] <= 1.0
+
+
+def test_evaluate_refuses_other_classes(trained, capsys):
+    assert evaluate.main(["--checkpoint", str(trained[1]), "--dataset", "scenes"]) == 1
+    assert "was trained on the classes left, right, block; scenes has sky" in capsys.readouterr().err
+
+
+def test_evaluate_without_checkpoint(tmp_path, capsys):
+    assert evaluate.main(["--checkpoint", str(tmp_path / "none")]) == 1
+    assert str(tmp_path / "none") in capsys.readouterr().err
+
+
+def test_predict_any_size_and_equal_names(trained, tmp_path, capsys):
+    _, run = trained
+    images = []
+    for folder, size in (("a", (57, 31)), ("b", (40, 90)), ("c", (1, 9))):
+        (tmp_path / folder).mkdir()
+        images.append(tmp_path / folder / "photo.png")
+        Image.fromarray(np.random.default_rng(0).integers(0, 255, (size[1], size[0], 3), np.uint8)).save(
+            images[-1]
+        )
+    out = tmp_path / "out"
+    assert predict.main(["--checkpoint", str(run), *map(str, images), "--out", str(out)]) == 0
+    for path, stem in zip(images, ("photo", "photo-2", "photo-3"), strict=True):
+        label = Image.open(out / f"{stem}.labels.png")
+        assert label.mode == "P"
+        assert label.size == Image.open(path).size == Image.open(out / f"{stem}.overlay.png").size
+        assert set(np.unique(np.array(label))) <= {0, 1, 2}
+    assert len(list(out.iterdir())) == 6
+
+
+def test_predict_names_the_bad_image(trained, tmp_path, capsys):
+    bad = tmp_path / "bad.jpg"
+    bad.write_bytes(b"no")
+    assert predict.main(["--checkpoint", str(trained[1]), str(bad), "--out", str(tmp_path / "out")]) == 1
+    assert f"{bad} is not an image that Pillow can read" in capsys.readouterr().err
+
+
+def test_distinct_stems():
+    paths = [predict.Path(name) for name in ("a/x.png", "b/x.png", "x-2.png", "X.jpg")]
+    stems = predict.distinct_stems(paths)
+    assert stems == ["x", "x-2", "x-2-2", "X-3"]
+    assert len({stem.casefold() for stem in stems}) == 4

@@ -1,0 +1,264 @@
+"""Data sets: items, determinism, and every way in which data on disk can be wrong."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import CLASSES, REPOSITORY, make_folder, write_pair
+from PIL import Image
+
+from difnet.data import DataError, SeededView, StepSampler, create_dataset, make_loader, train_transform
+from difnet.data.base import DataReport
+from difnet.data.sampling import Draw
+from difnet.data.scenes import Scenes
+
+
+def problem(root: Path, split: str = "train") -> str:
+    """The message of the error that this folder raises when built or checked."""
+    with pytest.raises(DataError) as caught:
+        create_dataset("folder", root, split).check()
+    return str(caught.value)
+
+
+def test_folder_items_and_names(data_root):
+    dataset = create_dataset("folder", data_root, "train")
+    image, label = dataset[3]
+    assert len(dataset) == 8
+    assert dataset.classes == list(CLASSES)
+    assert dataset.item_name(3) == "view3"
+    assert image.dtype == label.dtype == torch.uint8
+    assert image.shape == (3, 40, 56)
+    assert label.shape == (40, 56)
+    assert set(label.unique().tolist()) == {0, 1, 2, 255}
+    assert np.array_equal(label.numpy(), np.array(Image.open(data_root / "labels/train/view3.png")))
+    assert len({tuple(colour) for colour in dataset.palette}) == 3
+
+
+def test_check_counts_pixels(data_root):
+    dataset = create_dataset("folder", data_root, "val")
+    seen = []
+    report = dataset.check(seen.append)
+    labels = np.stack([dataset.read(i)[1].numpy() for i in range(3)])
+    assert seen == [1, 2, 3]
+    assert report.pixels.tolist() == [int((labels == c).sum()) for c in range(3)]
+    assert report.present.tolist() == [int((labels != 255).sum())] * 3
+
+
+def test_median_frequency_weights():
+    # Frequencies 0.5, 0.25 and 0.125 in the images that show each class; the fourth class never occurs.
+    report = DataReport(2, np.array([50, 25, 5, 0]), np.array([100, 100, 40, 0]))
+    assert report.median_frequency_weights() == [0.5, 1.0, 2.0, 0.0]
+
+
+def test_nested_folders_pair_by_relative_name(data_root):
+    write_pair(data_root, "train/aachen", "view0", (40, 56), np.random.default_rng(1))
+    dataset = create_dataset("folder", data_root, "train")
+    assert "aachen/view0" in [dataset.item_name(i) for i in range(len(dataset))]
+    dataset.check()
+
+
+def test_exif_rotation_is_applied(data_root):
+    path = data_root / "images/train/view0.png"
+    picture = Image.open(path).convert("RGB")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown rotated by 90 degrees
+    path.unlink()
+    picture.save(path.with_suffix(".jpg"), exif=exif)
+    assert "view0.png is 56x40" in problem(data_root)
+    assert "is 40x56" in problem(data_root)
+
+
+def test_missing_root(tmp_path):
+    assert "nowhere is not a folder" in problem(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("kind", ["images", "labels"])
+def test_missing_folder(data_root, kind):
+    shutil.rmtree(data_root / kind / "train")
+    assert f"{kind}/train is missing" in problem(data_root)
+
+
+def test_no_images(data_root):
+    for path in (data_root / "images/train").iterdir():
+        path.unlink()
+    assert "images/train holds no image" in problem(data_root)
+
+
+def test_image_without_label_and_reverse(data_root):
+    (data_root / "labels/train/view1.png").unlink()
+    (data_root / "images/train/view2.png").unlink()
+    message = problem(data_root)
+    assert "2 item(s)" in message
+    assert "images/train/view1.png has no label; add" in message
+    assert "labels/train/view2.png has no image; add" in message
+
+
+def test_same_name_twice(data_root):
+    shutil.copy(data_root / "images/train/view0.png", data_root / "images/train/view0.jpg")
+    assert "share the name 'view0'" in problem(data_root)
+
+
+@pytest.mark.parametrize("kind", ["images", "labels"])
+@pytest.mark.parametrize("damage", ["truncated", "text"])
+def test_unreadable_file(data_root, kind, damage):
+    path = data_root / kind / "train/view5.png"
+    path.write_bytes(path.read_bytes()[:-60] if damage == "truncated" else b"not a picture")
+    message = problem(data_root)
+    assert "1 item(s)" in message
+    assert str(path) in message
+    assert ("cannot be read" if damage == "truncated" else "not an image that Pillow can read") in message
+
+
+def test_size_mismatch(data_root):
+    path = data_root / "labels/train/view4.png"
+    Image.open(path).resize((28, 20), Image.Resampling.NEAREST).save(path)
+    message = problem(data_root)
+    assert f"{path} is 28x20" in message
+    assert "is 56x40" in message
+    assert "nearest neighbour" in message
+
+
+def test_label_outside_the_classes(data_root):
+    path = data_root / "labels/train/view6.png"
+    label = np.array(Image.open(path))
+    label[7, 7], label[8, 8] = 3, 200
+    Image.fromarray(label).save(path)
+    message = problem(data_root)
+    assert f"{path} holds label value(s) 3, 200 outside the 3 classes (0 to 2, 255 = void)" in message
+
+
+def test_coloured_label(data_root):
+    path = data_root / "labels/train/view6.png"
+    Image.open(path).convert("RGB").save(path)
+    assert "has mode RGB; a label is a palette or grey PNG" in problem(data_root)
+
+
+def test_only_void(data_root):
+    for path in (data_root / "labels/train").iterdir():
+        Image.new("L", (56, 40), 255).save(path)
+    assert "every pixel of the 8 labels is void" in problem(data_root)
+
+
+def test_first_ten_of_many_errors(tmp_path):
+    root = make_folder(tmp_path / "data", train=13)
+    for path in (root / "labels/train").iterdir():
+        path.write_bytes(b"broken")
+    message = problem(root)
+    assert message.startswith("folder train: 13 item(s) cannot be used")
+    assert message.count("not an image") == 10
+    assert message.endswith("and 3 more")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [(None, "cannot be read"), ("one\n", "names 1 class"), ("a\nb\na\n", "names a more than once")],
+)
+def test_classes_file(data_root, text, words):
+    path = data_root / "classes.txt"
+    path.unlink() if text is None else path.write_text(text)
+    assert words in problem(data_root)
+
+
+def test_registry_errors(data_root):
+    with pytest.raises(ValueError, match="'voc' is unknown; choose one of scenes, camvid, folder"):
+        create_dataset("voc", data_root, "train")
+    with pytest.raises(ValueError, match="needs a folder; give --data-root"):
+        create_dataset("camvid", None, "train")
+    with pytest.raises(ValueError, match="drawn in memory"):
+        create_dataset("scenes", data_root, "train")
+    with pytest.raises(ValueError, match="split 'test' is unknown"):
+        create_dataset("scenes", None, "test")
+    with pytest.raises(DataError, match=r"lists left, right, block; camvid has sky, building"):
+        create_dataset("camvid", data_root, "train")
+
+
+def test_scenes_depend_on_seed_split_and_index_alone():
+    image, label = Scenes("train")[5]
+    again, label_again = Scenes("train", count=7)[5]
+    assert torch.equal(image, again)
+    assert torch.equal(label, label_again)
+    for other in (Scenes("train")[6], Scenes("val")[5], Scenes("train", seed=1)[5]):
+        assert not torch.equal(image, other[0])
+    with pytest.raises(IndexError):
+        Scenes("train", count=7)[7]
+
+
+def test_scenes_show_every_class_and_colour_alone_does_not_tell_it():
+    dataset = Scenes("val")
+    report = dataset.check()
+    assert (report.pixels > 0.02 * report.pixels.sum()).all()
+    pairs = [dataset[i] for i in range(40)]
+    colours = torch.cat([image.flatten(1).T for image, _ in pairs]).float()
+    labels = torch.cat([label.flatten() for _, label in pairs])
+    means = torch.stack([colours[labels == c].mean(0) for c in range(6)])
+    accuracy = (torch.cdist(colours, means).argmin(1) == labels).float().mean()
+    assert 0.4 < accuracy < 0.7
+
+
+def test_step_sampler_splits_one_order_over_processes_and_micro_batches():
+    def samplers(processes, accumulation):
+        return [
+            StepSampler(50, 8, seed=3, processes=processes, rank=rank, accumulation=accumulation)
+            for rank in range(processes)
+        ]
+
+    (whole,) = samplers(1, 1)
+    assert whole.steps_per_epoch == len(whole) == 6
+    plain = [[draw.item for draw in batch] for batch in whole]
+    assert len({item for batch in plain for item in batch}) == 48
+    streams = [list(sampler) for sampler in samplers(2, 2)]
+    for step, batch in enumerate(plain):
+        split = [draw.item for s in streams for micro in s[2 * step : 2 * step + 2] for draw in micro]
+        assert split == batch
+    whole.start_at(0, 4)
+    assert [[draw.item for draw in batch] for batch in whole] == plain[4:]
+    whole.start_at(1, 0)
+    assert [[draw.item for draw in batch] for batch in whole] != plain
+
+
+def test_step_sampler_errors():
+    with pytest.raises(
+        ValueError, match="batch_size 6 must be a multiple of processes x accumulation = 2 x 2"
+    ):
+        StepSampler(50, 6, 0, processes=2, accumulation=2)
+    with pytest.raises(ValueError, match="batch_size 16 is larger than the 8 training images"):
+        StepSampler(8, 16, 0)
+
+
+def test_augmentation_depends_on_seed_epoch_and_item_alone():
+    dataset = create_dataset("scenes", None, "train", transform=train_transform(32))
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    first = SeededView(dataset, 0)[Draw(2, 9)]
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(2)
+    assert torch.equal(first[0], SeededView(dataset, 0)[Draw(2, 9)][0])
+    assert not torch.equal(first[0], SeededView(dataset, 0)[Draw(3, 9)][0])
+    assert not torch.equal(first[0], SeededView(dataset, 1)[Draw(2, 9)][0])
+
+
+def test_workers_change_nothing():
+    dataset = SeededView(create_dataset("scenes", None, "train", transform=train_transform(32)), 0)
+    batches = []
+    for workers in (0, 2):
+        sampler = StepSampler(12, 4, seed=0)
+        batches.append(list(make_loader(dataset, workers, batch_sampler=sampler)))
+    assert len(batches[0]) == 3
+    for one, two in zip(*batches, strict=True):
+        assert torch.equal(one[0], two[0])
+        assert torch.equal(one[1], two[1])
+
+
+def test_camvid_on_disk():
+    root = REPOSITORY.parent / "shared" / "data" / "camvid"
+    if not root.is_dir():
+        pytest.skip(f"CamVid is not at {root}")
+    dataset = create_dataset("camvid", root, "val")
+    assert len(dataset) == 101
+    report = dataset.check()
+    assert report.pixels.argmax() == dataset.classes.index("road")
+    image, label = dataset[0]
+    assert image.shape == (3, 360, 480)
+    assert label.shape == (360, 480)

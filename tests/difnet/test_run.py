@@ -1,0 +1,231 @@
+"""A run from start to end: what it leaves on disk, how it resumes, how it fails."""
+
+import errno
+import json
+import os
+import signal
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import start, tiny
+from safetensors.torch import load_file
+
+from difnet import files, train
+from difnet.checkpoint import RunFolder
+from difnet.config import SCENES, TrainConfig, class_weights
+
+
+def losses(run: Path) -> list[tuple[int, float]]:
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [(record["step"], record["loss"]) for record in records if record["kind"] == "train"]
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    """Bitwise the same losses, weights, optimizer state and random states."""
+    assert losses(one) == losses(other)
+    first, second = (load_file(run / "state.safetensors") for run in (one, other))
+    assert first.keys() == second.keys()
+    assert any(name.startswith("optimizer.") for name in first)
+    for name, tensor in first.items():
+        assert torch.equal(tensor, second[name]), name
+
+
+def stop_after(monkeypatch, step: int) -> None:
+    """Deliver a SIGINT to this process while `step` is being logged."""
+    original = RunFolder.log
+
+    def log(self, record):
+        original(self, record)
+        if record["step"] == step and record["kind"] == "train":
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(RunFolder, "log", log)
+
+
+def test_run_leaves_everything(data_root, tmp_path, capsys):
+    run = tmp_path / "run"
+    assert train.main(tiny(data_root, run, "--epochs", "2", "--overlays", "2")) == 0
+    assert sorted(path.name for path in run.iterdir()) == [
+        *("best.safetensors", "config.json", "environment.json", "last.safetensors", "metrics.jsonl"),
+        *("overlays", "state.safetensors", "tensorboard"),
+    ]
+    config = json.loads((run / "config.json").read_text())
+    assert config["crop"] == 32
+    assert config["weight_decay"] == 5e-4  # of the paper's recipe
+    (environment,) = json.loads((run / "environment.json").read_text())
+    assert environment["packages"]["torch"] == version("torch")
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [(r["kind"], r["step"]) for r in records] == [
+        *(("train", 1), ("train", 2), ("val", 2), ("train", 3), ("train", 4), ("val", 4)),
+    ]
+    assert [r["lr"] for r in records if r["kind"] == "train"] == [0.05 * (1 - i / 4) ** 0.9 for i in range(4)]
+    final = records[-1]
+    assert set(final["iou"]) == {"left", "right", "block"}
+    assert len(final["mu"]) == len(final["beta"]) == len(final["walk_mean_iou"]) == 2
+    assert final["walk_mean_iou"][-1] == final["mean_iou"]
+    assert len(list((run / "overlays").iterdir())) == 2
+    assert list((run / "tensorboard").glob("**/events*"))
+    printed = capsys.readouterr().out
+    assert "before diffusion" in printed
+    assert "after walk 2" in printed
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_interrupted_run_continues_bitwise(data_root, tmp_path, monkeypatch, capsys, optimizer):
+    options = ("--epochs", "3", "--optimizer", optimizer, "--accumulation", "2", "--checkpoint-every", "100")
+    assert train.main(tiny(data_root, tmp_path / "whole", *options)) == 0
+    with monkeypatch.context() as patched:
+        stop_after(patched, step=2)
+        # Step 2 ends an epoch: the signal is seen after step 3, in the middle of the next.
+        assert train.main(tiny(data_root, tmp_path / "cut", *options)) == 130
+    assert "stopped after step 3 of 6, nothing is lost; continue with --resume" in capsys.readouterr().err
+    assert train.main(["--resume", str(tmp_path / "cut"), "--workers", "2"]) == 0
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+    assert len(json.loads((tmp_path / "cut/environment.json").read_text())) == 2
+
+
+def test_killed_run_continues_bitwise(data_root, tmp_path):
+    options = ("--epochs", "20", "--eval-every", "5")
+    cut = start("difnet.train", *tiny(data_root, tmp_path / "cut", *options))
+    metrics = tmp_path / "cut" / "metrics.jsonl"
+    deadline = time.monotonic() + 60
+    while not metrics.exists() or metrics.read_text().count("\n") < 7:
+        assert cut.poll() is None, cut.stdout.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    cut.kill()  # SIGKILL
+    cut.communicate()
+    state = RunFolder(tmp_path / "cut").load_state()
+    assert 5 <= state.header["step"] < 40
+    assert train.main(tiny(data_root, tmp_path / "whole", *options)) == 0
+    with metrics.open("a") as file:
+        file.write('{"kind": "train", "step": 9')  # a line torn by the kill
+    again = start("difnet.train", "--resume", str(tmp_path / "cut"))
+    output, _ = again.communicate(timeout=60)
+    assert again.returncode == 0, output
+    assert "changed since" not in output
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_kill_before_the_first_checkpoint(data_root, tmp_path):
+    assert train.main(tiny(data_root, tmp_path / "run", "--max-steps", "2")) == 0
+    for name in ("state", "last", "best"):
+        (tmp_path / "run" / f"{name}.safetensors").unlink()
+    leftover = tmp_path / "run" / ".state.safetensors.abc.tmp"
+    leftover.write_bytes(b"half a file")
+    before = losses(tmp_path / "run")
+    assert train.main(["--resume", str(tmp_path / "run"), "--workers", "0"]) == 0
+    assert losses(tmp_path / "run") == before
+    assert not leftover.exists()
+
+
+def test_full_disk(data_root, tmp_path, monkeypatch, capsys):
+    """No space from the third checkpoint on: a message, exit status 1, and the second checkpoint whole."""
+    count = 0
+    original = files.os.fsync
+
+    def fsync(descriptor):
+        nonlocal count
+        if "state.safetensors" in os.readlink(f"/proc/self/fd/{descriptor}"):
+            count += 1
+            if count == 3:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        original(descriptor)
+
+    run = tmp_path / "run"
+    with monkeypatch.context() as patched:
+        patched.setattr(files.os, "fsync", fsync)
+        assert train.main(tiny(data_root, run, "--epochs", "2")) == 1
+    message = capsys.readouterr().err
+    assert f"{run} could not be written at step 3" in message
+    assert "No space left on device" in message
+    assert f"free some space, then --resume {run}" in message
+    assert RunFolder(run).load_state().header["step"] == 2
+    assert not list(run.glob(".*"))
+    assert train.main(["--resume", str(run), "--workers", "0"]) == 0
+    assert [step for step, _ in losses(run)] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--dataset", "camvid"], "needs a folder; give --data-root"),
+        (["--dataset", "folder", "--data-root", "/nonexistent"], "/nonexistent is not a folder"),
+        (["--out", "/proc/nowhere/run"], "cannot be written"),
+        (["--resume", "/nonexistent"], "/nonexistent"),
+        (["--resume", "runs/x", "--lr", "1"], "leave out every other option except"),
+        (["--lr", "-1"], "--lr must be positive, got -1"),
+        (["--batch-size", "5000"], "batch_size 5000 is larger than the 1600"),
+        (["--class-weights", "1,2,x"], "neither none, median-frequency, numbers, nor a readable file"),
+        (["--precision", "fp16"], "needs a CUDA"),
+    ],
+)
+def test_clear_errors(arguments, words, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    if "fp16" in arguments and torch.cuda.is_available():
+        pytest.skip("fp16 works here")
+    assert train.main(arguments) == 1
+    error = capsys.readouterr().err
+    assert words in error
+    assert "Traceback" not in error
+
+
+def test_run_folder_is_never_overwritten(data_root, tmp_path, capsys):
+    run = tmp_path / "run"
+    assert train.main(tiny(data_root, run, "--max-steps", "1")) == 0
+    assert train.main(tiny(data_root, run, "--max-steps", "1")) == 1
+    assert "holds a run already; continue it with --resume" in capsys.readouterr().err
+
+
+def test_damaged_state(data_root, tmp_path, capsys):
+    run = tmp_path / "run"
+    assert train.main(tiny(data_root, run, "--max-steps", "1")) == 0
+    (run / "state.safetensors").write_bytes((run / "state.safetensors").read_bytes()[:1000])
+    assert train.main(["--resume", str(run)]) == 1
+    assert "state.safetensors is damaged" in capsys.readouterr().err
+
+
+def test_diverging_run_says_so(data_root, tmp_path, capsys):
+    assert train.main(tiny(data_root, tmp_path / "run", "--epochs", "4", "--lr", "1e30")) == 1
+    assert "start again with a lower --lr" in capsys.readouterr().err
+
+
+def test_recipes(tmp_path):
+    assert TrainConfig().resolved().recipe() == SCENES
+    config = TrainConfig(dataset="camvid", crop=65, data_root=tmp_path).resolved()
+    assert (config.lr, config.batch_size, config.optimizer, config.crop) == (2.5e-3, 16, "sgd", 65)
+    (tmp_path / "config.json").write_text(config.to_json())
+    assert TrainConfig.from_json(tmp_path / "config.json") == config
+
+
+def test_class_weights(tmp_path):
+    (tmp_path / "weights.txt").write_text("1\n2.5\n")
+    assert class_weights("none", 2, lambda: [9.0, 9.0]) is None
+    assert class_weights("median-frequency", 2, lambda: [9.0, 8.0]) == [9.0, 8.0]
+    assert class_weights("1,0.5", 2, lambda: []) == [1.0, 0.5]
+    assert class_weights(str(tmp_path / "weights.txt"), 2, lambda: []) == [1.0, 2.5]
+    (tmp_path / "weights.txt").write_text("1\ntwo\n")
+    with pytest.raises(ValueError, match="must hold nothing but numbers"):
+        class_weights(str(tmp_path / "weights.txt"), 2, lambda: [])
+    long = ",".join(["0.123456"] * 60)
+    assert len(class_weights(long, 60, lambda: [])) == 60
+    for bad in ("1,2,3", "1,-1", "1,nan"):
+        with pytest.raises(ValueError, match="needs 2 non-negative numbers"):
+            class_weights(bad, 2, lambda: [])
+
+
+def test_two_processes_agree_with_one(data_root, tmp_path):
+    """DDP over gloo takes the same images from the same weights."""
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    options = ("--max-steps", "2", "--eval-every", "1")
+    two = start("difnet.train", *tiny(data_root, tmp_path / "two", *options), prefix=launcher)
+    output, _ = two.communicate(timeout=90)
+    assert two.returncode == 0, output
+    assert output.count("done: mean IoU") == 1
+    assert load_file(tmp_path / "two/state.safetensors")["rng.cpu"].shape[0] == 2
+    assert train.main(tiny(data_root, tmp_path / "one", *options)) == 0
+    # Batch statistics are over 2 images instead of 4.
+    assert losses(tmp_path / "two")[0][1] == pytest.approx(losses(tmp_path / "one")[0][1], rel=0.2)
