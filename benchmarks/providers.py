@@ -4,6 +4,7 @@ A rival replaces z = softmax(F F^T) y; the update around it is the same PyTorch 
 """
 
 import importlib
+import warnings
 from collections.abc import Callable
 from functools import cache, partial
 from typing import NamedTuple
@@ -101,7 +102,8 @@ def _sdpa(backend: SDPBackend, padded: bool, feature: Tensor, y: Tensor) -> Tens
     if padded and k < feature.shape[-1]:
         y = functional.pad(y, (0, feature.shape[-1] - k))
     query = feature[:, None]
-    with sdpa_kernel(backend):
+    with sdpa_kernel(backend), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         z = functional.scaled_dot_product_attention(query, query, y[:, None], scale=1.0)
     return z[:, 0, :, :k]
 
