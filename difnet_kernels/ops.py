@@ -27,7 +27,7 @@ from torch import Tensor
 from difnet_kernels import blockwise
 
 NAMESPACE = "difnet_kernels"
-OVERLOADS = ("blockwise",)
+OVERLOADS = ("blockwise", "native")
 
 _FORWARD = (
     "(Tensor feature, Tensor state, Tensor seed, Tensor mu, Tensor beta, Tensor? node_bias)"
@@ -112,3 +112,10 @@ _library.impl(
 _library.impl(
     "walk_backward.blockwise", _without_autocast(blockwise.walk_backward), "CompositeExplicitAutograd"
 )
+
+# The compiled kernels register themselves; where they were not built, or do not load, the reason is kept.
+native_error: ImportError | None = None
+try:
+    import difnet_kernels._native  # noqa: F401
+except ImportError as _error:
+    native_error = _error
