@@ -18,10 +18,6 @@ struct Blocks {
   static constexpr int panel = 2 * W;  // columns of a packed panel
 };
 
-// Terms of a product are summed in runs of this many, and the runs' sums then: an exponent's rounding error is a
-// weight's relative error, and one long sum of squares would double that of libraries' products.
-constexpr int64_t kRun = 16;
-
 // visit(i, j, vector) for every vector of C (rows, columns) = A B, where A is (rows, depth) with row stride lda, and B is
 // packed in panels of 2 W columns: (columns / (2 W), depth, 2 W). Rows and columns are rounded up to whole blocks.
 template <class T, int W, class Visit>
@@ -31,30 +27,21 @@ inline void product(
   constexpr int R = Blocks<T, W>::rows, P = Blocks<T, W>::panel;
   for (int j = 0; j < columns; j += P, packed_b += depth * P) {
     for (int i = 0; i < rows; i += R) {
-      typename S::Vector total[R][2] = {};
+      typename S::Vector sum[R][2] = {};
       const T *left = a + i * lda, *right = packed_b;
-      for (int64_t start = 0; start < depth; start += kRun, left += kRun) {
-        const int run = static_cast<int>(depth - start < kRun ? depth - start : kRun);
-        typename S::Vector sum[R][2] = {};
-        for (int m = 0; m < run; ++m, right += P) {
-          const auto first = S::load(right), second = S::load(right + W);
-#pragma GCC unroll 12
-          for (int r = 0; r < R; ++r) {
-            const auto factor = S::broadcast(left[r * lda + m]);
-            sum[r][0] += factor * first;
-            sum[r][1] += factor * second;
-          }
-        }
+      for (int64_t m = 0; m < depth; ++m, ++left, right += P) {
+        const auto first = S::load(right), second = S::load(right + W);
 #pragma GCC unroll 12
         for (int r = 0; r < R; ++r) {
-          total[r][0] += sum[r][0];
-          total[r][1] += sum[r][1];
+          const auto factor = S::broadcast(left[r * lda]);
+          sum[r][0] += factor * first;
+          sum[r][1] += factor * second;
         }
       }
 #pragma GCC unroll 12
       for (int r = 0; r < R; ++r) {
-        visit(i + r, j, total[r][0]);
-        visit(i + r, j + W, total[r][1]);
+        visit(i + r, j, sum[r][0]);
+        visit(i + r, j + W, sum[r][1]);
       }
     }
   }
