@@ -33,11 +33,12 @@ void walk_backward(const Backward& call) {
   const bool need_features = call.grad_feature != nullptr;
   Scores<T, W> scores(sizes, call.feature, call.node_bias, call.parallel);
   const Grid& grid = scores.grid;
+  find_rows(scores, call.parallel);
   const int64_t nodes = sizes.batch * grid.padded, stride = scores.stride;
   const int64_t columns = (k + 1 + W - 1) / W * W;
   const T scale = static_cast<T>(call.beta * call.mu);
 
-  // With u_i = exp(-L_i), and 1 for u and the weights w where the image is not shared (then row is -L):
+  // With u_i the inverse of the row sum and w_j the weights:
   //   brought_i = [a_i u_i, delta_i u_i]    whose sum over P's columns gives P^T a and P^T delta
   //   one_i = [a_i u_i, -delta_i u_i],  two_j = [w_j y_j, w_j]    so that dS_ij = exp_ij one_i . two_j
   Buffer<T> brought(nodes * columns), reached(nodes * columns);
@@ -55,12 +56,8 @@ void walk_backward(const Backward& call) {
         z[c] = 0;
       }
       to[k] = delta;
-      if (scores.shared[b]) {
-        const T u = std::exp(-lse);
-        for (int64_t c = 0; c <= k; ++c) to[c] *= u;
-      } else {
-        scores.row[n] = -lse;
-      }
+      const T u = std::exp(-lse);
+      for (int64_t c = 0; c <= k; ++c) to[c] *= u;
       if (!need_features) continue;
       T *first = one.rows + n * (k + 1), *second = two.rows + n * (k + 1);
       std::copy_n(to, k, first);

@@ -19,6 +19,7 @@ void find_rows(Scores<T, W>& scores, Parallel parallel) {
   using Vector = typename S::Vector;
   const Grid& grid = scores.grid;
   constexpr T infinity = std::numeric_limits<T>::infinity();
+  if (std::all_of(scores.shared + 0, scores.shared + grid.sizes.batch, [](char shared) { return shared; })) return;
   Buffer<T> top(grid.sizes.batch * grid.padded);
   std::fill(top + 0, top + grid.sizes.batch * grid.padded, -infinity);
   grid.each_pair(parallel, [&](int64_t b, int64_t I, int64_t J) {
@@ -91,8 +92,8 @@ void walk_forward(const Forward& call) {
         state[c] = lerp(state[c], lerp(z[c], reached, mu), beta);
         z[c] = reached;
       }
-      // For a shared image the row's own terms are left out; the backward leaves them out too.
-      static_cast<T*>(call.lse)[out] = std::log(sum) - (scores.shared[b] ? T(0) : scores.row[n]);
+      // Without the row's own term, which the backward finds again: together they would lose digits.
+      static_cast<T*>(call.lse)[out] = std::log(sum);
     }
   });
 }

@@ -3,7 +3,7 @@
     python tests/data/record_activations.py RUN
 
 writes activations.safetensors beside this file: features (T, B, N, 64) and seed (B, N, k) of three drawn
-validation scenes, and mu and beta (T,), in float16 and float32. RUN is the folder of `python -m difnet.train`.
+validation scenes in float16, mu and beta (T,) in float32. RUN is a folder of `python -m difnet.train`.
 """
 
 import sys

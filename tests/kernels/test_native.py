@@ -1,4 +1,4 @@
-"""The compiled kernels: every instruction set of the machine, both forms of the exponentials, threads, memory."""
+"""The compiled kernels: instruction sets, both forms of the exponentials, threads, memory, forks."""
 
 import os
 import re
@@ -20,10 +20,13 @@ import sys, torch
 from difnet_kernels import testing
 failed = []
 for sharpness in testing.SHARPNESS:
-    for nodes, dtype in ((200, torch.float32), (97, torch.bfloat16), (30, torch.float64)):
+    for nodes, dtype in ((200, torch.float32), (97, torch.bfloat16)):
         inputs = testing.make_inputs(3, nodes, 20, 7, 2, sharpness, node_bias=True)
         errors = testing.measure_errors(inputs, dtype, "native")
         failed += [(sharpness, nodes, e) for e in errors if not e.within]
+    inputs = testing.make_inputs(3, 130, 20, 7, 2, sharpness, node_bias=True)
+    errors = testing.measure_errors(inputs, torch.float64, "native")  # eager is the truth here
+    failed += [(sharpness, e) for e in errors if e.ours > 1e-12]
 print(failed)
 sys.exit(bool(failed))
 """
