@@ -33,8 +33,19 @@ class Status(NamedTuple):
     reason: str
 
 
+def _triton_missing() -> str | None:
+    from difnet_kernels.triton.availability import missing
+
+    return missing()
+
+
 # In order of preference: the first that is available and takes the device is chosen.
 _BACKENDS = {
+    "triton": Backend(
+        "fused kernels",
+        ("cuda", "cpu") if os.environ.get("TRITON_INTERPRET") == "1" else ("cuda",),
+        _triton_missing,
+    ),
     "blockwise": Backend("PyTorch operations over blocks of P, any device", None, lambda: None),
     "reference": Backend("stores P (N x N): the specification, any order of derivative", None, lambda: None),
 }
