@@ -18,9 +18,7 @@ from difnet_kernels.triton.walk_forward import combine_forward_kernel, walk_forw
 PACK = 128  # primitives.PACK
 COMBINE_BLOCK = 32
 
-# Programs of a sweep to aim for, per multiprocessor, and the fewest tiles worth a program.
-PROGRAMS_PER_MULTIPROCESSOR = 2
-TILES_PER_SPLIT = 4
+TILES_PER_SPLIT = 4  # the fewest worth a program
 
 
 class Layout(NamedTuple):
@@ -105,9 +103,9 @@ def multiprocessors(device: torch.device) -> int:
     return 1 if device.type == "cpu" else torch.cuda.get_device_properties(device).multi_processor_count
 
 
-def _splits(programs: int, tile_count: int, device: torch.device) -> int:
+def _splits(programs: int, tile_count: int, resident: int, device: torch.device) -> int:
     """Programs among which the columns of a row block are divided, so that all multiprocessors have work."""
-    wanted = PROGRAMS_PER_MULTIPROCESSOR * multiprocessors(device) // programs
+    wanted = resident * multiprocessors(device) // programs
     return max(1, min(wanted, tile_count // TILES_PER_SPLIT))
 
 
@@ -171,7 +169,7 @@ def walk_forward(
     lse = state.new_empty(state.shape[:2])
     row_blocks = _blocks(at.nodes, tile.block_i)
     programs = at.batch * row_blocks * at.k_chunks
-    splits = _splits(programs, at.size // tile.block_j, feature.device)
+    splits = _splits(programs, at.size // tile.block_j, tile.resident, feature.device)
     part, part_top = z, lse
     if splits > 1:
         part = state.new_empty(at.batch, at.k_chunks, splits, at.size, at.k)
@@ -242,7 +240,7 @@ def walk_backward(
         }
         row_blocks = _blocks(at.nodes, tile.block_i)
         programs = at.batch * row_blocks * needs["CHUNKS"]
-        splits = _splits(programs, at.size // tile.block_j, feature.device)
+        splits = _splits(programs, at.size // tile.block_j, tile.resident, feature.device)
         parts = [state] * 3
         if splits > 1:
             shape = (at.batch, needs["CHUNKS"], splits, at.size)

@@ -9,14 +9,15 @@ LOG2E: tl.constexpr = tl.constexpr(1.4426950408889634)
 LN2: tl.constexpr = tl.constexpr(0.6931471805599453)
 # Nodes to a block of the packed arrays; tiles of a sweep divide it. 16-bit states have one scale per block.
 PACK: tl.constexpr = tl.constexpr(128)
-# Triton's interpreter multiplies the bits of bfloat16 numbers as integers, and cuts bits off where a GPU rounds.
+# Triton's interpreter multiplies the bits of bfloat16 numbers as integers, cuts bits off where a GPU rounds, and
+# leaves float32 products to a library in which g_i . g_j and g_j . g_i differ, which on matrix units they do not.
 INTERPRETED: tl.constexpr = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
 
 
 @triton.jit
 def dot(a, b, PRECISION: tl.constexpr):
     """a @ b, accumulated in float32 at least."""
-    if a.dtype == tl.float64:
+    if a.dtype == tl.float64 or (INTERPRETED and a.dtype == tl.float32):
         # Not every GPU has matrix units for float64, nor Triton a use for them.
         return tl.sum(a[:, :, None] * b[None, :, :], axis=1)
     elif INTERPRETED and a.dtype == tl.bfloat16:
@@ -28,7 +29,7 @@ def dot(a, b, PRECISION: tl.constexpr):
 @triton.jit
 def add_dot(total, a, b, PRECISION: tl.constexpr):
     """total + a @ b."""
-    if a.dtype == tl.float64:
+    if a.dtype == tl.float64 or (INTERPRETED and a.dtype == tl.float32):
         return total + tl.sum(a[:, :, None] * b[None, :, :], axis=1)
     elif INTERPRETED and a.dtype == tl.bfloat16:
         return tl.dot(a.to(tl.float32), b.to(tl.float32), total, input_precision="ieee")

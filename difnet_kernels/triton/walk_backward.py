@@ -108,39 +108,33 @@ def walk_backward_kernel(
         if NEED_STATE:
             of_state = add_dot(of_state, rounded(p_ji, a_j.dtype), a_j, PRECISION)
         if NEED_FEATURE or NEED_BIAS:
+            # dS_ji first and then dS_ij, so that few tiles are alive at once.
+            if K_CHUNKS == 1:
+                w = dot(y_i, tl.trans(a_j), PRECISION)
+            else:
+                w = product(Y, rows, A, columns, size, K, K_CHUNKS, BLOCK_I, BLOCK_J, PRECISION)
+            if SCALED:
+                w = (w - delta_j * tl.exp2(-e_y_i)) * (p_ji * tl.exp2(row_ji))
+            else:
+                w = (w - delta_j) * p_ji
+            if NEED_BIAS or CENTRED:
+                of_bias += tl.sum(w, axis=1)
+        if NEED_FEATURE:
+            if K_CHUNKS == 1:
+                ds_ij = dot(a_i, tl.trans(y_j), PRECISION)
+            else:
+                ds_ij = product(A, rows, Y, columns, size, K, K_CHUNKS, BLOCK_I, BLOCK_J, PRECISION)
             if SCALED:
                 p_ij = s * LOG2E + (row_ij + (e_y_j - e_y))[:, None]
                 if HAS_BIAS:
                     p_ij += b_j
-                p_ij = tl.exp2(p_ij)
+                w += (ds_ij - (delta_i * tl.exp2(-e_y_j))[:, None]) * tl.exp2(p_ij)
             else:
                 p_ij = tl.exp2(((s + b_j if HAS_BIAS else s) - l_i[:, None]) * LOG2E)
-            if K_CHUNKS == 1:
-                w = dot(a_i, tl.trans(y_j), PRECISION)
-            else:
-                w = product(A, rows, Y, columns, size, K, K_CHUNKS, BLOCK_I, BLOCK_J, PRECISION)
-            if SCALED:
-                w -= (delta_i * tl.exp2(-e_y_j))[:, None]
-            else:
-                w -= delta_i[:, None]
-            w *= p_ij
-            if K_CHUNKS == 1:
-                w_ji = dot(y_i, tl.trans(a_j), PRECISION)
-            else:
-                w_ji = product(Y, rows, A, columns, size, K, K_CHUNKS, BLOCK_I, BLOCK_J, PRECISION)
-            if SCALED:
-                w_ji -= delta_j * tl.exp2(-e_y_i)
-                w_ji *= p_ji * tl.exp2(row_ji)
-            else:
-                w_ji -= delta_j
-                w_ji *= p_ji
-            if NEED_BIAS or CENTRED:
-                of_bias += tl.sum(w_ji, axis=1)
-            if NEED_FEATURE:
-                w += w_ji
-                if D_CHUNKS > 1:
-                    g_j = load_tile(G + d_chunk * size_64 * D, columns, D, BLOCK_J)
-                of_feature = add_dot(of_feature, rounded(w, g_j.dtype), g_j, PRECISION)
+                w += (ds_ij - delta_i[:, None]) * p_ij
+            if D_CHUNKS > 1:
+                g_j = load_tile(G + d_chunk * size_64 * D, columns, D, BLOCK_J)
+            of_feature = add_dot(of_feature, rounded(w, g_j.dtype), g_j, PRECISION)
 
     if SCALED:
         of_feature = _scale(of_feature, e_y, e_a)
