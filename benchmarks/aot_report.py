@@ -1,21 +1,21 @@
 """What the compiler makes of the fused kernels, for GPUs that are not there, and what that should cost.
 
-    python benchmarks/aot_report.py                          # every entry of the tile table, every architecture
-    python benchmarks/aot_report.py --architectures sm_90    # of one
+    python benchmarks/aot_report.py                          # every entry of the tile table, every
+    architecture python benchmarks/aot_report.py --architectures sm_90    # of one
     python benchmarks/aot_report.py --candidates --architectures sm_90    # rank tiles that could be entries
 
-Registers, spills and shared memory are those of the compiled object; instructions are counted in the loop over
-tiles of its disassembly. The prediction is a bound, not a measurement: per pair of nodes, the time of the busiest
-of four units of a multiprocessor,
+Registers, spills and shared memory are those of the compiled object; instructions are counted in the loop
+over tiles of its disassembly. The prediction is a bound, not a measurement: per pair of nodes, the time of
+the busiest of four units of a multiprocessor,
 
     matrix     multiply-adds of the tile, padding included
     exp        exponentials
     issue      all instructions of the loop
     L2         bytes of the column tiles, which every row block reads again
 
-or, where few warp groups are resident, their share of matrix and exp one after the other, as these overlap only
-between warp groups. `/ floor` compares with the matrix products and exponentials that no kernel can avoid.
-Ends with status 1 if an entry does not compile, does not fit, or spills.
+or, where few warp groups are resident, their share of matrix and exp one after the other, as these overlap
+only between warp groups. `/ floor` compares with the matrix products and exponentials that no kernel can
+avoid. Ends with status 1 if an entry does not compile, does not fit, or spills.
 """
 
 import argparse
@@ -80,10 +80,12 @@ class Cost(NamedTuple):
 
     @property
     def bound(self) -> float:
+        """The busiest unit's clocks."""
         return max(self[:5])
 
     @property
     def name(self) -> str:
+        """The busiest unit."""
         return max(("matrix", "exp", "issue", "l2", "in_turn"), key=lambda name: getattr(self, name))
 
 
@@ -102,7 +104,9 @@ def cost(kernel: str, c: Compiled, tile: Tile, d: int, k: int, dtype: str, facto
     item = {"16": 2, "fp64": 8}.get(dtype, 4)
     l2 = (item * (d + k) if forward else item * (d + 2 * k) + 8) / tile.block_i / rates.l2
     used = -(-c.registers // 8) * 8 * rates.lanes * tile.num_warps
-    resident = min(rates.registers // used, SHARED_MEMORY[c.architecture] // max(c.shared, 1), 64 // tile.num_warps)
+    resident = min(
+        rates.registers // used, SHARED_MEMORY[c.architecture] // max(c.shared, 1), 64 // tile.num_warps
+    )
     groups = max(1, resident * tile.num_warps // 4)
     # Exponentials that the result needs: one per pair, forward and backward.
     products = d + k if forward else 2 * d + 3 * k - 16

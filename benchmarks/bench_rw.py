@@ -1,12 +1,13 @@
 """Time of a cascade, forward and forward with backward, beside what one would write with PyTorch.
 
-    python benchmarks/bench_rw.py                          # three sizes, all backends and rivals that can run here
-    python benchmarks/bench_rw.py --cases inference --dtypes bfloat16 --seconds 0.2
+    python benchmarks/bench_rw.py                          # three sizes, all backends and rivals that can
+    run here python benchmarks/bench_rw.py --cases inference --dtypes bfloat16 --seconds 0.2
     python benchmarks/bench_rw.py --append benchmarks/results/walks.jsonl
 
-Medians. On a GPU the time is that of replays of a CUDA graph (launches cost nothing there), or of plain calls where
-a rival cannot be captured. Inputs are random and differ from case to case. Every candidate's output is checked
-against float64 on sampled rows first; its error is in its row. Rows that ran out of memory say so.
+Medians. On a GPU the time is that of replays of a CUDA graph (launches cost nothing there), or of plain
+calls where a rival cannot be captured. Inputs are random and differ from case to case. Every candidate's
+output is checked against float64 on sampled rows first; its error is in its row. Rows that ran out of memory
+say so.
 """
 
 import argparse
@@ -83,9 +84,7 @@ def make_inputs(case: Case, dtype: torch.dtype, device: torch.device) -> Inputs:
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, device=device, generator=generator)
 
-    features = [
-        (1.5 + 0.4 * normal(case.batch, case.nodes, case.width)).to(dtype) for _ in range(case.walks)
-    ]
+    features = [(1.5 + 0.4 * normal(case.batch, case.nodes, case.width)).to(dtype) for _ in range(case.walks)]
     half = torch.full((case.walks,), 0.5, device=device)
     return Inputs(features, normal(case.batch, case.nodes, case.classes), half, half.clone())
 
@@ -99,7 +98,9 @@ def error_of(output: Tensor, inputs: Inputs, case: Case) -> float | None:
         z = torch.softmax(f[rows] @ f.mT, dim=-1) @ s
         truth, output = s[rows].lerp(s[rows].lerp(z, mu[0].double()), beta[0].double()), output[0, rows]
     elif case.nodes <= 5000:
-        truth = eager_cascade([f[:1].double() for f in features], seed[:1].double(), mu.double(), beta.double())
+        truth = eager_cascade(
+            [f[:1].double() for f in features], seed[:1].double(), mu.double(), beta.double()
+        )
         output = output[:1]
     else:
         return None
@@ -163,7 +164,9 @@ def environment(device: torch.device) -> dict[str, Any]:
     }
 
 
-def measure(name: str, function: Callable[..., Any], case: Case, inputs: Inputs, seconds: float) -> dict[str, Any]:
+def measure(
+    name: str, function: Callable[..., Any], case: Case, inputs: Inputs, seconds: float
+) -> dict[str, Any]:
     """One row: times and error of a candidate, or why there are none."""
     device = inputs.seed.device
     try:
@@ -181,8 +184,8 @@ def measure(name: str, function: Callable[..., Any], case: Case, inputs: Inputs,
     except RuntimeError as error:
         return {"candidate": name, "failed": str(error).splitlines()[0][:120]}
     return {
-        "candidate": name, "forward_ms": forward, "forward_timed": how, "both_ms": both, "both_timed": how_both,
-        "error": error,
+        "candidate": name, "forward_ms": forward, "forward_timed": how, "both_ms": both, "both_timed":
+        how_both, "error": error,
     }  # fmt: skip
 
 
@@ -200,7 +203,9 @@ def main() -> int:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     where = environment(device)
     print(", ".join(f"{k} {v}" for k, v in where.items()))
-    print(f"{'case':11}{'dtype':10}{'precision':10}{'candidate':13}{'forward ms':>12}{'both ms':>12}{'error':>10}")
+    print(
+        f"{'case':11}{'dtype':10}{'precision':10}{'candidate':13}{'forward ms':>12}{'both ms':>12}{'error':>10}"
+    )
     rows = []
     for case_name in options.cases:
         case = CASES[case_name]
@@ -214,10 +219,20 @@ def main() -> int:
                         continue  # 242 GiB of P; minutes
                     inputs = make_inputs(case, DTYPES[dtype], device)
                     row = measure(name, function, case, inputs, options.seconds)
-                    rows.append({"case": case_name, **case._asdict(), "dtype": dtype, "precision": precision} | row | where)
+                    rows.append(
+                        {"case": case_name, **case._asdict(), "dtype": dtype, "precision": precision}
+                        | row
+                        | where
+                    )
                     numbers = [row.get(x) for x in ("forward_ms", "both_ms", "error")]
-                    cells = [f"{x:{w}}" if x is not None else f"{'-':>{w[:2]}}" for x, w in zip(numbers, ("12.3f", "12.3f", "10.1e"), strict=True)]
-                    print(f"{case_name:11}{dtype:10}{precision:10}{name:13}{''.join(cells)}  {row.get('failed', '')}", flush=True)
+                    cells = [
+                        f"{x:{w}}" if x is not None else f"{'-':>{w[:2]}}"
+                        for x, w in zip(numbers, ("12.3f", "12.3f", "10.1e"), strict=True)
+                    ]
+                    print(
+                        f"{case_name:11}{dtype:10}{precision:10}{name:13}{''.join(cells)}  {row.get('failed', '')}",
+                        flush=True,
+                    )
     if options.append:
         options.append.parent.mkdir(parents=True, exist_ok=True)
         with options.append.open("a", encoding="utf-8") as file:

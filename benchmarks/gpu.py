@@ -1,10 +1,11 @@
-"""`make gpu`: everything that needs a GPU, one stage after the other, each reported even when an earlier one failed.
+"""`make gpu`: everything that needs a GPU, one stage after the other, each reported even when an earlier one
+failed.
 
     python benchmarks/gpu.py                     # tests, sanitizer, benchmark, tuning: under eight minutes
     python benchmarks/gpu.py --rehearse          # the same stages, small, in Triton's interpreter on the CPU
 
-Needs torch, triton, numpy and pytest; compute-sanitizer is used where the CUDA toolkit has it. Logs of the stages
-and the benchmark's rows go to --out, by default benchmarks/results.
+Needs torch, triton, numpy and pytest; compute-sanitizer is used where the CUDA toolkit has it. Logs of the
+stages and the benchmark's rows go to --out, by default benchmarks/results.
 """
 
 import argparse
@@ -31,9 +32,13 @@ class Stage(NamedTuple):
 def stages(rehearse: bool, out: Path) -> list[Stage]:
     """What is run, in order."""
     python = sys.executable
-    small = ["--cases", "tiny", "--dtypes", "bfloat16", "--seconds", "0.1"] if rehearse else ["--seconds", "0.2"]
+    small = (
+        ["--cases", "tiny", "--dtypes", "bfloat16", "--seconds", "0.1"] if rehearse else ["--seconds", "0.2"]
+    )
     rows = out / ("rehearsal.jsonl" if rehearse else "walks.jsonl")
-    nodes = ["--batch", "1", "--nodes", "150", "--dtypes", "16", "--length", "2", "--dry-run"] if rehearse else []
+    nodes = (
+        ["--batch", "1", "--nodes", "150", "--dtypes", "16", "--length", "2", "--dry-run"] if rehearse else []
+    )
     no_caching = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
     listing = [
         Stage("info", 30, [python, "-m", "difnet_kernels.info"], {}),

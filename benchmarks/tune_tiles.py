@@ -3,9 +3,9 @@
     python benchmarks/tune_tiles.py                        # the widths of the network, every dtype
     python benchmarks/tune_tiles.py --dtypes 16 --dry-run
 
-Candidates are those of the static report that compile for this GPU without spills; the best of its ranking are
-timed, forward and backward, at a batch that fills the GPU. An entry changes only where another tile is more than
-2 % faster than the one in the table; results outside the table's own error budget do not count.
+Candidates are those of the static report that compile for this GPU without spills; the best of its ranking
+are timed, forward and backward, at a batch that fills the GPU. An entry changes only where another tile is
+more than 2 % faster than the one in the table; results outside the table's own error budget do not count.
 """
 
 import argparse

@@ -49,18 +49,22 @@ class Compiled:
 
     @property
     def matrix(self) -> int:
+        """Matrix instructions."""
         return sum(n for opcode, n in self.instructions.items() if _MATRIX.match(opcode))
 
     @property
     def exponentials(self) -> int:
+        """Exponentials."""
         return self.count("MUFU.EX2", "v_exp_f32")
 
     @property
     def total(self) -> int:
+        """All instructions."""
         return sum(self.instructions.values())
 
 
 def target_of(architecture: str) -> GPUTarget:
+    """What Triton calls an architecture."""
     if architecture.startswith("gfx"):
         return GPUTarget("hip", architecture, 64)
     return GPUTarget("cuda", int(architecture[3:]), 32)
@@ -107,8 +111,8 @@ def compile_sweep(
                 attributes[(position,)] = [["tt.divisibility", 16]]
         else:
             signature[name] = "i32"
-    constants = {(function.arg_names.index(n),): v for n, v in constants.items() if n in function.arg_names}
-    source = ASTSource(function, signature, constants, attributes)
+    values = {(function.arg_names.index(n),): v for n, v in constants.items() if n in function.arg_names}
+    source = ASTSource(function, signature, values, attributes)
     options = {"num_warps": tile.num_warps, "num_stages": tile.num_stages}
     compiled = triton.compile(source, target=target_of(architecture), options=options)
     read = _read_amdgcn if architecture.startswith("gfx") else _read_cubin
@@ -124,7 +128,11 @@ def _read_cubin(compiled: Any, architecture: str) -> Compiled:
     registers, stack, local = (
         int(re.search(rf"{name}:(\d+)", usage)[1]) for name in ("REG", "STACK", "LOCAL")  # type: ignore[index]
     )  # fmt: skip
-    lines = [m for m in (re.match(r"\s*(\.L_\w+):|\s+/\*[0-9a-f]+\*/\s+(.*?);", x) for x in listing.splitlines()) if m]
+    lines = [
+        m
+        for m in (re.match(r"\s*(\.L_\w+):|\s+/\*[0-9a-f]+\*/\s+(.*?);", x) for x in listing.splitlines())
+        if m
+    ]
     loop = _loop([(m[1], m[2]) for m in lines])
     return Compiled(architecture, registers, stack + local, compiled.metadata.shared, _opcodes(loop), loop)
 
@@ -140,13 +148,15 @@ def _read_amdgcn(compiled: Any, architecture: str) -> Compiled:
     registers, spills = (
         int(re.search(rf"\.vgpr_{name}:\s+(\d+)", text)[1]) for name in ("count", "spill_count")  # type: ignore[index]
     )  # fmt: skip
-    lines = [m for m in (re.match(r"(\.LBB\w+):|\s+([a-z]\w+.*?)(?:;|//|$)", x) for x in text.splitlines()) if m]
+    lines = [
+        m for m in (re.match(r"(\.LBB\w+):|\s+([a-z]\w+.*?)(?:;|//|$)", x) for x in text.splitlines()) if m
+    ]
     loop = _loop([(m[1], m[2]) for m in lines])
     return Compiled(architecture, registers, spills, compiled.metadata.shared, _opcodes(loop), loop)
 
 
 def _loop(lines: list[tuple[str | None, str | None]]) -> tuple[str, ...]:
-    """The instructions of the innermost loop with the most matrix products, or else exponentials."""
+    """The instructions of the loop over tiles: the shortest with exponentials and, if there are any, products."""
     labels: dict[str, int] = {}
     loops = []
     for n, (label, instruction) in enumerate(lines):
@@ -157,15 +167,16 @@ def _loop(lines: list[tuple[str | None, str | None]]) -> tuple[str, ...]:
             if target and target[0] in labels:
                 body = tuple(i for _, i in lines[labels[target[0]] : n + 1] if i)
                 loops.append(body)
-    if not loops:
-        return ()
+    # Branches back from beyond the loop, to wait again for a copy, span more than the loop itself.
+    matrix = any(_MATRIX.match(_opcode(i)) for _, i in lines if i)
 
-    def weight(body: tuple[str, ...]) -> tuple[int, int, int]:
+    def sweeps(body: tuple[str, ...]) -> bool:
         opcodes = [_opcode(i) for i in body]
-        exponentials = sum(o.startswith(("MUFU.EX2", "v_exp")) for o in opcodes)
-        return sum(bool(_MATRIX.match(o)) for o in opcodes), exponentials, -len(body)
+        return any(o.startswith(("MUFU.EX2", "v_exp")) for o in opcodes) and (
+            not matrix or any(_MATRIX.match(o) for o in opcodes)
+        )
 
-    return max(loops, key=weight)
+    return min(filter(sweeps, loops), key=len, default=())
 
 
 def _opcode(instruction: str) -> str:

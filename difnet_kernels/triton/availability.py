@@ -12,7 +12,9 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 def missing() -> str | None:
     """Why the kernels cannot run here, or None if they can; tried once, by compiling the smallest of kernels."""
     if not INTERPRETED and not torch.cuda.is_available():
-        return "torch.cuda.is_available() is False: no GPU, no driver, or a build of torch without CUDA or ROCm"
+        return (
+            "torch.cuda.is_available() is False: no GPU, no driver, or a build of torch without CUDA or ROCm"
+        )
     try:
         import triton  # noqa: F401
     except Exception as error:  # a broken installation raises what it likes
@@ -27,7 +29,9 @@ def missing() -> str | None:
 
         probe.compile_something()
     except Exception as error:
-        return f"Triton cannot compile: {_summary(error)}; it needs a C compiler (set CC) and Python's headers"
+        return (
+            f"Triton cannot compile: {_summary(error)}; it needs a C compiler (set CC) and Python's headers"
+        )
     return None
 
 

@@ -44,10 +44,12 @@ class Layout(NamedTuple):
 
     @property
     def scaled(self) -> bool:
+        """Whether states are held in float16, beside powers of two."""
         return self.dtype == "16"
 
     @property
     def packing(self) -> dict[str, Any]:
+        """Constexpr arguments of the packing kernels."""
         return {
             "WIDTH": self.width,
             "CLASSES": self.classes,
@@ -60,10 +62,12 @@ class Layout(NamedTuple):
 
     @property
     def chunks(self) -> dict[str, int]:
+        """Constexpr arguments that say how columns are cut."""
         return {"D": self.d, "D_CHUNKS": self.d_chunks, "K": self.k, "K_CHUNKS": self.k_chunks}
 
 
 def layout_of(feature: Tensor, classes: int, has_node_bias: bool) -> Layout:
+    """The layout for features (B, N, d) and k classes."""
     batch, nodes, width = feature.shape
     dtype, precision = arithmetic(feature)
     largest = 64 if dtype == "fp64" else 128
@@ -90,6 +94,7 @@ def arithmetic(feature: Tensor) -> tuple[str, str]:
 
 @cache
 def architecture_of(device: torch.device) -> str:
+    """A device's name in tiles.py."""
     if device.type == "cpu":
         return "interpreter"
     properties = torch.cuda.get_device_properties(device)
@@ -100,6 +105,7 @@ def architecture_of(device: torch.device) -> str:
 
 @cache
 def multiprocessors(device: torch.device) -> int:
+    """How many programs' homes a device has; read once."""
     return 1 if device.type == "cpu" else torch.cuda.get_device_properties(device).multi_processor_count
 
 
@@ -250,8 +256,8 @@ def walk_backward(
                 state.new_empty(*shape) if scores else state,
             ]
         walk_backward_kernel[(programs * splits,)](
-            packed.G, Y, A, packed.bias, lse_padded, delta, exponents_y, exponents_a, packed.centre, grad, beta,
-            grad_feature, grad_state, grad_bias, *parts,
+            packed.G, Y, A, packed.bias, lse_padded, delta, exponents_y, exponents_a, packed.centre, grad,
+            beta, grad_feature, grad_state, grad_bias, *parts,
             at.nodes, at.blocks, row_blocks, splits, *grad.stride(),
             WIDTH=at.width, CLASSES=at.classes, **at.chunks, **needs,
             HAS_BIAS=at.has_bias or centred, SCALED=at.scaled, SPLIT=splits > 1,

@@ -1,18 +1,20 @@
 r"""What a sweep reads, in one layout: contiguous, padded, in the dtype of the matrix units.
 
     G   (B, D_CHUNKS, NP, D)   features: centred where they are float32 or float64, else as given
-    b   (B, NP)                bias of the scores, c_j + centre . g_j, in the units of the exponent; -inf beyond N
-    Y   (B, K_CHUNKS, NP, K)   state; the last column of every chunk holds ones, so that row sums come with P y
-    A   (B, K_CHUNKS, NP, K)   a = beta mu g, backward only
+    b   (B, NP)                bias of the scores, c_j + centre . g_j, in the units of the exponent; -inf
+    beyond N Y   (B, K_CHUNKS, NP, K)   state; the last column of every chunk holds ones, so that row sums
+    come with P y A   (B, K_CHUNKS, NP, K)   a = beta mu g, backward only
 
-NP is N rounded up to whole blocks of PACK nodes. Rows beyond N are zero, the ones too, so sweeps need no masks.
+NP is N rounded up to whole blocks of PACK nodes. Rows beyond N are zero, the ones too, so sweeps need no
+masks.
 
-16-bit features keep their products exact: centring would round them again. Their states are held in float16, eight
-times finer than bfloat16, divided by 2^e with one e per block of nodes: range comes from e, not from the dtype.
-The column of ones then holds 2^-e. The sweeps put e into the exponent, where it costs nothing per pair.
+16-bit features keep their products exact: centring would round them again. Their states are held in float16,
+eight times finer than bfloat16, divided by 2^e with one e per block of nodes: range comes from e, not from
+the dtype. The column of ones then holds 2^-e. The sweeps put e into the exponent, where it costs nothing per
+pair.
 
-The centre of float32 features is sum_i f_i/|f_i| / sum_i 1/|f_i|: their mean when lengths are alike, as after a
-max pool, and one pass and deaf to a few huge rows, which would pull a mean away from all others.
+The centre of float32 features is sum_i f_i/|f_i| / sum_i 1/|f_i|: their mean when lengths are alike, as
+after a max pool, and one pass and deaf to a few huge rows, which would pull a mean away from all others.
 """
 
 import triton
@@ -42,9 +44,7 @@ def centre_kernel(
     for chunk in range(D_CHUNKS):
         d = chunk * D + tl.arange(0, D)
         f = tl.load(f_i + d[None, :] * feature_d, (i[:, None] < nodes) & (d[None, :] < WIDTH), 0.0)
-        tl.store(
-            sums + (batch * blocks + block) * (D_CHUNKS * D) + d, tl.sum(f * direction[:, None], axis=0)
-        )
+        tl.store(sums + (batch * blocks + block) * (D_CHUNKS * D) + d, tl.sum(f * direction[:, None], axis=0))
 
 
 @triton.jit
@@ -185,8 +185,8 @@ def pack_backward_kernel(
 ):  # fmt: skip
     """As `pack_forward_kernel`, and what needs no pair of nodes; one program per block of nodes.
 
-        a = beta mu g,  delta_i = a_i . z_i / 2^(exponent of a),  ds = beta (1 - mu) g
-        partial (2, B, blocks):  beta sum g (z - s)  and  sum g (mu z + (1 - mu) s - y)  over the block
+    a = beta mu g,  delta_i = a_i . z_i / 2^(exponent of a),  ds = beta (1 - mu) g
+    partial (2, B, blocks):  beta sum g (z - s)  and  sum g (mu z + (1 - mu) s - y)  over the block
     """
     block, batch = tl.program_id(0) % blocks, (tl.program_id(0) // blocks).to(tl.int64)
     _pack_features(
@@ -228,7 +228,10 @@ def pack_backward_kernel(
 
     exponent_y, exponent_a = 0.0, 0.0
     if SCALED:
-        exponent_y, exponent_a = exponent_of(tl.max(largest_y, axis=0)), exponent_of(tl.max(largest_a, axis=0))
+        exponent_y, exponent_a = (
+            exponent_of(tl.max(largest_y, axis=0)),
+            exponent_of(tl.max(largest_a, axis=0)),
+        )
         tl.store(exponents_y + cell, exponent_y)
         tl.store(exponents_a + cell, exponent_a)
     delta_i = zero

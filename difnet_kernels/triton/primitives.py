@@ -9,8 +9,9 @@ LOG2E: tl.constexpr = tl.constexpr(1.4426950408889634)
 LN2: tl.constexpr = tl.constexpr(0.6931471805599453)
 # Nodes to a block of the packed arrays; tiles of a sweep divide it. 16-bit states have one scale per block.
 PACK: tl.constexpr = tl.constexpr(128)
-# Triton's interpreter multiplies the bits of bfloat16 numbers as integers, cuts bits off where a GPU rounds, and
-# leaves float32 products to a library in which g_i . g_j and g_j . g_i differ, which on matrix units they do not.
+# Triton's interpreter multiplies the bits of bfloat16 numbers as integers, cuts bits off where a GPU rounds,
+# and leaves float32 products to a library in which g_i . g_j and g_j . g_i differ, which on matrix units
+# they do not.
 INTERPRETED: tl.constexpr = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
 
 

@@ -1,7 +1,8 @@
-"""Block sizes, the only place where they are. Number of nodes and batch are no keys: they vary from call to call.
+"""Block sizes, the only place where they are. Number of nodes and batch are no keys: they vary from call to
+call.
 
-Keys are kernel, dtype class, D, K and architecture, where D and K are the padded widths of features and states
-(pack.py) and the dtype class is "16" (bfloat16, float16), "tf32", "fp32" or "fp64". Widths between the entries
+Keys are kernel, dtype class, D, K and architecture, where D and K are the padded widths of features and
+states (pack.py) and the dtype class is "16" (bfloat16, float16), "tf32", "fp32" or "fp64". Widths between the entries
 take the next larger one. Entries without a device and a date come from the static cost report
 (benchmarks/aot_report.py --candidates); benchmarks/tune_tiles.py replaces them by measured ones.
 """
@@ -35,9 +36,9 @@ _FALLBACK = "sm_86"
 
 # fmt: off
 _TABLE: dict[Key, Tile] = {
-    ("walk_forward", "16", 64, 32, "sm_80"): Tile(64, 64, 4, 2, 3),
-    ("walk_forward", "16", 64, 64, "sm_80"): Tile(64, 64, 4, 2, 2),
-    ("walk_forward", "16", 128, 128, "sm_80"): Tile(64, 32, 4, 2, 1),
+    ("walk_forward", "16", 64, 32, "sm_80"): Tile(128, 128, 8, 2, 1),
+    ("walk_forward", "16", 64, 64, "sm_80"): Tile(128, 64, 8, 2, 1),
+    ("walk_forward", "16", 128, 128, "sm_80"): Tile(64, 32, 8, 2, 1),
     ("walk_forward", "tf32", 64, 32, "sm_80"): Tile(32, 32, 4, 2, 2),
     ("walk_forward", "tf32", 64, 64, "sm_80"): Tile(32, 32, 4, 2, 1),
     ("walk_forward", "tf32", 128, 128, "sm_80"): Tile(32, 32, 8, 1, 1),
@@ -45,8 +46,8 @@ _TABLE: dict[Key, Tile] = {
     ("walk_forward", "fp32", 64, 64, "sm_80"): Tile(64, 32, 8, 2, 2),
     ("walk_forward", "fp32", 128, 128, "sm_80"): Tile(32, 32, 8, 1, 1),
     ("walk_forward", "fp64", 64, 64, "sm_80"): Tile(16, 16, 4, 1, 1),
-    ("walk_backward", "16", 64, 32, "sm_80"): Tile(64, 32, 4, 2, 2),
-    ("walk_backward", "16", 64, 64, "sm_80"): Tile(64, 32, 4, 2, 2),
+    ("walk_backward", "16", 64, 32, "sm_80"): Tile(128, 32, 8, 2, 1),
+    ("walk_backward", "16", 64, 64, "sm_80"): Tile(128, 32, 8, 2, 1),
     ("walk_backward", "16", 128, 128, "sm_80"): Tile(64, 32, 8, 2, 1),
     ("walk_backward", "tf32", 64, 32, "sm_80"): Tile(32, 32, 8, 2, 1),
     ("walk_backward", "tf32", 64, 64, "sm_80"): Tile(16, 32, 4, 1, 1),
@@ -55,9 +56,9 @@ _TABLE: dict[Key, Tile] = {
     ("walk_backward", "fp32", 64, 64, "sm_80"): Tile(32, 32, 8, 2, 1),
     ("walk_backward", "fp32", 128, 128, "sm_80"): Tile(16, 32, 8, 1, 1),
     ("walk_backward", "fp64", 64, 64, "sm_80"): Tile(16, 16, 4, 1, 1),
-    ("walk_forward", "16", 64, 32, "sm_86"): Tile(64, 64, 4, 2, 3),
-    ("walk_forward", "16", 64, 64, "sm_86"): Tile(64, 64, 4, 2, 2),
-    ("walk_forward", "16", 128, 128, "sm_86"): Tile(64, 32, 4, 2, 1),
+    ("walk_forward", "16", 64, 32, "sm_86"): Tile(128, 64, 8, 2, 1),
+    ("walk_forward", "16", 64, 64, "sm_86"): Tile(128, 64, 8, 2, 1),
+    ("walk_forward", "16", 128, 128, "sm_86"): Tile(64, 32, 8, 2, 1),
     ("walk_forward", "tf32", 64, 32, "sm_86"): Tile(32, 32, 4, 2, 2),
     ("walk_forward", "tf32", 64, 64, "sm_86"): Tile(32, 32, 4, 2, 1),
     ("walk_forward", "tf32", 128, 128, "sm_86"): Tile(32, 32, 8, 1, 1),
@@ -65,8 +66,8 @@ _TABLE: dict[Key, Tile] = {
     ("walk_forward", "fp32", 64, 64, "sm_86"): Tile(64, 32, 8, 2, 2),
     ("walk_forward", "fp32", 128, 128, "sm_86"): Tile(32, 32, 8, 1, 1),
     ("walk_forward", "fp64", 64, 64, "sm_86"): Tile(16, 16, 4, 1, 1),
-    ("walk_backward", "16", 64, 32, "sm_86"): Tile(64, 32, 4, 2, 2),
-    ("walk_backward", "16", 64, 64, "sm_86"): Tile(64, 32, 4, 2, 2),
+    ("walk_backward", "16", 64, 32, "sm_86"): Tile(128, 32, 8, 2, 1),
+    ("walk_backward", "16", 64, 64, "sm_86"): Tile(128, 32, 8, 2, 1),
     ("walk_backward", "16", 128, 128, "sm_86"): Tile(64, 32, 8, 2, 1),
     ("walk_backward", "tf32", 64, 32, "sm_86"): Tile(32, 32, 8, 2, 1),
     ("walk_backward", "tf32", 64, 64, "sm_86"): Tile(16, 32, 4, 1, 1),
@@ -75,9 +76,9 @@ _TABLE: dict[Key, Tile] = {
     ("walk_backward", "fp32", 64, 64, "sm_86"): Tile(32, 32, 8, 2, 1),
     ("walk_backward", "fp32", 128, 128, "sm_86"): Tile(16, 32, 8, 1, 1),
     ("walk_backward", "fp64", 64, 64, "sm_86"): Tile(16, 16, 4, 1, 1),
-    ("walk_forward", "16", 64, 32, "sm_89"): Tile(64, 64, 4, 2, 3),
-    ("walk_forward", "16", 64, 64, "sm_89"): Tile(64, 64, 4, 2, 2),
-    ("walk_forward", "16", 128, 128, "sm_89"): Tile(64, 32, 4, 2, 1),
+    ("walk_forward", "16", 64, 32, "sm_89"): Tile(128, 64, 8, 2, 1),
+    ("walk_forward", "16", 64, 64, "sm_89"): Tile(128, 64, 8, 2, 1),
+    ("walk_forward", "16", 128, 128, "sm_89"): Tile(64, 32, 8, 2, 1),
     ("walk_forward", "tf32", 64, 32, "sm_89"): Tile(32, 32, 4, 2, 2),
     ("walk_forward", "tf32", 64, 64, "sm_89"): Tile(32, 32, 4, 2, 1),
     ("walk_forward", "tf32", 128, 128, "sm_89"): Tile(32, 32, 8, 1, 1),
@@ -85,8 +86,8 @@ _TABLE: dict[Key, Tile] = {
     ("walk_forward", "fp32", 64, 64, "sm_89"): Tile(64, 32, 8, 2, 2),
     ("walk_forward", "fp32", 128, 128, "sm_89"): Tile(32, 32, 8, 1, 1),
     ("walk_forward", "fp64", 64, 64, "sm_89"): Tile(16, 16, 4, 1, 1),
-    ("walk_backward", "16", 64, 32, "sm_89"): Tile(64, 32, 4, 2, 2),
-    ("walk_backward", "16", 64, 64, "sm_89"): Tile(64, 32, 4, 2, 2),
+    ("walk_backward", "16", 64, 32, "sm_89"): Tile(128, 32, 8, 2, 1),
+    ("walk_backward", "16", 64, 64, "sm_89"): Tile(128, 32, 8, 2, 1),
     ("walk_backward", "16", 128, 128, "sm_89"): Tile(64, 32, 8, 2, 1),
     ("walk_backward", "tf32", 64, 32, "sm_89"): Tile(32, 32, 8, 2, 1),
     ("walk_backward", "tf32", 64, 64, "sm_89"): Tile(16, 32, 4, 1, 1),
@@ -125,9 +126,9 @@ _TABLE: dict[Key, Tile] = {
     ("walk_forward", "fp32", 64, 64, "sm_100"): Tile(64, 32, 8, 2, 2),
     ("walk_forward", "fp32", 128, 128, "sm_100"): Tile(32, 32, 8, 1, 1),
     ("walk_forward", "fp64", 64, 64, "sm_100"): Tile(16, 16, 4, 1, 1),
-    ("walk_backward", "16", 64, 32, "sm_100"): Tile(64, 64, 4, 2, 1),
-    ("walk_backward", "16", 64, 64, "sm_100"): Tile(64, 32, 4, 2, 1),
-    ("walk_backward", "16", 128, 128, "sm_100"): Tile(64, 32, 8, 2, 1),
+    ("walk_backward", "16", 64, 32, "sm_100"): Tile(128, 64, 8, 2, 1),
+    ("walk_backward", "16", 64, 64, "sm_100"): Tile(128, 64, 8, 2, 1),
+    ("walk_backward", "16", 128, 128, "sm_100"): Tile(128, 32, 8, 2, 1),
     ("walk_backward", "tf32", 64, 32, "sm_100"): Tile(32, 32, 8, 2, 1),
     ("walk_backward", "tf32", 64, 64, "sm_100"): Tile(16, 32, 4, 1, 1),
     ("walk_backward", "tf32", 128, 128, "sm_100"): Tile(16, 16, 4, 1, 1),
@@ -135,9 +136,9 @@ _TABLE: dict[Key, Tile] = {
     ("walk_backward", "fp32", 64, 64, "sm_100"): Tile(32, 32, 8, 2, 1),
     ("walk_backward", "fp32", 128, 128, "sm_100"): Tile(16, 32, 8, 1, 1),
     ("walk_backward", "fp64", 64, 64, "sm_100"): Tile(16, 16, 4, 1, 1),
-    ("walk_forward", "16", 64, 32, "gfx942"): Tile(64, 64, 4, 2, 2),
-    ("walk_forward", "16", 64, 64, "gfx942"): Tile(64, 64, 4, 2, 2),
-    ("walk_forward", "16", 128, 128, "gfx942"): Tile(64, 32, 4, 2, 1),
+    ("walk_forward", "16", 64, 32, "gfx942"): Tile(128, 64, 8, 2, 2),
+    ("walk_forward", "16", 64, 64, "gfx942"): Tile(128, 64, 8, 2, 2),
+    ("walk_forward", "16", 128, 128, "gfx942"): Tile(64, 32, 8, 2, 1),
     ("walk_forward", "tf32", 64, 32, "gfx942"): Tile(32, 32, 4, 2, 2),
     ("walk_forward", "tf32", 64, 64, "gfx942"): Tile(32, 32, 4, 2, 1),
     ("walk_forward", "tf32", 128, 128, "gfx942"): Tile(32, 32, 8, 1, 1),
@@ -145,8 +146,8 @@ _TABLE: dict[Key, Tile] = {
     ("walk_forward", "fp32", 64, 64, "gfx942"): Tile(64, 32, 8, 2, 2),
     ("walk_forward", "fp32", 128, 128, "gfx942"): Tile(32, 32, 8, 1, 1),
     ("walk_forward", "fp64", 64, 64, "gfx942"): Tile(16, 16, 4, 1, 1),
-    ("walk_backward", "16", 64, 32, "gfx942"): Tile(64, 32, 4, 2, 1),
-    ("walk_backward", "16", 64, 64, "gfx942"): Tile(64, 32, 4, 2, 1),
+    ("walk_backward", "16", 64, 32, "gfx942"): Tile(32, 32, 4, 2, 2),
+    ("walk_backward", "16", 64, 64, "gfx942"): Tile(64, 32, 4, 2, 2),
     ("walk_backward", "16", 128, 128, "gfx942"): Tile(32, 32, 4, 2, 1),
     ("walk_backward", "tf32", 64, 32, "gfx942"): Tile(32, 32, 8, 2, 1),
     ("walk_backward", "tf32", 64, 64, "gfx942"): Tile(16, 32, 4, 1, 1),

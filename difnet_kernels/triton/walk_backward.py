@@ -1,15 +1,15 @@
 r"""What a walk's backward needs every pair of nodes for: dF, P^T a and the gradient of the node bias.
 
-With P_ij = exp(S_ij + b_j - L_i), S = G G^T symmetric, a block of rows I owns its outputs and meets every block of
-columns J once. Both halves of dS + dS^T come from that one tile of scores:
+With P_ij = exp(S_ij + b_j - L_i), S = G G^T symmetric, a block of rows I owns its outputs and meets every
+block of columns J once. Both halves of dS + dS^T come from that one tile of scores:
 
     W_ij  = P_ij (a_i . y_j - delta_i) + P_ji (a_j . y_i - delta_j)
     dF_i  = sum_j W_ij g_j + dc_i centre          dy_i = sum_j P_ji a_j + (1 - beta) g_i
     dc_i  = sum_j P_ji (a_j . y_i - delta_j)      (rows of dS sum to zero, so this is also the row sum of W)
 
-Nothing is added to memory that another program writes: no atomics, the same bits every time. P_ij and P_ji are at
-most 1, so two exponentials need no guard. 16-bit states and a come divided by powers of two, one per block of
-nodes (pack.py); sums are kept in units of the image's largest, and multiplied out at the end.
+Nothing is added to memory that another program writes: no atomics, the same bits every time. P_ij and P_ji
+are at most 1, so two exponentials need no guard. 16-bit states and a come divided by powers of two, one per
+block of nodes (pack.py); sums are kept in units of the image's largest, and multiplied out at the end.
 """
 
 import triton
@@ -214,7 +214,11 @@ def _finish(
             m = tl.load(centre + batch * (D_CHUNKS * D) + d, chunk < D_CHUNKS, 0.0)
             of_feature += of_bias[:, None] * m[None, :]
         cell = (batch * nodes + i[:, None]) * WIDTH + d[None, :]
-        tl.store(grad_feature + cell, rounded(of_feature, grad_feature.dtype.element_ty), inside[:, None] & (d < WIDTH)[None, :])
+        tl.store(
+            grad_feature + cell,
+            rounded(of_feature, grad_feature.dtype.element_ty),
+            inside[:, None] & (d < WIDTH)[None, :],
+        )
     if NEED_BIAS:
         tl.store(grad_bias + batch * nodes + i, of_bias, inside & (chunk == 0))
     if NEED_STATE:

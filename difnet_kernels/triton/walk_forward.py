@@ -3,9 +3,10 @@ r"""One walk forward: z = P y and the update of the state, in one sweep over the
     p_ij = exp(g_i . g_j + b_j - top_i)     acc_i = sum_j p_ij [y_j, 1]     z_i = acc_i / acc_i[last]
     y'   = beta (mu z + (1 - mu) s) + (1 - beta) y
 
-with top_i the running maximum of the row (online softmax). The last column of the packed state holds ones, so the
-row sum comes out of the same product with the same rounding of P, and a constant state stays constant.
-Where blocks of rows cannot fill the GPU the columns are split over programs, and a second kernel adds the parts.
+with top_i the running maximum of the row (online softmax). The last column of the packed state holds ones,
+so the row sum comes out of the same product with the same rounding of P, and a constant state stays constant.
+Where blocks of rows cannot fill the GPU the columns are split over programs, and a second kernel adds the
+parts.
 """
 
 import triton

@@ -56,11 +56,13 @@ def test_without_a_gpu_it_says_so():
     assert not status.available
     assert "torch.cuda.is_available() is False" in status.reason
     x, one = torch.zeros(1, 2, 3), torch.ones(1)
-    with pytest.raises(BackendError, match="cannot run here: torch.cuda.is_available"):
+    with pytest.raises(BackendError, match=r"cannot run here: torch\.cuda\.is_available"):
         cascaded_random_walk([x], x, one, one, backend="triton")
 
 
-@pytest.mark.parametrize("broken", ["raise ImportError('not here')", "raise RuntimeError('libcuda is a stub')"])
+@pytest.mark.parametrize(
+    "broken", ["raise ImportError('not here')", "raise RuntimeError('a stub')"]
+)
 def test_a_broken_triton_harms_nobody(tmp_path, broken):
     (tmp_path / "triton.py").write_text(broken)
     code = (

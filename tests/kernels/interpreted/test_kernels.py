@@ -9,8 +9,9 @@ from difnet_kernels.triton import launch
 
 DTYPES = [(torch.float32, None), (torch.bfloat16, torch.float32), (torch.float16, torch.float32)]
 
-# What a result may be off from float64 beside PyTorch's eager form of the same precision, where 16-bit features
-# meet float32 states: the point of the kernels' 16-bit arithmetic, several times stricter than the budget.
+# What a result may be off from float64 beside PyTorch's eager form of the same precision, where 16-bit
+# features meet float32 states: the point of the kernels' 16-bit arithmetic, several times stricter than the
+# budget.
 SHARE_OF_EAGER = 1 / 4
 
 
@@ -37,7 +38,7 @@ def test_it_is_the_interpreter_that_runs():
 @pytest.mark.parametrize("sharpness", testing.SHARPNESS)
 @pytest.mark.parametrize(("dtype", "value_dtype"), DTYPES)
 def test_budget(sharpness, dtype, value_dtype):
-    inputs = testing.make_inputs(2, 290, 64, 21, 1, sharpness, node_bias=sharpness == "mixed")
+    inputs = testing.make_inputs(3, 290, 64, 21, 1, sharpness, node_bias=sharpness == "mixed")
     errors = testing.measure_errors(inputs, dtype, "triton", value_dtype)
     assert_within(errors)
     if value_dtype:
@@ -81,7 +82,8 @@ def test_16_bit_states_and_gradients_of_any_size(exponent):
     for name, x, y in zip(["output", *inputs.names()], by_large, by_small, strict=True):
         if name in ("output", "mu", "beta", "node_bias") or name.startswith("features"):
             x = x.double() / scale
-        bound = (1e-6 + 2 * torch.finfo(y.dtype).eps) * y.abs().max().item()
+        # Another power of two rounds exponents elsewhere, and a weight to the float16 beside it.
+        bound = (2**-11 + 2 * torch.finfo(y.dtype).eps) * y.abs().max().item()
         torch.testing.assert_close(x.double(), y.double(), rtol=0, atol=bound, msg=name)
 
 
@@ -93,10 +95,11 @@ def test_a_loud_node_does_not_deafen_the_others():
     far = slice(128, None)
     truth = run(inputs._replace(state=loud).to(torch.float64).requires_grad_(), "reference")[0]
     y = run(inputs._replace(state=loud).requires_grad_())[0]
-    leaks = (truth[0, far].abs() > 10).any(dim=-1)
-    error = (y[0, far].double() - truth[0, far]).abs().amax(dim=-1)[~leaks]
-    assert error.numel() > 100
-    assert error.max() < 2e-3
+    size = truth[0, far].abs().amax(dim=-1)
+    error = (y[0, far].double() - truth[0, far]).abs().amax(dim=-1)
+    # Rows that see it have its size; a scale for all nodes would cost the others 2^-12 of 1e6.
+    assert (size < 10).sum() > 100
+    assert (error <= 2e-3 * size.clamp_min(1)).all()
 
 
 @pytest.mark.usefixtures("splits")
@@ -138,9 +141,7 @@ LAYOUTS = {
 def test_strides(layout, dtype):
     inputs = testing.make_inputs(3, 140, 20, 5, 1, node_bias=True).to(dtype, torch.float32)
     lay = LAYOUTS[layout]
-    laid = inputs._replace(
-        features=[lay(inputs.features[0])], seed=lay(inputs.seed), state=lay(inputs.state)
-    )
+    laid = inputs._replace(features=[lay(inputs.features[0])], seed=lay(inputs.seed), state=lay(inputs.state))
     plain = laid._replace(**{n: getattr(laid, n).contiguous() for n in ("seed", "state")})
     plain = plain._replace(features=[laid.features[0].contiguous()])
     assert not laid.state.is_contiguous()
