@@ -57,7 +57,7 @@ class Inputs(NamedTuple):
 
 
 def sdpa_cascade(features: list[Tensor], seed: Tensor, mu: Tensor, beta: Tensor) -> Tensor:
-    """scaled_dot_product_attention with the state zero-padded to the width of the features: its fast kernels."""
+    """scaled_dot_product_attention with the state zero-padded to the features' width: its fast kernels."""
     y = seed
     for t, f in enumerate(features):
         v = pad(y.to(f.dtype), (0, f.shape[-1] - y.shape[-1]))
@@ -90,7 +90,7 @@ def make_inputs(case: Case, dtype: torch.dtype, device: torch.device) -> Inputs:
 
 
 def error_of(output: Tensor, inputs: Inputs, case: Case) -> float | None:
-    """Largest error relative to the truth's largest value: whole cascades where P fits, sampled rows of one walk."""
+    """Largest error relative to the truth's largest value; None where it is not known."""
     features, seed, mu, beta = inputs
     if case.walks == 1:
         rows = torch.arange(0, case.nodes, max(1, case.nodes // 64), device=seed.device)
@@ -204,7 +204,8 @@ def main() -> int:
     where = environment(device)
     print(", ".join(f"{k} {v}" for k, v in where.items()))
     print(
-        f"{'case':11}{'dtype':10}{'precision':10}{'candidate':13}{'forward ms':>12}{'both ms':>12}{'error':>10}"
+        f"{'case':11}{'dtype':10}{'precision':10}{'candidate':13}{'forward ms':>12}{'both ms':>12}"
+        f"{'error':>10}"
     )
     rows = []
     for case_name in options.cases:
@@ -230,7 +231,8 @@ def main() -> int:
                         for x, w in zip(numbers, ("12.3f", "12.3f", "10.1e"), strict=True)
                     ]
                     print(
-                        f"{case_name:11}{dtype:10}{precision:10}{name:13}{''.join(cells)}  {row.get('failed', '')}",
+                        f"{case_name:11}{dtype:10}{precision:10}{name:13}{''.join(cells)}"
+                        f"  {row.get('failed', '')}",
                         flush=True,
                     )
     if options.append:

@@ -156,7 +156,7 @@ def _read_amdgcn(compiled: Any, architecture: str) -> Compiled:
 
 
 def _loop(lines: list[tuple[str | None, str | None]]) -> tuple[str, ...]:
-    """The instructions of the loop over tiles: the shortest with exponentials and, if there are any, products."""
+    """The loop over tiles: the shortest loop with exponentials and, if there are any, matrix products."""
     labels: dict[str, int] = {}
     loops = []
     for n, (label, instruction) in enumerate(lines):

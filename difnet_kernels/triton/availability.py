@@ -10,7 +10,7 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 @cache
 def missing() -> str | None:
-    """Why the kernels cannot run here, or None if they can; tried once, by compiling the smallest of kernels."""
+    """Why the kernels cannot run here, or None if they can; tried once, by compiling a small kernel."""
     if not INTERPRETED and not torch.cuda.is_available():
         return (
             "torch.cuda.is_available() is False: no GPU, no driver, or a build of torch without CUDA or ROCm"

@@ -2,8 +2,8 @@
 call.
 
 Keys are kernel, dtype class, D, K and architecture, where D and K are the padded widths of features and
-states (pack.py) and the dtype class is "16" (bfloat16, float16), "tf32", "fp32" or "fp64". Widths between the entries
-take the next larger one. Entries without a device and a date come from the static cost report
+states (pack.py) and the dtype class is "16" (bfloat16, float16), "tf32", "fp32" or "fp64". Widths between
+the entries take the next larger one. Entries without a device and a date come from the static cost report
 (benchmarks/aot_report.py --candidates); benchmarks/tune_tiles.py replaces them by measured ones.
 """
 
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 
 class Tile(NamedTuple):
-    """Rows a program owns, columns of a tile, warps, depth of the pipeline, programs that fit a multiprocessor."""
+    """Rows a program owns, columns of a tile, warps, pipeline stages, programs that fit a multiprocessor."""
 
     block_i: int
     block_j: int

@@ -113,7 +113,7 @@ def walk_backward_kernel(
                 w = dot(y_i, tl.trans(a_j), PRECISION)
             else:
                 w = product(Y, rows, A, columns, size, K, K_CHUNKS, BLOCK_I, BLOCK_J, PRECISION)
-            if SCALED:
+            if SCALED:  # noqa: SIM108
                 w = (w - delta_j * tl.exp2(-e_y_i)) * (p_ji * tl.exp2(row_ji))
             else:
                 w = (w - delta_j) * p_ji

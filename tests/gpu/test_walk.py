@@ -54,9 +54,12 @@ def test_budget(device, rehearsal, sharpness, dtype, value_dtype, precision, bat
     """A single image is split over programs, forty are not."""
     if rehearsal and (batch > 1 or sharpness in ("flat", "peaked")):
         pytest.skip("rehearsal: one image, two kinds of features")
+    if rehearsal and precision == "medium":
+        pytest.skip("rehearsal: PyTorch has no TF32 on the CPU to compare with")
     torch.set_float32_matmul_precision(precision)
     inputs = testing.make_inputs(
-        batch, 140 if rehearsal else 1681, 64, 21, 1 if rehearsal else 2, sharpness, node_bias=sharpness == "mixed"
+        batch, 140 if rehearsal else 1681, 64, 21, 1 if rehearsal else 2, sharpness,
+        node_bias=sharpness == "mixed",
     )  # fmt: skip
     assert_within(testing.measure_errors(on(device, inputs), dtype, "triton", value_dtype))
 

@@ -1,4 +1,4 @@
-"""The Triton backend where there is no GPU: in the interpreter, in a process of its own, and when it is off."""
+"""The Triton backend where there is no GPU: in the interpreter, in its own process, and when it is off."""
 
 import importlib.util
 import os
@@ -19,7 +19,8 @@ needs_triton = pytest.mark.skipif(
 
 def pytest_in_interpreter(*arguments):
     return subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-W", "ignore::RuntimeWarning", "-p", "no:cacheprovider", *arguments],
+        [sys.executable, "-m", "pytest", "-q", "-W", "ignore::RuntimeWarning",
+         "-p", "no:cacheprovider", *arguments],
         cwd=ROOT,
         env={**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
@@ -60,9 +61,7 @@ def test_without_a_gpu_it_says_so():
         cascaded_random_walk([x], x, one, one, backend="triton")
 
 
-@pytest.mark.parametrize(
-    "broken", ["raise ImportError('not here')", "raise RuntimeError('a stub')"]
-)
+@pytest.mark.parametrize("broken", ["raise ImportError('not here')", "raise RuntimeError('a stub')"])
 def test_a_broken_triton_harms_nobody(tmp_path, broken):
     (tmp_path / "triton.py").write_text(broken)
     code = (

@@ -1,4 +1,4 @@
-"""The sweeps compiled ahead of time, without a GPU. The whole table is `make aot`; here, the network's widths."""
+"""The sweeps compiled ahead of time, without a GPU, at the widths of the network; all else is `make aot`."""
 
 import importlib.util
 import os
@@ -67,7 +67,7 @@ def test_sm_90_uses_wgmma_and_nothing_slower(kernel):
     ("kernel", "exponentials", "slots"), [("walk_forward", 1, 8), ("walk_backward", 2, 17)]
 )
 def test_instructions_per_pair(kernel, exponentials, slots):
-    """One exponential per pair forward and two backward, and few enough other instructions to hide behind them."""
+    """One exponential per pair forward and two backward, and few enough other instructions to hide."""
     result, tile = compiled(kernel, "sm_90")
     per_pair = 32 * tile.num_warps / (tile.block_i * tile.block_j)
     assert exponentials <= result.exponentials * per_pair <= 1.07 * exponentials

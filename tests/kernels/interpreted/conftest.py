@@ -1,4 +1,4 @@
-"""Collected only with TRITON_INTERPRET=1, which Triton reads once: tests/kernels/test_triton.py sees to that."""
+"""Collected only with TRITON_INTERPRET=1, which Triton reads once; ../test_triton.py sees to that."""
 
 import os
 

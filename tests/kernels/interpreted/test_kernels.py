@@ -97,9 +97,11 @@ def test_a_loud_node_does_not_deafen_the_others():
     y = run(inputs._replace(state=loud).requires_grad_())[0]
     size = truth[0, far].abs().amax(dim=-1)
     error = (y[0, far].double() - truth[0, far]).abs().amax(dim=-1)
-    # Rows that see it have its size; a scale for all nodes would cost the others 2^-12 of 1e6.
-    assert (size < 10).sum() > 100
-    assert (error <= 2e-3 * size.clamp_min(1)).all()
+    # A scale for all nodes would cost the rows that do not see it 2^-12 of 1e6.
+    others = size < 10
+    assert others.sum() > 100
+    assert (error <= 2e-3 * size.clamp_min(1))[others].all()
+    assert (error <= 1e-2 * size)[~others].all()
 
 
 @pytest.mark.usefixtures("splits")
