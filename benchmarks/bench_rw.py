@@ -35,9 +35,7 @@ from measure import (
     true_result,
 )
 from providers import Provider, providers
-from report import groups, plot, print_table
-from rich.console import Console
-from rich.progress import Progress
+from report import groups, plot, print_group
 from rows import RESULTS, Rows, environment
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -61,6 +59,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--patience", type=float, default=5.0, help="longest first call worth timing, in s")
     parser.add_argument("--memory", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--without", nargs="+", default=[], metavar="PROVIDER", help="names to leave out")
     parser.add_argument("--out", type=Path, default=None, help="rows; by default under benchmarks/results/")
     parser.add_argument("--measure-memory", nargs=5, help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -73,13 +72,10 @@ def main() -> int:
     if options.measure_memory:
         return measure_memory(*options.measure_memory)
     device = torch.device(options.device)
-    console = Console(width=None if sys.stdout.isatty() else 130)
     shared = environment(device)
     out = options.out or RESULTS / f"rw-{device.type}-{time.strftime('%Y%m%d-%H%M%S')}.jsonl"
     rows = Rows(out, shared)
-    console.print(
-        f"{shared['hardware']}, {shared['threads']} threads, torch {shared['torch']}, {shared['commit']}"
-    )
+    print(f"{shared['hardware']}, {shared['threads']} threads, torch {shared['torch']}, {shared['commit']}")
     todo = [
         (case, mode, dtype)
         for name in options.cases
@@ -88,21 +84,18 @@ def main() -> int:
         for dtype in options.dtypes
     ]
     try:
-        with Progress(console=console, disable=not sys.stdout.isatty()) as progress:
-            task = progress.add_task("measuring", total=len(todo))
-            for case, mode, dtype in todo:
-                progress.update(task, description=f"{case.name}, N = {case.nodes}, {mode}, {dtype}")
-                measure_group(case, mode, dtype, options, device, rows)
-                key, group = list(groups(rows.rows).items())[-1]
-                print_table(key, group, console)
-                progress.advance(task)
+        for done, (case, mode, dtype) in enumerate(todo):
+            if sys.stderr.isatty():
+                print(f"\r{done}/{len(todo)} {case.name}, N = {case.nodes}", end="\r", file=sys.stderr)
+            measure_group(case, mode, dtype, options, device, rows)
+            print_group(*list(groups(rows.rows).items())[-1])
     except KeyboardInterrupt:
-        console.print("stopped; what was measured is kept")
+        print("stopped; what was measured is kept")
     if not rows.rows:
         return 1
-    console.print(f"rows: {out}")
+    print(f"rows: {out}")
     for picture in plot(rows.rows, out.with_suffix("")):
-        console.print(f"plot: {picture}")
+        print(f"plot: {picture}")
     return 0
 
 
@@ -115,6 +108,7 @@ def measure_group(
     truth = true_result(case, inputs, mode)
     found = providers(device)
     status = {p.name: p.unavailable or "ok" for p in found}
+    status |= dict.fromkeys(options.without, "left out")
     errors: dict[str, float | None] = {}
     calls = {}
     for provider in found:

@@ -42,6 +42,7 @@ CASES = {
     "paper-training": [Case("paper-training", 16, 41 * 41, 5, 21)],
     "context": [Case("context", 1, 64 * 64, 5, 60)],
     "camvid": [Case("camvid", 1, 45 * 60, 5, 11)],
+    "tiny": [Case("tiny", 1, 150, 1, 5)],
     "full-resolution": [Case("full-resolution", 1, 505 * 505, 1, 21)],
 }
 SWEEP = [2**exponent for exponent in range(10, 21)]

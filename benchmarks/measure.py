@@ -111,6 +111,27 @@ def interleaved(
     return {name: _summary(values) for name, values in times.items()}
 
 
+def graphed(call: Callable[[], object], device: torch.device) -> Callable[[], object]:
+    """The replay of a CUDA graph of the call, or the call itself where it cannot be captured."""
+    if device.type != "cuda":
+        return call
+    try:
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                call()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            call()
+    except torch.cuda.OutOfMemoryError:
+        raise
+    except RuntimeError:
+        return call
+    return graph.replay
+
+
 def _once(call: Callable[[], object], device: torch.device) -> float:
     if device.type != "cuda":
         start = time.perf_counter()

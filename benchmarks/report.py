@@ -1,11 +1,9 @@
 """Tables and plots from result rows."""
 
+import sys
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
-
-from rich.console import Console
-from rich.table import Table
 
 Row = dict[str, Any]
 
@@ -36,8 +34,15 @@ def groups(rows: list[Row]) -> dict[tuple[Any, ...], list[Row]]:
     return found
 
 
-def print_table(key: tuple[Any, ...], group: list[Row], console: Console) -> None:
-    """One group as a table for the terminal."""
+def print_group(key: tuple[Any, ...], group: list[Row]) -> None:
+    """One group as a table for the terminal, or as Markdown where rich is not installed."""
+    try:
+        from rich.console import Console
+        from rich.table import Table
+    except ImportError:
+        print(markdown(group), flush=True)
+        return
+    console = Console(width=None if sys.stdout.isatty() else 130)
     case, batch, nodes, walks, classes, mode, dtype, precision = key
     title = f"{case}: B = {batch}, N = {nodes}, T = {walks}, k = {classes}, {mode}, {dtype} ({precision})"
     table = Table(title=title, title_justify="left", title_style="bold")
@@ -97,9 +102,11 @@ def markdown(rows: list[Row]) -> str:
 
 
 def plot(rows: list[Row], folder: Path) -> list[Path]:
-    """Time and memory against N, error and share of the floor, as PNG files in `folder`."""
-    import matplotlib
-
+    """Time and memory against N, error and share of the floor, as PNG files; none without matplotlib."""
+    try:
+        import matplotlib
+    except ImportError:
+        return []
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
