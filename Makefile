@@ -27,7 +27,7 @@ bare:                          ## in an environment of its own: the operator wit
 	rm -rf $(VENV)-bare
 	$(PYTHON) -m venv $(VENV)-bare
 	$(VENV)-bare/bin/python $(INSTALL) setuptools torch numpy
-	$(VENV)-bare/bin/python $(INSTALL) --no-build-isolation .
+	DIFNET_BUILD=0 $(VENV)-bare/bin/python $(INSTALL) --no-build-isolation .
 	$(VENV)-bare/bin/python tests/bare_install.py
 
 accuracy: $(VENV)/ready        ## error of every backend against float64
@@ -43,9 +43,9 @@ rehearse: $(VENV)/ready        ## `make gpu` in small, in Triton's interpreter, 
 	$(BIN)/python benchmarks/gpu.py --rehearse --out $(VENV)/rehearsal
 
 # torch first, and no build isolation: an isolated build would fetch a torch of its own.
-$(VENV)/ready: pyproject.toml constraints.txt
+$(VENV)/ready: pyproject.toml setup.py constraints.txt $(wildcard csrc/*)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python $(INSTALL) setuptools torch numpy
+	$(BIN)/python $(INSTALL) setuptools ninja torch numpy
 	$(BIN)/python $(INSTALL) --no-build-isolation --editable ".[dev]"
 	touch $@
 

@@ -43,7 +43,7 @@ def stages(rehearse: bool, out: Path) -> list[Stage]:
     listing = [
         Stage("info", 30, [python, "-m", "difnet_kernels.info"], {}),
         Stage("tests", 200, [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/gpu"], {}),
-        Stage("benchmark", 120, [python, "benchmarks/bench_rw.py", *small, "--append", str(rows)], {}),
+        Stage("benchmark", 120, [python, "benchmarks/bench_gpu.py", *small, "--append", str(rows)], {}),
         Stage("tuning", 90, [python, "benchmarks/tune_tiles.py", *nodes], {}),
     ]
     sanitizer = shutil.which("compute-sanitizer") or shutil.which("/usr/local/cuda/bin/compute-sanitizer")

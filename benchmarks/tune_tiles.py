@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 from aot_report import CANDIDATES, DTYPES, cost
-from bench_rw import Case, make_inputs, median_ms
+from bench_gpu import Case, make_inputs, median_ms
 
 from difnet_kernels import cascaded_random_walk
 from difnet_kernels.triton import launch, tiles

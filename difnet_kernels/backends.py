@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import torch
 
+from difnet_kernels import ops
 from difnet_kernels.errors import BackendError
 
 ENVIRONMENT_VARIABLE = "DIFNET_BACKEND"
@@ -39,6 +40,17 @@ def _triton_missing() -> str | None:
     return missing()
 
 
+def _native_missing() -> str | None:
+    if ops.native_error is None:
+        return None
+    if isinstance(ops.native_error, ModuleNotFoundError):
+        return (
+            "the compiled library was not built; with torch and a C++ compiler at hand, reinstall from "
+            "a clone: DIFNET_BUILD=1 pip install --no-build-isolation ."
+        )
+    return f"the compiled library does not load ({ops.native_error}); reinstall against this torch"
+
+
 # In order of preference: the first that is available and takes the device is chosen.
 _BACKENDS = {
     "triton": Backend(
@@ -46,6 +58,7 @@ _BACKENDS = {
         ("cuda", "cpu") if os.environ.get("TRITON_INTERPRET") == "1" else ("cuda",),
         _triton_missing,
     ),
+    "native": Backend("compiled kernels for CPUs", ("cpu",), _native_missing),
     "blockwise": Backend("PyTorch operations over blocks of P, any device", None, lambda: None),
     "reference": Backend("stores P (N x N): the specification, any order of derivative", None, lambda: None),
 }

@@ -23,8 +23,7 @@ def report() -> str:
         ("compiler", _compiler()),
         ("CUDA of torch", str(torch.version.cuda or torch.version.hip or "none")),
         ("GPU", _gpu()),
-        ("CPU", f"{_cpu_name()}, {torch.get_num_threads()} threads"),
-        ("CPU features", torch.backends.cpu.get_cpu_capability() + _matrix_extensions()),
+        ("CPU", f"{cpu_description()}, {torch.get_num_threads()} threads"),
         ("float32 matmul", torch.get_float32_matmul_precision()),
         (ENVIRONMENT_VARIABLE, os.environ.get(ENVIRONMENT_VARIABLE) or "not set"),
     ]
@@ -32,6 +31,12 @@ def report() -> str:
     lines.append("backends, in order of preference:")
     lines += [f"  {s.name:12}{'yes' if s.available else 'no ':5}{s.reason}" for s in backends()]
     return "\n".join(lines)
+
+
+def cpu_description() -> str:
+    """The CPU's name and the instruction sets that matter here."""
+    name = _cpuinfo("model name") or platform.processor() or platform.machine()
+    return " ".join([f"{name},", torch.backends.cpu.get_cpu_capability(), *_matrix_extensions()])
 
 
 def _version(distribution: str) -> str:
@@ -73,14 +78,9 @@ def _cpuinfo(*keys: str) -> str:
     return ""
 
 
-def _cpu_name() -> str:
-    return _cpuinfo("model name") or platform.processor() or platform.machine()
-
-
-def _matrix_extensions() -> str:
+def _matrix_extensions() -> list[str]:
     flags = _cpuinfo("flags", "Features").split()
-    present = [flag for flag in ("avx512_bf16", "amx_bf16", "amx_tile", "sve", "bf16") if flag in flags]
-    return " with " + ", ".join(present) if present else ""
+    return [flag for flag in ("avx512_bf16", "amx_bf16", "amx_tile", "sve", "bf16") if flag in flags]
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from torch import Tensor
 from difnet_kernels import blockwise
 
 NAMESPACE = "difnet_kernels"
-OVERLOADS = ("triton", "blockwise")
+OVERLOADS = ("triton", "native", "blockwise")
 
 _FORWARD = (
     "(Tensor feature, Tensor state, Tensor seed, Tensor mu, Tensor beta, Tensor? node_bias)"
@@ -129,3 +129,10 @@ def _when_called(module: str, function: str) -> Callable[..., Any]:
 for _key in ("CUDA", "CPU") if os.environ.get("TRITON_INTERPRET") == "1" else ("CUDA",):
     for _name in ("walk_forward", "walk_backward"):
         _library.impl(f"{_name}.triton", _when_called("difnet_kernels.triton.launch", _name), _key)
+
+# The compiled kernels register themselves; where they were not built, or do not load, the reason is kept.
+native_error: ImportError | None = None
+try:
+    import difnet_kernels._native  # noqa: F401
+except ImportError as _error:
+    native_error = _error

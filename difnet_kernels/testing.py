@@ -26,6 +26,9 @@ FORWARD_FACTOR = 2.0
 GRADIENT_FACTOR = 3.0
 
 
+_SMALLEST = 1e-300
+
+
 class Inputs(NamedTuple):
     """Arguments of `cascaded_random_walk`."""
 
@@ -156,14 +159,17 @@ def budget(name: str, ours: Tensor, eager: Tensor, truth: Tensor, factor: float,
     The band is one rounding of the result or of `term`, the size of the terms that are summed to it,
     whichever is larger: where terms cancel, what is left of their rounding is nobody's fault.
     """
-    size = max(truth.abs().max().item(), 1e-300)
-
-    def relative(actual: Tensor) -> float:
-        error = (actual.double() - truth).abs().max().item() / size
-        return error if math.isfinite(error) else math.inf
-
+    size = max(truth.abs().max().item(), _SMALLEST)
     band = torch.finfo(ours.dtype).eps * max(1.0, term / size)
-    return Errors(name, relative(ours), relative(eager), factor * relative(eager) + band)
+    mine, yardstick = relative_error(ours, truth), relative_error(eager, truth)
+    return Errors(name, mine, yardstick, factor * yardstick + band)
+
+
+def relative_error(actual: Tensor, truth: Tensor) -> float:
+    """max |actual - truth| / max |truth|, infinite if it is not a number."""
+    size = max(truth.abs().max().item(), _SMALLEST)
+    error = (actual.double() - truth).abs().max().item() / size
+    return error if math.isfinite(error) else math.inf
 
 
 def _term_size(name: str, inputs: Inputs, weight: Tensor) -> float:

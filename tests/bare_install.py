@@ -23,7 +23,7 @@ assert any(status.available for status in backends())
 
 
 def main() -> None:
-    """Import and walk from outside the checkout, with and without Triton; the network names what it misses."""
+    """Walk from outside the checkout, with and without Triton; the network says what it misses."""
     for extra in ("timm", "accelerate", "tyro", "safetensors"):
         assert util.find_spec(extra) is None, f"{extra} is installed, so this environment proves nothing"
     with tempfile.TemporaryDirectory() as elsewhere:
@@ -31,7 +31,11 @@ def main() -> None:
             subprocess.run([sys.executable, "-c", WALK.format(blocked=blocked)], cwd=elsewhere, check=True)
         subprocess.run([sys.executable, "-m", "difnet_kernels.info"], cwd=elsewhere, check=True)
         network = subprocess.run(
-            [sys.executable, "-c", "import difnet"], cwd=elsewhere, capture_output=True, text=True, check=False
+            [sys.executable, "-c", "import difnet"],
+            cwd=elsewhere,
+            capture_output=True,
+            text=True,
+            check=False,
         )
     assert network.returncode != 0
     assert "difnet-kernels[train]" in network.stderr, network.stderr

@@ -24,7 +24,7 @@ _MEAN_COLOURS = np.array(
     ]
 )
 _SPLIT_KEYS = {"train": 0, "val": 1}
-_COUNTS = {"train": 1600, "val": 96}
+_COUNTS = {"train": 1920, "val": 96}
 
 
 class Scenes(SegmentationDataset):
@@ -33,7 +33,7 @@ class Scenes(SegmentationDataset):
     Args:
         split: "train" or "val"; the two never share an item.
         transform: see `SegmentationDataset`.
-        count: number of items, 1600 for training and 96 for validation by default.
+        count: number of items, 1920 for training and 96 for validation by default.
         size: side of the square image in pixels.
         seed: of the whole data set.
     """

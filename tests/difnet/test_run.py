@@ -158,7 +158,7 @@ def test_full_disk(data_root, tmp_path, monkeypatch, capsys):
         (["--resume", "/nonexistent"], "/nonexistent"),
         (["--resume", "runs/x", "--lr", "1"], "leave out every other option except"),
         (["--lr", "-1"], "--lr must be positive, got -1"),
-        (["--batch-size", "5000"], "batch_size 5000 is larger than the 1600"),
+        (["--batch-size", "5000"], "batch_size 5000 is larger than the 1920"),
         (["--class-weights", "1,2,x"], "neither none, median-frequency, numbers, nor a readable file"),
         (["--precision", "fp16"], "needs a CUDA"),
     ],

@@ -25,7 +25,7 @@ def assert_within(errors):
 @pytest.mark.parametrize("sharpness", testing.SHARPNESS)
 @pytest.mark.parametrize(("dtype", "value_dtype"), DTYPES)
 def test_budget(backend, sharpness, dtype, value_dtype):
-    inputs = testing.make_inputs(3, 700, 64, 21, 2, sharpness, node_bias=sharpness == "mixed")
+    inputs = testing.make_inputs(3, 300, 64, 21, 2, sharpness, node_bias=sharpness == "mixed")
     assert_within(testing.measure_errors(inputs, dtype, backend, value_dtype))
 
 
@@ -96,7 +96,7 @@ def lay_out(tensor, layout):
     return tensor
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_shape_layout_and_dtype(backend, data):
     draw = data.draw

@@ -162,7 +162,7 @@ def test_info_lists_every_backend():
     for status in backends():
         assert status.name in output
         assert status.reason in output
-    for subject in ("torch:", "triton:", "compiler:", "CUDA", "CPU features:"):
+    for subject in ("torch:", "triton:", "compiler:", "CUDA", "CPU:"):
         assert subject in output
 
 

@@ -1,0 +1,65 @@
+"""Result rows: one JSON object a line, with where and on what it was measured."""
+
+import json
+import platform
+import subprocess
+from collections.abc import Iterable
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from difnet_kernels.info import cpu_description
+
+ROOT = Path(__file__).parents[1]
+RESULTS = Path(__file__).parent / "results"
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Hardware, threads, versions, commit and date: the part that all rows of a run share."""
+    return {
+        "hardware": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_description(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "commit": _commit(),
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
+    }
+
+
+def _commit() -> str:
+    """The commit measured, marked when the tree differs from it."""
+    try:
+        command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty=+changes", "--exclude=*"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+class Rows:
+    """Rows of a run, each on disk as soon as it is known, so that a killed run keeps what it measured."""
+
+    def __init__(self, path: Path, shared: dict[str, Any]):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path, self.shared, self.rows = path, shared, list[dict[str, Any]]()
+        path.write_text("")
+
+    def add(self, **values: Any) -> None:
+        """Append one row."""
+        row = {**self.shared, **values}
+        self.rows.append(row)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+def load(paths: Iterable[Path]) -> list[dict[str, Any]]:
+    """The rows of some files; a last line cut short by a kill is left out."""
+    rows = []
+    for path in paths:
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError:
+                continue
+    return rows

@@ -1,0 +1,11 @@
+#if defined(__x86_64__)
+#include "target.h"
+DIFNET_TARGET("avx512f,avx512vl,avx512dq,avx512bw,avx2,fma,f16c")
+#define DIFNET_ISA avx512
+#include "kernels.h"
+
+namespace difnet {
+extern const Kernels avx512_kernels{"avx512", forward<64>, backward<64>};
+}
+DIFNET_TARGET_END
+#endif

@@ -1,0 +1,114 @@
+// Registers the kernels as the overloads `native` of the operators that difnet_kernels/ops.py defines, on LibTorch's
+// stable ABI: one binary for every torch from 2.11 on. Python imports this library for the registration alone.
+#include <Python.h>
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "walk.h"
+
+namespace {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+difnet::Type type_of(const Tensor& tensor) {
+  switch (tensor.scalar_type()) {
+    case ScalarType::Double:
+      return difnet::Type::float64;
+    case ScalarType::Float:
+      return difnet::Type::float32;
+    case ScalarType::BFloat16:
+      return difnet::Type::bfloat16;
+    case ScalarType::Half:
+      return difnet::Type::float16;
+    default:
+      throw std::invalid_argument("expected float64, float32, bfloat16 or float16");
+  }
+}
+
+difnet::Array array_of(const Tensor& tensor) {
+  difnet::Array array{tensor.data_ptr(), type_of(tensor), {0, 0, 0}};
+  for (int64_t axis = 0; axis < tensor.dim(); ++axis) array.strides[axis] = tensor.stride(axis);
+  return array;
+}
+
+difnet::Array array_of(const std::optional<Tensor>& tensor) {
+  return tensor.has_value() ? array_of(*tensor) : difnet::Array{};
+}
+
+double number(const Tensor& tensor) {
+  return tensor.scalar_type() == ScalarType::Double ? *static_cast<const double*>(tensor.data_ptr())
+                                                     : *static_cast<const float*>(tensor.data_ptr());
+}
+
+difnet::Sizes sizes_of(const Tensor& feature, const Tensor& state) {
+  return {feature.size(0), feature.size(1), feature.size(2), state.size(2)};
+}
+
+void parallel(int64_t count, difnet::Body body, void* context) {
+  torch::stable::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) { body(context, begin, end); });
+}
+
+std::tuple<Tensor, Tensor, Tensor> walk_forward(
+    Tensor feature, Tensor state, Tensor seed, Tensor mu, Tensor beta, std::optional<Tensor> node_bias) {
+  const difnet::Sizes sizes = sizes_of(feature, state);
+  const std::vector<int64_t> shape{sizes.batch, sizes.nodes, sizes.classes};
+  Tensor new_state = torch::stable::new_empty(state, shape), z = torch::stable::new_empty(state, shape);
+  Tensor lse = torch::stable::new_empty(state, {sizes.batch, sizes.nodes});
+  difnet::chosen_kernels().forward(
+      {sizes, array_of(feature), array_of(state), array_of(seed), array_of(node_bias), number(mu), number(beta),
+       new_state.data_ptr(), z.data_ptr(), lse.data_ptr(), parallel});
+  return {new_state, z, lse};
+}
+
+void set(const Tensor& tensor, double value) {
+  if (tensor.scalar_type() == ScalarType::Double)
+    *static_cast<double*>(tensor.data_ptr()) = value;
+  else
+    *static_cast<float*>(tensor.data_ptr()) = static_cast<float>(value);
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> walk_backward(
+    Tensor grad, Tensor feature, Tensor state, Tensor seed, Tensor z, Tensor lse, Tensor mu, Tensor beta,
+    std::optional<Tensor> node_bias, std::vector<bool> output_mask) {
+  const difnet::Sizes sizes = sizes_of(feature, state);
+  const std::vector<int64_t> per_node{sizes.batch, sizes.nodes}, none{0}, scalar;
+  const std::vector<int64_t> per_class{sizes.batch, sizes.nodes, sizes.classes};
+  const auto make = [&](int output, const Tensor& like, const std::vector<int64_t>& shape) {
+    return torch::stable::new_empty(like, output_mask.at(output) ? shape : none);
+  };
+  Tensor grad_feature = make(0, feature, {sizes.batch, sizes.nodes, sizes.width});
+  Tensor grad_state = make(1, state, per_class), grad_seed = make(2, state, per_class);
+  Tensor grad_mu = make(3, state, scalar), grad_beta = make(4, state, scalar), grad_bias = make(5, state, per_node);
+  const auto pointer = [&](int output, const Tensor& tensor) {
+    return output_mask.at(output) ? tensor.data_ptr() : nullptr;
+  };
+  double of_mu = 0, of_beta = 0;
+  difnet::chosen_kernels().backward(
+      {sizes, array_of(grad), array_of(feature), array_of(state), array_of(seed), array_of(z), array_of(lse),
+       array_of(node_bias), number(mu), number(beta), pointer(0, grad_feature), pointer(1, grad_state),
+       pointer(2, grad_seed), pointer(5, grad_bias), &of_mu, &of_beta, parallel});
+  if (output_mask[3]) set(grad_mu, of_mu);
+  if (output_mask[4]) set(grad_beta, of_beta);
+  return {grad_feature, grad_state, grad_seed, grad_mu, grad_beta, grad_bias};
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(difnet_kernels, CPU, m) {
+  m.impl("walk_forward.native", TORCH_BOX(&walk_forward));
+  m.impl("walk_backward.native", TORCH_BOX(&walk_backward));
+}
+
+// An empty module: importing it runs the registration above.
+PyMODINIT_FUNC PyInit__native(void) {
+  static PyModuleDef module = {PyModuleDef_HEAD_INIT, "_native", nullptr, -1, nullptr, nullptr, nullptr, nullptr, nullptr};
+  return PyModule_Create(&module);
+}

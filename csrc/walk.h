@@ -1,0 +1,60 @@
+// What the registration calls: one walk on plain arrays, forward and backward.
+#pragma once
+
+#include <cstdint>
+
+namespace difnet {
+
+enum class Type { float64, float32, bfloat16, float16 };
+
+// A strided array of up to three axes (B, N, columns) to read from.
+struct Array {
+  const void* data = nullptr;
+  Type type = Type::float32;
+  int64_t strides[3] = {0, 0, 0};
+};
+
+struct Sizes {
+  int64_t batch, nodes, width, classes;
+};
+
+// Runs body(begin, end) over parts of [0, count) on a pool of threads. Bodies do not throw and do not allocate.
+using Body = void (*)(void* context, int64_t begin, int64_t end);
+using Parallel = void (*)(int64_t count, Body body, void* context);
+
+struct Forward {
+  Sizes sizes;
+  Array feature, state, seed, node_bias;  // node_bias.data may be null
+  double mu, beta;
+  void *new_state, *z, *lse;  // contiguous (B, N, k), (B, N, k), (B, N), in the type of state
+  Parallel parallel;
+};
+
+struct Backward {
+  Sizes sizes;
+  Array grad, feature, state, seed, z, lse, node_bias;
+  double mu, beta;
+  // Contiguous; null where not asked for. grad_feature is (B, N, d) in the type of state, whatever feature's is.
+  void *grad_feature, *grad_state, *grad_seed, *grad_node_bias;
+  double *grad_mu, *grad_beta;
+  Parallel parallel;
+};
+
+// One set of kernels for each instruction set; they throw std::bad_alloc.
+struct Kernels {
+  const char* name;
+  void (*forward)(const Forward&);
+  void (*backward)(const Backward&);
+};
+
+extern const Kernels portable_kernels;
+#if defined(__x86_64__)
+extern const Kernels avx2_kernels;
+extern const Kernels avx512_kernels;
+#endif
+
+// The best set for this CPU, or the one that DIFNET_CPU_ISA names. Throws std::invalid_argument with the names that
+// can run here when it is not one of them.
+const Kernels& chosen_kernels();
+
+}  // namespace difnet

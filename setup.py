@@ -1,0 +1,68 @@
+"""Builds the compiled CPU kernels where that is possible; all metadata is in pyproject.toml.
+
+DIFNET_BUILD=auto (default) builds them if torch and a C++ compiler are at hand and installs without them
+otherwise, saying why; DIFNET_BUILD=1 fails instead; DIFNET_BUILD=0 does not try. torch must be visible to the
+build: `pip install --no-build-isolation .`
+"""
+
+import os
+import shutil
+import sys
+from glob import glob
+
+from setuptools import setup
+
+MINIMUM_TORCH = (2, 11)
+FLAGS = [
+    *("-O3", "-std=c++17", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"),
+    *("-fvisibility=hidden", "-DTORCH_TARGET_VERSION=0x020b000000000000"),
+]
+
+
+def obstacle():
+    """Why the kernels cannot be built here, or None."""
+    try:
+        import torch
+    except ImportError:
+        return "torch is not visible to the build; install it first and use pip's --no-build-isolation"
+    if tuple(map(int, torch.__version__.split(".")[:2])) < MINIMUM_TORCH:
+        return f"torch {torch.__version__} is older than 2.11"
+    compiler = os.environ.get("CXX", "c++")
+    if shutil.which(compiler.split()[0]) is None:
+        return f"no C++ compiler: {compiler} was not found (set CXX)"
+    if sys.platform == "win32":
+        return "the kernels need GCC or Clang"
+    return None
+
+
+def extension():
+    """The extension, on LibTorch's stable ABI and Python's limited API: one binary for all versions."""
+    from torch.utils.cpp_extension import BuildExtension, CppExtension
+
+    native = CppExtension(
+        "difnet_kernels._native",
+        sorted(glob("csrc/*.cpp")),
+        depends=sorted(glob("csrc/*.h")),
+        extra_compile_args=FLAGS,
+        py_limited_api=True,
+    )
+    return {"ext_modules": [native], "cmdclass": {"build_ext": BuildExtension}}
+
+
+def options():
+    """What setup() gets beside pyproject.toml."""
+    wish = os.environ.get("DIFNET_BUILD", "auto")
+    if wish not in ("auto", "0", "1"):
+        sys.exit(f"DIFNET_BUILD={wish!r}: expected auto, 0 or 1")
+    if wish == "0":
+        return {}
+    reason = obstacle()
+    if reason is None:
+        return extension() | {"options": {"bdist_wheel": {"py_limited_api": "cp310"}}}
+    if wish == "1":
+        sys.exit(f"DIFNET_BUILD=1: {reason}")
+    print(f"difnet-kernels: installing without the compiled CPU kernels: {reason}", file=sys.stderr)
+    return {}
+
+
+setup(**options())
