@@ -92,6 +92,8 @@ class Cost(NamedTuple):
 def cost(kernel: str, c: Compiled, tile: Tile, d: int, k: int, dtype: str, factor: int) -> Cost:
     """The bound for one compiled sweep, full at padded widths d and k."""
     rates = RATES[c.architecture]
+    if dtype == "fp32" and c.architecture.startswith("gfx"):
+        factor = 8  # there are matrix units for float32
     forward = kernel == "walk_forward"
     exponentials = 1 if forward else 2
     pairs = tile.block_i * tile.block_j

@@ -172,7 +172,7 @@ def relative_error(actual: Tensor, truth: Tensor) -> float:
     return error if math.isfinite(error) else math.inf
 
 
-def _term_size(name: str, inputs: Inputs, weight: Tensor) -> float:
+def term_size(name: str, inputs: Inputs, weight: Tensor) -> float:
     """Size of the terms in the sum that gives a gradient (docs/math.md, section 2), for g = weight."""
     rows = [x.norm(dim=-1).max().item() for x in (weight, inputs.state)]
     if name.startswith("features"):
@@ -223,5 +223,5 @@ def measure_errors(
     rows = []
     for name, mine, yardstick, true in zip(names, by_us, by_eager, truth, strict=True):
         factor = FORWARD_FACTOR if name == "output" else GRADIENT_FACTOR
-        rows.append(budget(name, mine, yardstick, true, factor, _term_size(name, inputs, weight)))
+        rows.append(budget(name, mine, yardstick, true, factor, term_size(name, inputs, weight)))
     return rows

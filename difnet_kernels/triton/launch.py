@@ -70,7 +70,7 @@ def layout_of(feature: Tensor, classes: int, has_node_bias: bool) -> Layout:
     """The layout for features (B, N, d) and k classes."""
     batch, nodes, width = feature.shape
     dtype, precision = arithmetic(feature)
-    largest = 64 if dtype == "fp64" else 128
+    largest = tiles.WIDTHS[dtype][-1][0]
     d = min(max(16, _power_of_two(width)), largest)
     k = min(max(16, _power_of_two(classes + 1)), largest)
     return Layout(
