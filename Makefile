@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test fast smoke lint bare accuracy clean
+.PHONY: demo test fast smoke lint bare accuracy aot gpu rehearse clean
 
 demo: $(VENV)/ready            ## set up and run the main job: train a small DifNet on drawn scenes
 	$(BIN)/python -m difnet.train
@@ -32,6 +32,15 @@ bare:                          ## in an environment of its own: the operator wit
 
 accuracy: $(VENV)/ready        ## error of every backend against float64
 	$(BIN)/python benchmarks/accuracy.py
+
+aot: $(VENV)/ready             ## compile the GPU kernels for every architecture, without a GPU; registers, spills, cost
+	$(BIN)/python benchmarks/aot_report.py
+
+gpu:                           ## on a GPU, with the torch and triton of $(PYTHON): tests, benchmark, tuning, sanitizer
+	$(PYTHON) benchmarks/gpu.py
+
+rehearse: $(VENV)/ready        ## `make gpu` in small, in Triton's interpreter, without a GPU
+	$(BIN)/python benchmarks/gpu.py --rehearse --out $(VENV)/rehearsal
 
 # torch first, and no build isolation: an isolated build would fetch a torch of its own.
 $(VENV)/ready: pyproject.toml setup.py constraints.txt $(wildcard csrc/*)

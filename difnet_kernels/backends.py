@@ -45,9 +45,20 @@ def _native_missing() -> str | None:
     return f"the compiled library does not load ({ops.native_error}); reinstall against this torch"
 
 
+def _triton_missing() -> str | None:
+    from difnet_kernels.triton.availability import missing
+
+    return missing()
+
+
 # In order of preference: the first that is available and takes the device is chosen.
 _BACKENDS = {
     "native": Backend("compiled kernels for CPUs", ("cpu",), _native_missing),
+    "triton": Backend(
+        "fused kernels for GPUs",
+        ("cuda", "cpu") if os.environ.get("TRITON_INTERPRET") == "1" else ("cuda",),
+        _triton_missing,
+    ),
     "blockwise": Backend("PyTorch operations over blocks of P, any device", None, lambda: None),
     "reference": Backend("stores P (N x N): the specification, any order of derivative", None, lambda: None),
 }

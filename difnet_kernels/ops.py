@@ -17,8 +17,10 @@ A gradient whose entry in `output_mask` (feature, state, seed, mu, beta, node_bi
 returned as an empty tensor. This is the only file that names the operator namespace.
 """
 
+import os
 from collections.abc import Callable
 from functools import wraps
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -27,7 +29,7 @@ from torch import Tensor
 from difnet_kernels import blockwise
 
 NAMESPACE = "difnet_kernels"
-OVERLOADS = ("blockwise", "native")
+OVERLOADS = ("native", "triton", "blockwise")
 
 _FORWARD = (
     "(Tensor feature, Tensor state, Tensor seed, Tensor mu, Tensor beta, Tensor? node_bias)"
@@ -119,3 +121,18 @@ try:
     import difnet_kernels._native  # noqa: F401
 except ImportError as _error:
     native_error = _error
+
+
+def _when_called(module: str, function: str) -> Callable[..., Any]:
+    """A function of a module that is imported at the first call, with all that it imports."""
+
+    def call(*args: Any) -> Any:
+        return getattr(import_module(module), function)(*args)
+
+    return call
+
+
+# ROCm devices have the dispatch key of CUDA. Triton's interpreter takes tensors on the CPU.
+for _key in ("CUDA", "CPU") if os.environ.get("TRITON_INTERPRET") == "1" else ("CUDA",):
+    for _name in ("walk_forward", "walk_backward"):
+        _library.impl(f"{_name}.triton", _when_called("difnet_kernels.triton.launch", _name), _key)

@@ -1,0 +1,191 @@
+"""Compile the sweeps for a GPU that is not there, and read what came out.
+
+Registers, spills and shared memory come from the compiled object, instructions from its disassembly. Nothing
+here needs a device; TRITON_INTERPRET must not be set.
+"""
+
+import re
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from difnet_kernels.triton.tiles import Tile
+from difnet_kernels.triton.walk_backward import walk_backward_kernel
+from difnet_kernels.triton.walk_forward import walk_forward_kernel
+
+KERNELS = {"walk_forward": walk_forward_kernel, "walk_backward": walk_backward_kernel}
+
+# Shared memory a program may use, bytes (CUDA C++ Programming Guide, compute capabilities; MI300 ISA).
+SHARED_MEMORY = {
+    "sm_80": 163 * 1024, "sm_86": 99 * 1024, "sm_89": 99 * 1024, "sm_90": 227 * 1024, "sm_100": 227 * 1024,
+    "gfx942": 64 * 1024,
+}  # fmt: skip
+
+_MATRIX = re.compile(r"^(HGMMA|HMMA|QGMMA|UTC\w*MMA|DMMA)|^v_s?mfma|^v_mfma")
+_BINARIES = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """One sweep compiled for one architecture. Instruction counts are per warp and tile."""
+
+    architecture: str
+    registers: int
+    spills: int
+    shared: int
+    instructions: dict[str, int]  # opcode: count, in the loop over tiles
+    loop: tuple[str, ...]
+
+    def count(self, *prefixes: str) -> int:
+        """Instructions of the loop whose opcode starts with one of the prefixes."""
+        return sum(n for opcode, n in self.instructions.items() if opcode.startswith(prefixes))
+
+    @property
+    def matrix(self) -> int:
+        """Matrix instructions."""
+        return sum(n for opcode, n in self.instructions.items() if _MATRIX.match(opcode))
+
+    @property
+    def exponentials(self) -> int:
+        """Exponentials."""
+        return self.count("MUFU.EX2", "v_exp_f32")
+
+    @property
+    def total(self) -> int:
+        """All instructions."""
+        return sum(self.instructions.values())
+
+
+def target_of(architecture: str) -> GPUTarget:
+    """What Triton calls an architecture."""
+    if architecture.startswith("gfx"):
+        return GPUTarget("hip", architecture, 64)
+    return GPUTarget("cuda", int(architecture[3:]), 32)
+
+
+def compile_sweep(
+    kernel: str,
+    dtype: torch.dtype,
+    d: int,
+    k: int,
+    architecture: str,
+    tile: Tile,
+    *,
+    split: bool = False,
+    has_bias: bool = False,
+    precision: str = "ieee",
+) -> Compiled:
+    """One sweep with padded widths d and k (one chunk of each), as `launch` would ask for it."""
+    function = KERNELS[kernel]
+    scaled = dtype in (torch.bfloat16, torch.float16)
+    value = "*fp64" if dtype == torch.float64 else "*fp32"
+    element = {torch.bfloat16: "*bf16", torch.float16: "*fp16"}.get(dtype, value)
+    constants: dict[str, Any] = {
+        "D": d, "D_CHUNKS": 1, "CLASSES": k - 1, "K": k, "K_CHUNKS": 1, "HAS_BIAS": has_bias or not scaled,
+        "SCALED": scaled, "SPLIT": split, "PRECISION": precision, "BLOCK_I": tile.block_i,
+        "BLOCK_J": tile.block_j, "WIDTH": d, "CHUNKS": 1, "CENTRED": not scaled, "NEED_FEATURE": True,
+        "NEED_STATE": True, "NEED_BIAS": has_bias, "state_k": 1, "seed_k": 1, "grad_k": 1,
+    }  # fmt: skip
+    types = {"G": element, "grad_feature": element, "Y": "*fp16" if scaled else value}
+    types["A"] = types["Y"]
+    pointers = {
+        "bias", "exponents", "state", "seed", "mu", "beta", "new_state", "z", "lse", "part", "part_top",
+        "delta", "exponents_y", "exponents_a", "centre", "grad", "grad_state", "grad_bias",
+        "part_feature", "part_state", "part_bias", *types,
+    }  # fmt: skip
+    signature, attributes = {}, {}
+    for position, name in enumerate(function.arg_names):
+        if name in constants:
+            signature[name] = "constexpr"
+        elif name in pointers:
+            signature[name] = types.get(name, value)
+            # 0-d tensors that are elements of a vector are aligned to themselves alone.
+            if name not in ("mu", "beta"):
+                attributes[(position,)] = [["tt.divisibility", 16]]
+        else:
+            signature[name] = "i32"
+    values = {(function.arg_names.index(n),): v for n, v in constants.items() if n in function.arg_names}
+    source = ASTSource(function, signature, values, attributes)
+    options = {"num_warps": tile.num_warps, "num_stages": tile.num_stages}
+    compiled = triton.compile(source, target=target_of(architecture), options=options)
+    read = _read_amdgcn if architecture.startswith("gfx") else _read_cubin
+    return read(compiled, architecture)
+
+
+def _read_cubin(compiled: Any, architecture: str) -> Compiled:
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(compiled.asm["cubin"])
+        file.flush()
+        usage = _run("cuobjdump", "--dump-resource-usage", file.name)
+        listing = _run("nvdisasm", "-c", "-novliw", file.name)
+    registers, stack, local = (
+        int(re.search(rf"{name}:(\d+)", usage)[1]) for name in ("REG", "STACK", "LOCAL")  # type: ignore[index]
+    )  # fmt: skip
+    lines = [
+        m
+        for m in (re.match(r"\s*(\.L_\w+):|\s+/\*[0-9a-f]+\*/\s+(.*?);", x) for x in listing.splitlines())
+        if m
+    ]
+    loop = _loop([(m[1], m[2]) for m in lines])
+    return Compiled(architecture, registers, stack + local, compiled.metadata.shared, _opcodes(loop), loop)
+
+
+def _run(tool: str, *arguments: str) -> str:
+    return subprocess.run(
+        [str(_BINARIES / tool), *arguments], capture_output=True, text=True, check=True
+    ).stdout
+
+
+def _read_amdgcn(compiled: Any, architecture: str) -> Compiled:
+    text = compiled.asm["amdgcn"]
+    registers, spills = (
+        int(re.search(rf"\.vgpr_{name}:\s+(\d+)", text)[1]) for name in ("count", "spill_count")  # type: ignore[index]
+    )  # fmt: skip
+    lines = [
+        m for m in (re.match(r"(\.LBB\w+):|\s+([a-z]\w+.*?)(?:;|//|$)", x) for x in text.splitlines()) if m
+    ]
+    loop = _loop([(m[1], m[2]) for m in lines])
+    return Compiled(architecture, registers, spills, compiled.metadata.shared, _opcodes(loop), loop)
+
+
+def _loop(lines: list[tuple[str | None, str | None]]) -> tuple[str, ...]:
+    """The loop over tiles: the shortest loop with exponentials and, if there are any, matrix products."""
+    labels: dict[str, int] = {}
+    loops = []
+    for n, (label, instruction) in enumerate(lines):
+        if label:
+            labels[label] = n
+        elif instruction and re.search(r"\bBRA|s_c?branch", instruction):
+            target = re.search(r"\.L\w+", instruction)
+            if target and target[0] in labels:
+                body = tuple(i for _, i in lines[labels[target[0]] : n + 1] if i)
+                loops.append(body)
+    # Branches back from beyond the loop, to wait again for a copy, span more than the loop itself.
+    matrix = any(_MATRIX.match(_opcode(i)) for _, i in lines if i)
+
+    def sweeps(body: tuple[str, ...]) -> bool:
+        opcodes = [_opcode(i) for i in body]
+        return any(o.startswith(("MUFU.EX2", "v_exp")) for o in opcodes) and (
+            not matrix or any(_MATRIX.match(o) for o in opcodes)
+        )
+
+    return min(filter(sweeps, loops), key=len, default=())
+
+
+def _opcode(instruction: str) -> str:
+    return re.sub(r"^@!?\w+\s+", "", instruction.strip()).split()[0]
+
+
+def _opcodes(loop: tuple[str, ...]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for instruction in loop:
+        opcode = _opcode(instruction)
+        counts[opcode] = counts.get(opcode, 0) + 1
+    return dict(sorted(counts.items(), key=lambda item: -item[1]))

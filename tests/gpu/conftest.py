@@ -1,0 +1,40 @@
+"""Tests on a GPU. DIFNET_REHEARSE=1 with TRITON_INTERPRET=1 runs them small, in the interpreter, on the CPU.
+
+They need torch, triton, numpy and pytest alone.
+"""
+
+import os
+
+import pytest
+import torch
+
+REHEARSAL = os.environ.get("DIFNET_REHEARSE") == "1" and os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def pytest_collection_modifyitems(items):
+    here = [item for item in items if item.path.parent.name == "gpu"]
+    for item in here:
+        item.add_marker(pytest.mark.gpu)
+        if not torch.cuda.is_available() and not REHEARSAL:
+            item.add_marker(pytest.mark.skip(reason="no GPU: torch.cuda.is_available() is False"))
+
+
+@pytest.fixture
+def rehearsal():
+    return REHEARSAL
+
+
+@pytest.fixture
+def device():
+    return torch.device("cpu" if REHEARSAL else "cuda")
+
+
+@pytest.fixture(autouse=True)
+def _poison_empty(monkeypatch):
+    """Uninitialised memory reads as NaN, so that a kernel that leaves a hole is seen."""
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
+    before = torch.get_float32_matmul_precision()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.set_float32_matmul_precision(before)

@@ -1,0 +1,210 @@
+"""The kernels, line by line in Triton's interpreter, through the public functions."""
+
+import pytest
+import torch
+import triton
+
+from difnet_kernels import BackendError, cascaded_random_walk, testing
+from difnet_kernels.triton import launch
+
+DTYPES = [(torch.float32, None), (torch.bfloat16, torch.float32), (torch.float16, torch.float32)]
+
+# What a result may be off from float64 beside PyTorch's eager form of the same precision, where 16-bit
+# features meet float32 states: the point of the kernels' 16-bit arithmetic, several times stricter than the
+# budget.
+SHARE_OF_EAGER = 1 / 4
+
+
+def assert_within(errors):
+    broken = [error for error in errors if not error.within]
+    assert not broken, "\n".join(map(str, broken))
+
+
+def run(inputs, backend="triton"):
+    y = cascaded_random_walk(
+        inputs.features, inputs.seed, inputs.mu, inputs.beta,
+        state=inputs.state, node_bias=inputs.node_bias, backend=backend,
+    )  # fmt: skip
+    weight = torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view_as(y)
+    wanted = [x for x in inputs.tensors() if x.requires_grad]
+    return [y.detach(), *torch.autograd.grad(y, wanted, weight)]
+
+
+def test_it_is_the_interpreter_that_runs():
+    assert type(launch.walk_forward_kernel).__name__ == "InterpretedFunction", triton.__version__
+
+
+@pytest.mark.usefixtures("splits")
+@pytest.mark.parametrize("sharpness", testing.SHARPNESS)
+@pytest.mark.parametrize(("dtype", "value_dtype"), DTYPES)
+def test_budget(sharpness, dtype, value_dtype):
+    inputs = testing.make_inputs(3, 290, 64, 21, 1, sharpness, node_bias=sharpness == "mixed")
+    errors = testing.measure_errors(inputs, dtype, "triton", value_dtype)
+    assert_within(errors)
+    if value_dtype:
+        output, state = errors[0], next(e for e in errors if e.name == "state")
+        assert output.ours <= SHARE_OF_EAGER * output.eager, output
+        assert state.ours <= SHARE_OF_EAGER * state.eager, state
+
+
+@pytest.mark.parametrize("nodes", [1, 2, 127, 128, 129, 400])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_ragged_nodes(nodes, dtype):
+    inputs = testing.make_inputs(3, nodes, 16, 5, 1)
+    assert_within(testing.measure_errors(inputs, dtype, "triton", torch.float32))
+
+
+@pytest.mark.parametrize(
+    ("width", "classes"), [(1, 1), (3, 15), (33, 16), (100, 31), (128, 60), (130, 65), (16, 127), (20, 128)]
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_any_width(width, classes, dtype):
+    inputs = testing.make_inputs(2, 129, width, classes, 1, node_bias=True)
+    assert_within(testing.measure_errors(inputs, dtype, "triton", torch.float32))
+
+
+@pytest.mark.parametrize("scale", [3.0, 30.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_large_scores(scale, dtype):
+    inputs = testing.make_inputs(2, 150, 64, 5, 1)
+    inputs = inputs._replace(features=[scale * inputs.features[0]])
+    assert_within(testing.measure_errors(inputs, dtype, "triton", torch.float32))
+
+
+@pytest.mark.parametrize("exponent", [-20, 20, 34])
+def test_16_bit_states_and_gradients_of_any_size(exponent):
+    """float16 ends at 65,504 and 6e-8; the powers of two beside it do not."""
+    inputs = testing.make_inputs(2, 200, 16, 5, 2, node_bias=True).to(torch.bfloat16, torch.float32)
+    scale = 2.0**exponent
+    large = inputs._replace(seed=scale * inputs.seed, state=scale * inputs.state).requires_grad_()
+    small = inputs.to(torch.bfloat16, torch.float32).requires_grad_()
+    by_large, by_small = run(large), run(small)
+    for name, x, y in zip(["output", *inputs.names()], by_large, by_small, strict=True):
+        if name in ("output", "mu", "beta", "node_bias") or name.startswith("features"):
+            x = x.double() / scale
+        # Another power of two rounds exponents elsewhere, and a weight to the float16 beside it.
+        bound = (2**-11 + 2 * torch.finfo(y.dtype).eps) * y.abs().max().item()
+        torch.testing.assert_close(x.double(), y.double(), rtol=0, atol=bound, msg=name)
+
+
+def test_a_loud_node_does_not_deafen_the_others():
+    """Blocks of nodes have scales of their own, so one huge state costs rows that do not see it nothing."""
+    inputs = testing.make_inputs(1, 300, 64, 5, 1, "peaked").to(torch.bfloat16, torch.float32)
+    loud = inputs.state.clone()
+    loud[0, 0] = 1e6
+    far = slice(128, None)
+    truth = run(inputs._replace(state=loud).to(torch.float64).requires_grad_(), "reference")[0]
+    y = run(inputs._replace(state=loud).requires_grad_())[0]
+    size = truth[0, far].abs().amax(dim=-1)
+    error = (y[0, far].double() - truth[0, far]).abs().amax(dim=-1)
+    # A scale for all nodes would cost the rows that do not see it 2^-12 of 1e6.
+    others = size < 10
+    assert others.sum() > 100
+    assert (error <= 2e-3 * size.clamp_min(1))[others].all()
+    assert (error <= 1e-2 * size)[~others].all()
+
+
+@pytest.mark.usefixtures("splits")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_removed_nodes(dtype):
+    inputs = testing.make_inputs(2, 260, 16, 5, 1, node_bias=True).to(dtype, torch.float32)
+    removed = torch.arange(260) % 3 == 1
+    removed[:130] |= torch.arange(130) < 128  # a whole block of columns
+    inputs.node_bias[..., removed] = -torch.inf
+    loud = inputs.state.masked_fill(removed[:, None], 1e6)
+    ours = run(inputs._replace(state=loud).to(dtype, torch.float32).requires_grad_())
+    truth = run(inputs._replace(state=loud).to(torch.float64).requires_grad_(), "reference")
+    kept = ~removed
+    eps = {torch.float32: 1e-5, torch.bfloat16: 1e-2}[dtype]
+    for name, x, y in zip(["output", *inputs.names()], ours, truth, strict=True):
+        if name in ("mu", "beta"):
+            continue  # sums over the loud nodes
+        x, y = x.double(), y.double()
+        assert torch.isfinite(x).all(), name
+        if name == "node_bias":
+            assert not x[..., removed].any()
+            x, y = x[..., kept], y[..., kept]
+        elif name.startswith("features"):
+            continue  # rows of removed nodes carry the loud states; see the state and the bias
+        else:
+            x, y = x[:, kept], y[:, kept]
+        torch.testing.assert_close(x, y, rtol=0, atol=eps * y.abs().max().item(), msg=name)
+
+
+LAYOUTS = {
+    "transposed": lambda x: x.mT.contiguous().mT,
+    "expanded": lambda x: x[:1].expand(x.shape),
+    "offset": lambda x: torch.nn.functional.pad(x, (1, 2, 3, 0))[:, 3:, 1:-2],
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_strides(layout, dtype):
+    inputs = testing.make_inputs(3, 140, 20, 5, 1, node_bias=True).to(dtype, torch.float32)
+    lay = LAYOUTS[layout]
+    laid = inputs._replace(features=[lay(inputs.features[0])], seed=lay(inputs.seed), state=lay(inputs.state))
+    plain = laid._replace(**{n: getattr(laid, n).contiguous() for n in ("seed", "state")})
+    plain = plain._replace(features=[laid.features[0].contiguous()])
+    assert not laid.state.is_contiguous()
+    for x, y in zip(run(laid.requires_grad_()), run(plain.requires_grad_()), strict=True):
+        assert torch.equal(x, y)
+
+
+@pytest.mark.usefixtures("splits")
+def test_gradcheck():
+    inputs = testing.make_inputs(2, 130, 4, 3, 2, "mixed", node_bias=True).requires_grad_()
+
+    def walks(*tensors):
+        first, second, seed, mu, beta, state, bias = tensors
+        return cascaded_random_walk(
+            [first, second], seed, mu, beta, state=state, node_bias=bias, backend="triton"
+        )
+
+    assert torch.autograd.gradcheck(walks, inputs.tensors(), fast_mode=True)
+
+
+@pytest.mark.usefixtures("splits")
+@pytest.mark.parametrize("wanted", range(7))
+def test_one_gradient_alone(wanted):
+    """What a kernel leaves out when a gradient is not asked for must not be what another needs."""
+    results = []
+    for dtype in (torch.float32, torch.bfloat16):
+        inputs = testing.make_inputs(2, 140, 8, 3, 2, node_bias=True).to(dtype, torch.float32)
+        every = run(inputs.to(dtype, torch.float32).requires_grad_())
+        inputs.tensors()[wanted].requires_grad_()
+        one = run(inputs)
+        results.append(torch.equal(one[1], every[1 + wanted]))
+    assert all(results)
+
+
+def test_bitwise_repeatable(splits):
+    inputs = testing.make_inputs(2, 300, 16, 5, 1).to(torch.bfloat16, torch.float32).requires_grad_()
+    for x, y in zip(run(inputs), run(inputs), strict=True):
+        assert torch.equal(x, y)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("where", ["features", "state", "seed"])
+def test_bad_numbers_reach_what_they_influence(bad, where):
+    inputs = testing.make_inputs(3, 150, 16, 3, 1).to(torch.bfloat16, torch.float32)
+    clean = run(inputs.requires_grad_())[0]
+    dirty = inputs.to(torch.bfloat16, torch.float32)
+    (dirty.features[0] if where == "features" else getattr(dirty, where))[0, 5, 2] = bad
+    y = run(dirty.requires_grad_())[0]
+    truth = run(dirty.to(torch.float64).requires_grad_(), "reference")[0]
+    assert not (~torch.isfinite(truth) & torch.isfinite(y)).any()
+    assert torch.equal(y[1:], clean[1:])
+
+
+def test_number_of_nodes_and_batch_are_run_time_values():
+    for kernel in (launch.walk_forward_kernel, launch.walk_backward_kernel):
+        constants = {name for name in kernel.arg_names if name.isupper()}
+        assert not {"NODES", "N", "B", "BATCH"} & constants
+
+
+def test_a_named_backend_says_why_it_cannot():
+    x = torch.zeros(1, 2, 3, device="meta")
+    one = torch.ones(1, device="meta")
+    with pytest.raises(BackendError, match="it takes tensors on cuda or cpu"):
+        cascaded_random_walk([x], x, one, one, backend="triton")

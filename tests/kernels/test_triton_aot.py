@@ -1,0 +1,98 @@
+"""The sweeps compiled ahead of time, without a GPU, at the widths of the network; all else is `make aot`."""
+
+import importlib.util
+import os
+
+import pytest
+import torch
+
+if importlib.util.find_spec("triton") is None:
+    pytest.skip("Triton is not installed", allow_module_level=True)
+if os.environ.get("TRITON_INTERPRET") == "1":
+    pytest.skip("the interpreter does not compile", allow_module_level=True)
+
+from difnet_kernels.triton import tiles
+from difnet_kernels.triton.ahead_of_time import SHARED_MEMORY, compile_sweep
+
+KERNELS = ("walk_forward", "walk_backward")
+
+
+def compiled(kernel, architecture, dtype=torch.bfloat16, **options):
+    tile = tiles.choose(kernel, "16", 64, 32, architecture)
+    return compile_sweep(kernel, dtype, 64, 32, architecture, tile, **options), tile
+
+
+@pytest.mark.parametrize("architecture", tiles.ARCHITECTURES)
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_compiles_fits_and_does_not_spill(kernel, architecture):
+    result, _ = compiled(kernel, architecture)
+    assert result.registers > 0
+    assert result.spills == 0
+    assert 0 < result.shared <= SHARED_MEMORY[architecture]
+    assert result.matrix > 0
+    assert result.exponentials > 0
+
+
+@pytest.mark.parametrize("options", [{"split": True}, {"has_bias": True}, {"dtype": torch.float16}], ids=str)
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_variants_do_not_spill(kernel, options):
+    result, _ = compiled(kernel, "sm_90", **options)
+    assert result.spills == 0
+    assert result.shared <= SHARED_MEMORY["sm_90"]
+
+
+def test_the_largest_variant_spills_next_to_nothing():
+    result, _ = compiled("walk_backward", "sm_90", split=True, has_bias=True)
+    assert result.spills <= 8  # bytes a thread, outside of the table's entries
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_sm_90_uses_wgmma_and_nothing_slower(kernel):
+    result, tile = compiled(kernel, "sm_90")
+    opcodes = [opcode for opcode in result.instructions if "MMA" in opcode]
+    assert opcodes
+    assert all(opcode.startswith("HGMMA") for opcode in opcodes), opcodes
+    # Multiply-adds of the matrix instructions in the loop against those of the tile.
+    done = sum(
+        n * m * w * k
+        for opcode, n in result.instructions.items()
+        if opcode.startswith("HGMMA")
+        for m, w, k in [map(int, opcode.split(".")[1].split("x"))]
+    ) * (tile.num_warps // 4)  # fmt: skip
+    width = 64 + 32 if kernel == "walk_forward" else 2 * 64 + 3 * 32
+    assert done == tile.block_i * tile.block_j * width
+
+
+@pytest.mark.parametrize(
+    ("kernel", "exponentials", "slots"), [("walk_forward", 1, 8), ("walk_backward", 2, 17)]
+)
+def test_instructions_per_pair(kernel, exponentials, slots):
+    """One exponential per pair forward and two backward, and few enough other instructions to hide."""
+    result, tile = compiled(kernel, "sm_90")
+    per_pair = 32 * tile.num_warps / (tile.block_i * tile.block_j)
+    assert exponentials <= result.exponentials * per_pair <= 1.07 * exponentials
+    assert result.total * per_pair <= slots
+
+
+def test_every_architecture_has_every_entry():
+    for architecture in tiles.ARCHITECTURES:
+        keys = set(tiles.entries(architecture))
+        assert keys == {
+            (kernel, dtype, *width, architecture)
+            for kernel in KERNELS
+            for dtype, widths in tiles.WIDTHS.items()
+            for width in widths
+        }
+
+
+def test_widths_between_entries_take_the_next_larger():
+    assert tiles.key("walk_forward", "16", 16, 64, "sm_90") == ("walk_forward", "16", 64, 64, "sm_90")
+    assert tiles.key("walk_forward", "16", 128, 16, "sm_75") == ("walk_forward", "16", 128, 128, "sm_86")
+
+
+def test_tiles_divide_the_packed_blocks():
+    for architecture in (*tiles.ARCHITECTURES, "interpreter"):
+        for kernel, dtype, d, k, _ in tiles.entries(architecture):
+            tile = tiles.choose(kernel, dtype, d, k, architecture)
+            assert 128 % tile.block_i == 0
+            assert 128 % tile.block_j == 0
