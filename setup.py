@@ -15,7 +15,7 @@ from setuptools import setup
 MINIMUM_TORCH = (2, 11)
 FLAGS = [
     *("-O3", "-std=c++17", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"),
-    *("-fvisibility=hidden", "-DTORCH_TARGET_VERSION=0x020b000000000000"),
+    *("-fvisibility=hidden", "-Wno-psabi", "-DTORCH_TARGET_VERSION=0x020b000000000000"),
 ]
 
 

@@ -7,15 +7,24 @@
 namespace difnet {
 inline namespace DIFNET_ISA {
 
-// Bytes is the width of a vector.
+// Arithmetic in the features' own type, float32 at least, with vectors of so many bytes.
 template <int Bytes>
 void forward(const Forward& call) {
-  call.state.type == Type::float64 ? walk_forward<double, Bytes / 8>(call) : walk_forward<float, Bytes / 4>(call);
+  call.state.type == Type::float64 ? walk_forward<Registers<MultiplyAdd<double, Bytes / 8>>, 1>(call)
+                                   : walk_forward<Registers<MultiplyAdd<float, Bytes / 4>>, 1>(call);
 }
 
 template <int Bytes>
 void backward(const Backward& call) {
-  call.state.type == Type::float64 ? walk_backward<double, Bytes / 8>(call) : walk_backward<float, Bytes / 4>(call);
+  call.state.type == Type::float64 ? walk_backward<Registers<MultiplyAdd<double, Bytes / 8>>, 1>(call)
+                                   : walk_backward<Registers<MultiplyAdd<float, Bytes / 4>>, 1>(call);
+}
+
+// In how many bfloat16 numbers a call's operands may be held; 0 where float32 is asked for.
+inline int parts(const Array& feature, Precision precision) {
+  if (feature.type == Type::bfloat16) return 1;
+  if (feature.type != Type::float32 || precision == Precision::highest) return 0;
+  return precision == Precision::medium ? 1 : 2;
 }
 
 }  // namespace DIFNET_ISA

@@ -5,24 +5,11 @@
 #include <cstring>
 #include <new>
 
+#include "bfloat16.h"
 #include "walk.h"
 
 namespace difnet {
 inline namespace DIFNET_ISA {
-
-inline float from_bfloat16(uint16_t bits) {
-  const uint32_t wide = static_cast<uint32_t>(bits) << 16;
-  float value;
-  std::memcpy(&value, &wide, sizeof value);
-  return value;
-}
-
-inline uint16_t to_bfloat16(float value) {
-  uint32_t bits;
-  std::memcpy(&bits, &value, sizeof bits);
-  if (value != value) return 0x7fc0;
-  return static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);  // to the nearest, ties to even
-}
 
 // `count` numbers of row (b, i) of an array.
 template <class T>

@@ -56,6 +56,22 @@ void parallel(int64_t count, difnet::Body body, void* context) {
   torch::stable::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) { body(context, begin, end); });
 }
 
+// torch.get_float32_matmul_precision(), which the stable ABI does not have.
+difnet::Precision float32_precision() {
+  const PyGILState_STATE state = PyGILState_Ensure();
+  PyObject* torch = PyImport_ImportModule("torch");
+  PyObject* answer = torch == nullptr ? nullptr : PyObject_CallMethod(torch, "get_float32_matmul_precision", nullptr);
+  const char* text = answer == nullptr ? nullptr : PyUnicode_AsUTF8AndSize(answer, nullptr);
+  const std::string name = text == nullptr ? "highest" : text;
+  PyErr_Clear();
+  Py_XDECREF(answer);
+  Py_XDECREF(torch);
+  PyGILState_Release(state);
+  return name == "medium" ? difnet::Precision::medium
+         : name == "high" ? difnet::Precision::high
+                          : difnet::Precision::highest;
+}
+
 std::tuple<Tensor, Tensor, Tensor> walk_forward(
     Tensor feature, Tensor state, Tensor seed, Tensor mu, Tensor beta, std::optional<Tensor> node_bias) {
   const difnet::Sizes sizes = sizes_of(feature, state);
@@ -64,7 +80,7 @@ std::tuple<Tensor, Tensor, Tensor> walk_forward(
   Tensor lse = torch::stable::new_empty(state, {sizes.batch, sizes.nodes});
   difnet::chosen_kernels().forward(
       {sizes, array_of(feature), array_of(state), array_of(seed), array_of(node_bias), number(mu), number(beta),
-       new_state.data_ptr(), z.data_ptr(), lse.data_ptr(), parallel});
+       float32_precision(), new_state.data_ptr(), z.data_ptr(), lse.data_ptr(), parallel});
   return {new_state, z, lse};
 }
 
@@ -93,7 +109,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> walk_backward(
   double of_mu = 0, of_beta = 0;
   difnet::chosen_kernels().backward(
       {sizes, array_of(grad), array_of(feature), array_of(state), array_of(seed), array_of(z), array_of(lse),
-       array_of(node_bias), number(mu), number(beta), pointer(0, grad_feature), pointer(1, grad_state),
+       array_of(node_bias), number(mu), number(beta), float32_precision(), pointer(0, grad_feature), pointer(1, grad_state),
        pointer(2, grad_seed), pointer(5, grad_bias), &of_mu, &of_beta, parallel});
   if (output_mask[3]) set(grad_mu, of_mu);
   if (output_mask[4]) set(grad_beta, of_beta);

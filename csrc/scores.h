@@ -1,105 +1,108 @@
-// What both passes share: the grid of tiles, the centred features, and the exponentials of a tile.
+// What both passes share: the centred features, and the exponentials of a tile.
 #pragma once
 
-#include <algorithm>
-#include <cmath>
-#include <limits>
-
-#include "gemm.h"
-#include "memory.h"
+#include "grid.h"
+#include "operands.h"
 
 namespace difnet {
 inline namespace DIFNET_ISA {
 
-// Blocks of kEdge nodes for every image, and the order in which pairs of blocks are visited. Pairs of one round have no
-// block in common, so they run in parallel without sharing an accumulator, and an accumulator sees its pairs in the
-// order of the rounds: results depend neither on the number of threads nor on their timing.
-struct Grid {
-  Sizes sizes;
-  int64_t blocks, padded;
-
-  explicit Grid(const Sizes& s) : sizes(s), blocks((s.nodes + kEdge - 1) / kEdge), padded(blocks * kEdge) {}
-
-  int nodes_in(int64_t block) const {
-    return static_cast<int>(std::min<int64_t>(kEdge, sizes.nodes - block * kEdge));
-  }
-
-  // body(b, block) for every block of every image.
-  template <class F>
-  void each_block(Parallel parallel, const F& body) const {
-    for_each(parallel, sizes.batch * blocks, [&](int64_t n) { body(n / blocks, n % blocks); });
-  }
-
-  // body(b, I, J) for every pair I <= J of every image: first the diagonal, then a round-robin tournament in which
-  // block `last` stays and the others turn.
-  template <class F>
-  void each_pair(Parallel parallel, const F& body) const {
-    each_block(parallel, [&](int64_t b, int64_t block) { body(b, block, block); });
-    const int64_t last = blocks + blocks % 2 - 1, matches = (last + 1) / 2;
-    for (int64_t round = 0; round < last; ++round) {
-      for_each(parallel, sizes.batch * matches, [&](int64_t n) {
-        const int64_t b = n / matches, match = n % matches;
-        const int64_t one = match == 0 ? last : (round + match) % last;
-        const int64_t other = (round - match + last) % last;
-        if (one < blocks && other < blocks) body(b, std::min(one, other), std::max(one, other));
-      });
-    }
-  }
-};
-
-// Centred features G (math.md, section 3), rows of `stride` numbers, and the two terms that turn scores into exponents:
+// Centred features G (math.md, section 3) and the terms that turn scores into exponents of 2, L being log2(e):
 //
-//   P_ij is proportional to exp(g_i . g_j + row_i + column_j) weight_j.
+//   P_ij is proportional to 2^(L g_i . g_j + column_j + row_i) weight_j.
 //
-// Where an image allows it ("shared"), row = column = -|g|^2 / 2, so that the exponential is exp(-|g_i - g_j|^2 / 2),
-// the same for (i, j) and (j, i), and weight_j = exp(bias_j + |g_j|^2 / 2 - top). Elsewhere column is the bias, weight
-// is 1, and row is what keeps the exponents of a row below zero; then (i, j) and (j, i) take an exponential each.
-template <class T, int W>
+// Where an image allows it ("shared"), row_i = column_i = -L |g_i|^2 / 2, so that the exponential is exp(-|g_i - g_j|^2
+// / 2), the same for (i, j) and (j, i), and weight_j = exp(bias_j + |g_j|^2 / 2 - top). Elsewhere column is the bias,
+// weight is 1, and row is what keeps the exponents of a row below zero; then (i, j) and (j, i) take an exponential each.
+template <class A, int Parts>
 struct Scores {
+  using T = typename A::Number;
+  using S = Simd<T, A::kWidth>;
+  using Vector = typename S::Vector;
+  static constexpr T kLog2e = static_cast<T>(1.4426950408889634);
+  // Results in bfloat16 need no more of their exponentials.
+  static constexpr int kDegree = A::kPair == 1 ? 6 : Parts == 1 ? 3 : 5;
+
   Grid grid;
-  int64_t stride;
-  Buffer<T> centred, packed, centre, row, column, weight;
+  int64_t width;
+  Factor<A, Parts> features;
+  Buffer<T> centred, centre, row, column, weight;
   Buffer<double> bias;  // double: the weight's exponent is a difference of larger numbers
   Buffer<char> shared;
 
-  T* features(int64_t b, int64_t block) const { return centred + (b * grid.padded + block * kEdge) * stride; }
-  T* panels(int64_t b, int64_t block) const {
-    return packed + (b * grid.padded + block * kEdge) * grid.sizes.width;
-  }
   int64_t node(int64_t b, int64_t block) const { return b * grid.padded + block * kEdge; }
+  int64_t block_of(int64_t b, int64_t block) const { return b * grid.blocks + block; }
 
-  Scores(const Sizes& sizes, const Array& feature, const Array& node_bias, Parallel parallel) : grid(sizes) {
-    const int64_t batch = sizes.batch, width = sizes.width, blocks = grid.blocks, nodes = batch * grid.padded;
-    stride = (width + W - 1) / W * W;
-    centred = Buffer<T>(nodes * stride);
-    packed = Buffer<T>(nodes * width);
-    centre = Buffer<T>(batch * stride);
+  Scores(const Sizes& sizes, const Array& feature, const Array& node_bias, Parallel parallel)
+      : grid(sizes), width(sizes.width) {
+    const int64_t nodes = sizes.batch * grid.padded;
+    features = Factor<A, Parts>(nodes, width, 1);
+    centred = Buffer<T>(nodes * width);
+    centre = Buffer<T>(sizes.batch * width);
     bias = Buffer<double>(nodes);
     row = Buffer<T>(nodes);
     column = Buffer<T>(nodes);
     weight = Buffer<T>(nodes);
-    shared = Buffer<char>(batch);
-
-    // Sums over an image are sums of its blocks' sums, in order, whoever computed them.
-    Buffer<double> sums(batch * blocks * stride), lengths(batch * blocks * 2);
+    shared = Buffer<char>(sizes.batch);
     grid.each_block(parallel, [&](int64_t b, int64_t block) {
-      double* sum = sums + (b * blocks + block) * stride;
-      for (int i = 0; i < grid.nodes_in(block); ++i) {
-        T* to = features(b, block) + i * stride;
-        read_row(feature, b, block * kEdge + i, width, to);
-        for (int64_t c = 0; c < width; ++c) sum[c] += to[c];
-      }
+      for (int i = 0; i < grid.nodes_in(block); ++i)
+        read_row(feature, b, block * kEdge + i, width, centred + (node(b, block) + i) * width);
+    });
+    // Products of bfloat16 features are exact; centring would round the features again.
+    if (A::kPair == 1 || feature.type != Type::bfloat16) find_centre(parallel);
+    subtract_centre(node_bias, parallel);
+    choose_form(parallel);
+    find_rows(parallel);
+  }
+
+  // Exponentials of `columns` columns from `first` on of the tile (I, J): in `ij` for rows of I and columns of J, and in
+  // `ji`, if it is not null, at the same places those of row j and column i.
+  void exponentials(
+      int64_t b, int64_t I, int64_t J, int first, int columns, Strip<A, Parts>& ij, Strip<A, Parts>* ji) const {
+    const T *row_i = row + node(b, I), *row_j = row + node(b, J) + first;
+    const T *column_i = column + node(b, I), *column_j = column + node(b, J) + first;
+    each_score(b, I, J, first, columns, [&](int i, int j, Vector one, Vector two) __attribute__((always_inline)) {
+      const auto power = [](Vector x) { return power_of_two<A::kWidth, kDegree>(x); };
+      const Vector on_j = S::load(column_j + j);
+      // The column's term first, as where the rows' were found: exponents are rounded the same way.
+      ij.set(
+          i, j, power((one * kLog2e + on_j) + S::broadcast(row_i[i])),
+          power((two * kLog2e + on_j) + S::broadcast(row_i[i + 1])));
+      if (ji == nullptr) return;
+      const Vector from_j = S::load(row_j + j);
+      ji->set(
+          i, j, power((one * kLog2e + S::broadcast(column_i[i])) + from_j),
+          power((two * kLog2e + S::broadcast(column_i[i + 1])) + from_j));
+    });
+  }
+
+ private:
+  template <class Visit>
+  void each_score(int64_t b, int64_t I, int64_t J, int first, int columns, const Visit& visit) const {
+    features.product(block_of(b, I), block_of(b, J), {0}, {0}, grid.nodes_in(I), first, columns, visit);
+  }
+
+  // The mean of an image's rows, or zero where that does not make them shorter. Sums over an image are sums of its
+  // blocks' sums, in order, whoever computed them.
+  void find_centre(Parallel parallel) {
+    const int64_t batch = grid.sizes.batch, blocks = grid.blocks;
+    Buffer<double> sums(batch * blocks * width), lengths(batch * blocks * 2);
+    grid.each_block(parallel, [&](int64_t b, int64_t block) {
+      double* sum = sums + block_of(b, block) * width;
+      const T* from = centred + node(b, block) * width;
+      for (int i = 0; i < grid.nodes_in(block); ++i, from += width)
+        for (int64_t c = 0; c < width; ++c) sum[c] += from[c];
     });
     for (int64_t b = 0; b < batch; ++b)
       for (int64_t c = 0; c < width; ++c) {
         double sum = 0;
-        for (int64_t block = 0; block < blocks; ++block) sum += sums[(b * blocks + block) * stride + c];
-        centre[b * stride + c] = static_cast<T>(sum / sizes.nodes);
+        for (int64_t block = 0; block < blocks; ++block) sum += sums[block_of(b, block) * width + c];
+        centre[b * width + c] = static_cast<T>(sum / grid.sizes.nodes);
       }
     grid.each_block(parallel, [&](int64_t b, int64_t block) {
-      const T *from = features(b, block), *mean = centre + b * stride;
-      double* sum = lengths + (b * blocks + block) * 2;
-      for (int i = 0; i < grid.nodes_in(block); ++i, from += stride) {
+      const T *from = centred + node(b, block) * width, *mean = centre + b * width;
+      double* sum = lengths + block_of(b, block) * 2;
+      for (int i = 0; i < grid.nodes_in(block); ++i, from += width) {
         T plain = 0, moved = 0;
         for (int64_t c = 0; c < width; ++c) {
           plain += from[c] * from[c];
@@ -112,84 +115,100 @@ struct Scores {
     for (int64_t b = 0; b < batch; ++b) {
       double plain = 0, moved = 0;
       for (int64_t block = 0; block < blocks; ++block) {
-        plain += lengths[(b * blocks + block) * 2];
-        moved += lengths[(b * blocks + block) * 2 + 1];
+        plain += lengths[block_of(b, block) * 2];
+        moved += lengths[block_of(b, block) * 2 + 1];
       }
-      if (moved > plain) std::fill_n(centre + b * stride, stride, T(0));
+      if (moved > plain) std::fill_n(centre + b * width, width, T(0));
     }
-    subtract_centre(node_bias, parallel);
-    choose_form(parallel);
   }
 
- private:
   void subtract_centre(const Array& node_bias, Parallel parallel) {
-    const int64_t width = grid.sizes.width;
-    constexpr int P = Blocks<T, W>::panel;
     grid.each_block(parallel, [&](int64_t b, int64_t block) {
-      const T* mean = centre + b * stride;
-      T *rows = features(b, block), *to = panels(b, block);
-      for (int i = 0; i < grid.nodes_in(block); ++i) {
+      const T* mean = centre + b * width;
+      T* x = centred + node(b, block) * width;
+      for (int i = 0; i < grid.nodes_in(block); ++i, x += width) {
         double dot = 0, squares = 0, prior = 0;
-        T* x = rows + i * stride;
         for (int64_t c = 0; c < width; ++c) {
           x[c] -= mean[c];
           dot += static_cast<double>(x[c]) * mean[c];
           squares += static_cast<double>(x[c]) * x[c];
+          features.set(block_of(b, block), i, 0, c, x[c]);
         }
         if (node_bias.data != nullptr) read_row(node_bias, b, block * kEdge + i, 1, &prior);
-        bias[node(b, block) + i] = dot + prior;
-        column[node(b, block) + i] = static_cast<T>(-squares / 2);
+        bias[node(b, block) + i] = kLog2e * (dot + prior);
+        column[node(b, block) + i] = static_cast<T>(-kLog2e * (squares / 2));
       }
-      for (int panel = 0; panel < kEdge / P; ++panel)
-        for (int64_t c = 0; c < width; ++c)
-          for (int i = 0; i < P; ++i) *to++ = rows[(panel * P + i) * stride + c];
     });
   }
 
   // Images are shared whose weights keep to the range of numbers, and whose norms to that where they have digits left.
   void choose_form(Parallel parallel) {
-    constexpr double kSpread = 60, kNorm = 1e4;
+    constexpr double kSpread = 60 * kLog2e, kNorm = 1e4 * kLog2e;
     constexpr double infinity = std::numeric_limits<double>::infinity();
     for_each(parallel, grid.sizes.batch, [&](int64_t b) {
       double top = -infinity, bottom = infinity;
       bool usable = true;
-      const int64_t start = b * grid.padded, count = grid.sizes.nodes;
-      for (int64_t i = start; i < start + count; ++i) {
+      const int64_t start = b * grid.padded, end = start + grid.sizes.nodes;
+      for (int64_t i = start; i < end; ++i) {
         const double logarithm = bias[i] - column[i];
         usable &= std::isfinite(logarithm) && -column[i] < kNorm;
         top = std::max(top, logarithm);
         bottom = std::min(bottom, logarithm);
       }
       shared[b] = usable && top - bottom < kSpread;
-      for (int64_t i = start; i < start + count; ++i) {
-        // What rounding the column to T lost, the weight makes good.
-        weight[i] = shared[b] ? static_cast<T>(std::exp(bias[i] - column[i] - top)) : T(1);
-        if (!shared[b]) column[i] = static_cast<T>(bias[i]);
-        row[i] = shared[b] ? column[i] : T(0);
+      for (int64_t i = start; i < end; ++i) {
+        if (!shared[b]) {
+          column[i] = static_cast<T>(bias[i]);
+          weight[i] = 1;
+          continue;
+        }
+        // What rounding the column to T lost, the weight makes good. Where numbers are rounded to bfloat16, weights are
+        // powers of two, so that states and weighted states are rounded alike, and the rest is in the exponent.
+        const double logarithm = bias[i] - column[i] - top, whole = A::kPair == 1 ? logarithm : std::rint(logarithm);
+        weight[i] = static_cast<T>(std::exp2(whole));
+        column[i] += static_cast<T>(logarithm - whole);
+        row[i] = column[i];
       }
       constexpr T removed = -std::numeric_limits<T>::infinity();
-      if (!shared[b]) std::fill(column + (start + count), column + (start + grid.padded), removed);
+      if (!shared[b]) std::fill(column + end, column + (start + grid.padded), removed);
     });
   }
 
- public:
-  // Exponentials of the tile (I, J): ij[i][j] for row i of I and column j of J, and in ji[i][j], if it is not null,
-  // those of row j and column i. Both have rows of kEdge numbers.
-  void exponentials(int64_t b, int64_t I, int64_t J, T* ij, T* ji) const {
-    using S = Simd<T, W>;
-    const T *row_i = row + node(b, I), *row_j = row + node(b, J);
-    const T *column_i = column + node(b, I), *column_j = column + node(b, J);
-    each_score(b, I, J, [&](int i, int j, typename S::Vector score) {
-      // The column's term first, as in the pass that found the row's: exponents are rounded the same way.
-      S::store(ij + i * kEdge + j, exp<W>((score + S::load(column_j + j)) + S::broadcast(row_i[i])));
-      if (ji != nullptr)
-        S::store(ji + i * kEdge + j, exp<W>((score + S::broadcast(column_i[i])) + S::load(row_j + j)));
+  // For images that are not shared: `row` becomes minus the largest exponent of a row.
+  void find_rows(Parallel parallel) {
+    constexpr T infinity = std::numeric_limits<T>::infinity();
+    if (std::all_of(shared + 0, shared + grid.sizes.batch, [](char is) { return is; })) return;
+    Buffer<T> top(grid.sizes.batch * grid.padded);
+    std::fill(top + 0, top + grid.sizes.batch * grid.padded, -infinity);
+    grid.each_pair(parallel, [&](int64_t b, int64_t I, int64_t J) {
+      if (shared[b]) return;
+      const T* column_i = column + node(b, I);
+      T *top_i = top + node(b, I), *top_j = top + node(b, J);
+      alignas(64) T scores[kEdge * A::kStrip];
+      for (int first = 0; first < grid.nodes_in(J); first += A::kStrip) {
+        const int columns = std::min(A::kStrip, grid.nodes_in(J) - first);
+        const T* column_j = column + node(b, J) + first;
+        each_score(b, I, J, first, columns, [&](int i, int j, Vector one, Vector two) {
+          S::store(scores + i * A::kStrip + j, one * kLog2e);
+          S::store(scores + (i + 1) * A::kStrip + j, two * kLog2e);
+        });
+        for (int i = 0; i < grid.nodes_in(I); ++i) {
+          Vector most = S::broadcast(-infinity);
+          for (int j = 0; j < columns; j += A::kWidth) {
+            const Vector score = S::load(scores + i * A::kStrip + j);
+            const Vector mine = score + S::load(column_j + j), other = score + S::broadcast(column_i[i]);
+            const Vector old = S::load(top_j + first + j);
+            most = mine > most ? mine : most;
+            if (I != J) S::store(top_j + first + j, other > old ? other : old);
+          }
+          for (int lane = 0; lane < A::kWidth; ++lane) top_i[i] = std::max(top_i[i], static_cast<T>(most[lane]));
+        }
+      }
     });
-  }
-
-  template <class Visit>
-  void each_score(int64_t b, int64_t I, int64_t J, const Visit& visit) const {
-    product<T, W>(features(b, I), stride, panels(b, J), grid.sizes.width, grid.nodes_in(I), grid.nodes_in(J), visit);
+    for (int64_t b = 0; b < grid.sizes.batch; ++b)
+      for (int64_t i = b * grid.padded; i < b * grid.padded + grid.sizes.nodes; ++i)
+        // A row of removed nodes only has no maximum: its weights are 0, its result 0 / 0.
+        if (!shared[b]) row[i] = top[i] == -infinity ? T(0) : -top[i];
   }
 };
 

@@ -1,9 +1,11 @@
-// Vectors of W numbers by the compilers' vector extensions, and exp on them: one source for every instruction set.
+// Vectors of W numbers by the compilers' vector extensions, and 2^x on them: one source for every instruction set.
 #pragma once
 
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+
+#include "target.h"
 
 namespace difnet {
 inline namespace DIFNET_ISA {
@@ -20,25 +22,40 @@ struct Simd {
   static Vector broadcast(T value) { return value - Vector{}; }
 };
 
-// exp(x) for x <= 0 or so, to about one unit in the last place. Results under 2e-38, the smallest normal numbers, are
-// exactly 0: arithmetic on subnormal numbers is slow, and beside a row sum of at least 1 they change nothing.
+// Coefficients of 2^x on [-1/2, 1/2] that make the largest relative error least: 7e-5, 7e-8 and 2e-9.
+template <int Degree>
+struct PowerOfTwo;
+template <>
+struct PowerOfTwo<3> {
+  static constexpr float values[] = {0.999928073535f, 0.693260985454f, 0.242611122224f, 0.0551716690926f};
+};
+template <>
+struct PowerOfTwo<5> {
+  static constexpr float values[] = {1.00000007165f,   0.693146967065f,  0.24022119724f,
+                                     0.0555071327288f, 0.00967554133102f, 0.00132764721678f};
+};
+template <>
+struct PowerOfTwo<6> {
+  static constexpr float values[] = {1.00000000055f,    0.693147205737f,   0.240226468906f,   0.05550328777f,
+                                     0.00961848895652f, 0.00133999312095f, 0.000153458121587f};
+};
+
+// 2^x for x <= 1 or so, with a polynomial of the given degree. Results under 2^-126, the smallest normal number, are
+// exactly 0: arithmetic on subnormal numbers is slow, and beside a row sum of at least 1/2 they change nothing.
 // NaN stays NaN; -inf gives 0.
-template <int W>
-inline typename Simd<float, W>::Vector exp(typename Simd<float, W>::Vector x) {
+template <int W, int Degree>
+inline typename Simd<float, W>::Vector power_of_two(typename Simd<float, W>::Vector x) {
   using Vector = typename Simd<float, W>::Vector;
   typedef int32_t Integers __attribute__((vector_size(W * sizeof(int32_t))));
-  const auto low = x < -87.0f;  // false for NaN
-  x = low ? Vector{} - 87.0f : x;
-  // x = n ln 2 + r with |r| <= ln 2 / 2; adding 1.5 * 2^23 rounds n to the low bits of the mantissa.
-  const Vector shifted = x * 1.44269504088896341f + 12582912.0f;
-  const Vector n = shifted - 12582912.0f;
-  const Vector r = (x - n * 0.693145751953125f) - n * 1.42860682030941723e-6f;
-  Vector p = r * 1.9875691500e-4f + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * (r * r) + r + 1.0f;
+  constexpr auto& c = PowerOfTwo<Degree>::values;
+  const auto low = x < -126.0f;  // false for NaN
+  x = low ? Vector{} - 126.0f : x;
+  // x = n + r with |r| <= 1/2; adding 1.5 * 2^23 rounds n to the low bits of the mantissa.
+  const Vector shifted = x + 12582912.0f;
+  const Vector r = x - (shifted - 12582912.0f);
+  Vector p = Vector{} + c[Degree];
+#pragma GCC unroll 8
+  for (int i = Degree - 1; i >= 0; --i) p = p * r + c[i];
   Integers exponent;
   std::memcpy(&exponent, &shifted, sizeof exponent);
   exponent = (exponent + 127) << 23;  // only the low bits of the mantissa survive the shift
@@ -49,9 +66,9 @@ inline typename Simd<float, W>::Vector exp(typename Simd<float, W>::Vector x) {
 }
 
 // float64 is here to be exact, not fast.
-template <int W>
-inline typename Simd<double, W>::Vector exp(typename Simd<double, W>::Vector x) {
-  for (int lane = 0; lane < W; ++lane) x[lane] = x[lane] < -708.0 ? 0.0 : std::exp(x[lane]);
+template <int W, int Degree>
+inline typename Simd<double, W>::Vector power_of_two(typename Simd<double, W>::Vector x) {
+  for (int lane = 0; lane < W; ++lane) x[lane] = x[lane] < -1022.0 ? 0.0 : std::exp2(x[lane]);
   return x;
 }
 

@@ -8,6 +8,12 @@
 #include <cstring>
 #include <limits>
 #include <new>
+#include <atomic>
+#include <thread>
+#include <type_traits>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
 
 #define DIFNET_PRAGMA(text) _Pragma(#text)
 #if defined(__clang__)

@@ -22,18 +22,25 @@ struct Sizes {
 using Body = void (*)(void* context, int64_t begin, int64_t end);
 using Parallel = void (*)(int64_t count, Body body, void* context);
 
+// What float32 products may be made of: float32, several bfloat16 numbers each, or one.
+enum class Precision { highest, high, medium };
+
 struct Forward {
   Sizes sizes;
   Array feature, state, seed, node_bias;  // node_bias.data may be null
   double mu, beta;
-  void *new_state, *z, *lse;  // contiguous (B, N, k), (B, N, k), (B, N), in the type of state
+  Precision precision;
+  // Contiguous (B, N, k), (B, N, k), (B, N), in the type of state. The row sum stands where other backends keep its
+  // logarithm.
+  void *new_state, *z, *row_sum;
   Parallel parallel;
 };
 
 struct Backward {
   Sizes sizes;
-  Array grad, feature, state, seed, z, lse, node_bias;
+  Array grad, feature, state, seed, z, row_sum, node_bias;
   double mu, beta;
+  Precision precision;  // that of the forward
   // Contiguous; null where not asked for. grad_feature is (B, N, d) in the type of state, whatever feature's is.
   void *grad_feature, *grad_state, *grad_seed, *grad_node_bias;
   double *grad_mu, *grad_beta;
@@ -51,6 +58,7 @@ extern const Kernels portable_kernels;
 #if defined(__x86_64__)
 extern const Kernels avx2_kernels;
 extern const Kernels avx512_kernels;
+extern const Kernels avx512_bf16_kernels;
 #endif
 
 // The best set for this CPU, or the one that DIFNET_CPU_ISA names. Throws std::invalid_argument with the names that

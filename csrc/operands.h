@@ -1,0 +1,213 @@
+// The operands of a tile's products, in the layouts that the products of an arithmetic A (Registers of gemm.h,
+// MatrixUnit of matrix_unit.h) read. With Parts = 2 a number is held as the sum of two bfloat16 numbers, and a product
+// is a sum of three; the fourth, of both rests, is below the rounding of the others.
+#pragma once
+
+#include <type_traits>
+
+#include "gemm.h"
+#include "memory.h"
+
+namespace difnet {
+inline namespace DIFNET_ISA {
+
+constexpr int64_t round_up(int64_t value, int64_t to) { return (value + to - 1) / to * to; }
+
+// What elements of A are made of: the numbers themselves, or halves of pairs.
+template <class A>
+using Scalar = std::conditional_t<A::kPair == 1, typename A::Number, uint16_t>;
+
+// store(part, scalar) for every part of a number.
+template <class A, int Parts, class Store>
+inline void split(typename A::Number value, const Store& store) {
+  if constexpr (A::kPair == 1) {
+    store(0, value);
+  } else {
+    for (int part = 0; part < Parts; ++part) {
+      const uint16_t rounded = to_bfloat16(value);
+      store(part, rounded);
+      value -= from_bfloat16(rounded);
+    }
+  }
+}
+
+// A row of numbers for each node, multiplied with other rows over its length. A row consists of one or two groups of
+// numbers, each padded to what A sums at a time.
+template <class A, int Parts>
+class Factor {
+ public:
+  using Element = typename A::Element;
+
+  Factor() = default;
+  Factor(int64_t nodes, int64_t numbers, int groups)
+      : group_(round_up(numbers, A::kDepth) / A::kPair),
+        groups_(groups),
+        depth_(group_ * groups * Parts),
+        by_depth_(nodes * depth_ * A::kPair),
+        by_row_(A::kLeftByRow ? nodes * depth_ * A::kPair : 0) {}
+
+  // Number `place` of a group of node i of a block.
+  void set(int64_t block, int i, int group, int64_t place, typename A::Number value) {
+    const int64_t half = place % A::kPair;
+    split<A, Parts>(value, [&](int part, Scalar<A> scalar) {
+      const int64_t element = (part * groups_ + group) * group_ + place / A::kPair;
+      by_depth_[((block * depth_ + element) * kEdge + i) * A::kPair + half] = scalar;
+      if constexpr (A::kLeftByRow) by_row_[((block * kEdge + i) * depth_ + element) * A::kPair + half] = scalar;
+    });
+  }
+
+  // A::product of blocks I and J for the columns from `first` on, summed over pairs of groups (left[n], right[n]).
+  template <int Pairs, class Visit>
+  void product(
+      int64_t I, int64_t J, const int (&left)[Pairs], const int (&right)[Pairs], int rows, int first, int columns,
+      const Visit& visit) const {
+    Segment segments[Pairs * Parts * (Parts + 1) / 2];
+    int count = 0;
+    for (int n = 0; n < Pairs; ++n)
+      for (int p = 0; p < Parts; ++p)
+        for (int q = 0; p + q < Parts; ++q)
+          segments[count++] = {(p * groups_ + left[n]) * group_, (q * groups_ + right[n]) * group_, group_};
+    const Element* x = elements(A::kLeftByRow ? by_row_ : by_depth_) + I * depth_ * kEdge;
+    A::product(x, depth_, elements(by_depth_) + J * depth_ * kEdge + first, segments, count, rows, columns, visit);
+  }
+
+ private:
+  static const Element* elements(const Buffer<Scalar<A>>& buffer) { return reinterpret_cast<const Element*>(buffer + 0); }
+
+  int64_t group_ = 0, groups_ = 0, depth_ = 0;  // of which group_ and depth_ count elements
+  Buffer<Scalar<A>> by_depth_, by_row_;
+};
+
+// A row of numbers for each node, summed over nodes with the entries of a tile as weights.
+template <class A, int Parts>
+class Summand {
+ public:
+  using Element = typename A::Element;
+
+  Summand() = default;
+  Summand(int64_t nodes, int64_t numbers)
+      : columns_(round_up(numbers, A::kColumns)),
+        rows_(round_up(numbers, A::kLeftRows)),
+        size_(nodes),
+        by_node_(nodes * columns_ * Parts),
+        by_number_(nodes * rows_ * Parts) {}
+
+  int64_t columns() const { return columns_; }
+
+  void set(int64_t block, int i, int64_t place, typename A::Number value) {
+    const int64_t node = block * kEdge + i;
+    split<A, Parts>(value, [&](int part, Scalar<A> scalar) {
+      by_node_[part * size_ * columns_ + (node / A::kPair * columns_ + place) * A::kPair + node % A::kPair] = scalar;
+      by_number_[(part * size_ / kEdge + block) * kEdge * rows_ + place * kEdge + i] = scalar;
+    });
+  }
+
+  // Elements (node, number), rows of columns().
+  const Element* by_node(int part, int64_t block) const {
+    return reinterpret_cast<const Element*>(by_node_ + (part * size_ + block * kEdge) * columns_);
+  }
+  // Elements (number, node), rows of kEdge nodes.
+  const Element* by_number(int part, int64_t block) const {
+    return reinterpret_cast<const Element*>(by_number_ + (part * size_ + block * kEdge) * rows_);
+  }
+
+ private:
+  int64_t columns_ = 0, rows_ = 0, size_ = 0;
+  Buffer<Scalar<A>> by_node_, by_number_;
+};
+
+// Some columns of a tile of numbers, as weights for the summands of the columns' and of the rows' nodes.
+template <class A, int Parts, int Pair = A::kPair>
+struct Strip;
+
+template <class A, int Parts>
+struct Strip<A, Parts, 1> {
+  using S = Simd<typename A::Number, A::kWidth>;
+  alignas(64) typename A::Number values[kEdge * A::kStrip];
+
+  // Rows i and i + 1 of a vector of columns.
+  void set(int i, int j, typename S::Vector first, typename S::Vector second) {
+    S::store(values + i * A::kStrip + j, first);
+    S::store(values + (i + 1) * A::kStrip + j, second);
+  }
+  typename S::Vector get(int i, int j) const { return S::load(values + i * A::kStrip + j); }
+  const typename A::Element* left(int) const { return values; }   // (row, column)
+  const typename A::Element* right(int) const { return values; }  // (row, column)
+};
+
+template <class A, int Parts>
+struct Strip<A, Parts, 2> {
+  using S = Simd<float, 16>;
+  alignas(64) uint16_t rows[Parts][kEdge * A::kStrip];   // pairs along the columns
+  alignas(64) uint16_t pairs[Parts][kEdge * A::kStrip];  // pairs along the rows
+
+  void set(int i, int j, S::Vector first, S::Vector second) {
+#pragma GCC unroll 2
+    for (int part = 0; part < Parts; ++part) {
+      const Rounded rounded = round_rows(first, second);
+      std::memcpy(rows[part] + i * A::kStrip + j, &rounded.rows, 32);
+      std::memcpy(rows[part] + (i + 1) * A::kStrip + j, reinterpret_cast<const char*>(&rounded.rows) + 32, 32);
+      std::memcpy(pairs[part] + i * A::kStrip + 2 * j, &rounded.pairs, 64);
+      if (part + 1 < Parts) {
+        first = first - widen(rows[part] + i * A::kStrip + j);
+        second = second - widen(rows[part] + (i + 1) * A::kStrip + j);
+      }
+    }
+  }
+  S::Vector get(int i, int j) const {
+    S::Vector sum = widen(rows[0] + i * A::kStrip + j);
+    for (int part = 1; part < Parts; ++part) sum += widen(rows[part] + i * A::kStrip + j);
+    return sum;
+  }
+  const uint32_t* left(int part) const { return reinterpret_cast<const uint32_t*>(rows[part]); }
+  const uint32_t* right(int part) const { return reinterpret_cast<const uint32_t*>(pairs[part]); }
+};
+
+// Sums over nodes for each node: what its block gets as the rows of a tile and what as the columns, apart.
+template <class A>
+class Sums {
+ public:
+  using Number = typename A::Number;
+
+  Sums() = default;
+  Sums(int64_t nodes, int64_t numbers)
+      : columns_(round_up(numbers, A::kColumns)),
+        rows_(round_up(numbers, A::kLeftRows)),
+        numbers_(numbers),
+        by_node_(nodes * columns_),
+        by_number_(nodes * rows_) {}
+
+  Number get(int64_t block, int i, int64_t place) const {
+    return by_node_[(block * kEdge + i) * columns_ + place] + by_number_[(block * rows_ + place) * kEdge + i];
+  }
+
+  // Adds, for the strip of tile (I, J) that starts at column `first`, the summands of J's nodes to the rows of I ...
+  template <int Parts>
+  void add_to_rows(
+      int64_t I, int64_t J, const Strip<A, Parts>& strip, const Summand<A, Parts>& summand, int rows, int first,
+      int columns) {
+    for (int p = 0; p < Parts; ++p)
+      for (int q = 0; p + q < Parts; ++q)
+        A::add(
+            strip.left(p), A::kStrip / A::kPair, summand.by_node(q, J) + first / A::kPair * columns_, columns_,
+            (columns + A::kPair - 1) / A::kPair, rows, by_node_ + I * kEdge * columns_, columns_, numbers_);
+  }
+  // ... and those of I's nodes to the columns of J.
+  template <int Parts>
+  void add_to_columns(
+      int64_t I, int64_t J, const Strip<A, Parts>& strip, const Summand<A, Parts>& summand, int rows, int first,
+      int columns) {
+    for (int p = 0; p < Parts; ++p)
+      for (int q = 0; p + q < Parts; ++q)
+        A::add(
+            summand.by_number(p, I), kEdge / A::kPair, strip.right(q), A::kStrip, (rows + A::kPair - 1) / A::kPair,
+            static_cast<int>(numbers_), by_number_ + J * rows_ * kEdge + first, kEdge, columns);
+  }
+
+ private:
+  int64_t columns_ = 0, rows_ = 0, numbers_ = 0;
+  Buffer<Number> by_node_, by_number_;
+};
+
+}  // namespace DIFNET_ISA
+}  // namespace difnet
