@@ -20,18 +20,15 @@ struct MultiplyAdd {
   using Number = T;
   using Element = T;
   static constexpr int kWidth = W, kPair = 1;
-  template <int L>
-  using Vector = typename Simd<T, L>::Vector;
-  template <int L>
-  static Vector<L> load(const T* from) {
-    return Simd<T, L>::load(from);
-  }
-  template <int L>
-  static Vector<L> broadcast(T value) {
-    return Simd<T, L>::broadcast(value);
-  }
-  template <int L>
-  static Vector<L> add(Vector<L> sum, Vector<L> x, Vector<L> y) {
+  static constexpr bool kHalfIsCheap = W * sizeof(T) == 64;
+  using Wide = typename Simd<T, W>::Vector;
+  using Narrow = typename Simd<T, W / 2>::Vector;
+  static Wide load(const T* from) { return Simd<T, W>::load(from); }
+  static Narrow load_half(const T* from) { return Simd<T, W / 2>::load(from); }
+  static Wide broadcast(const T* value) { return Simd<T, W>::broadcast(*value); }
+  static Narrow broadcast_half(const T* value) { return Simd<T, W / 2>::broadcast(*value); }
+  template <class Vector>
+  static Vector add(Vector sum, Vector x, Vector y) {
     return sum + x * y;
   }
 };
@@ -42,22 +39,24 @@ struct DotBf16 {
   using Number = float;
   using Element = uint32_t;
   static constexpr int kWidth = 16, kPair = 2;
-  template <int L>
-  using Pairs = typename Simd<uint32_t, L>::Vector;
-  template <int L>
-  static Pairs<L> load(const uint32_t* from) {
-    return Simd<uint32_t, L>::load(from);
+  static constexpr bool kHalfIsCheap = false;
+  static __m512bh load(const uint32_t* from) { return (__m512bh)_mm512_loadu_si512(from); }
+  static __m256bh load_half(const uint32_t* from) { return (__m256bh)_mm256_loadu_si256((const __m256i*)from); }
+  // As a float, which is broadcast from memory; an integer would take the way through a general register.
+  static __m512bh broadcast(const uint32_t* value) { return (__m512bh)_mm512_set1_ps(bits(value)); }
+  static __m256bh broadcast_half(const uint32_t* value) { return (__m256bh)_mm256_set1_ps(bits(value)); }
+  static Simd<float, 16>::Vector add(Simd<float, 16>::Vector sum, __m512bh x, __m512bh y) {
+    return (Simd<float, 16>::Vector)_mm512_dpbf16_ps((__m512)sum, x, y);
   }
-  template <int L>
-  static Pairs<L> broadcast(uint32_t value) {
-    return Simd<uint32_t, L>::broadcast(value);
+  static Simd<float, 8>::Vector add(Simd<float, 8>::Vector sum, __m256bh x, __m256bh y) {
+    return (Simd<float, 8>::Vector)_mm256_dpbf16_ps((__m256)sum, x, y);
   }
-  template <int L>
-  static typename Simd<float, L>::Vector add(typename Simd<float, L>::Vector sum, Pairs<L> x, Pairs<L> y) {
-    if constexpr (L == 16)
-      return (typename Simd<float, L>::Vector)_mm512_dpbf16_ps((__m512)sum, (__m512bh)x, (__m512bh)y);
-    else
-      return (typename Simd<float, L>::Vector)_mm256_dpbf16_ps((__m256)sum, (__m256bh)x, (__m256bh)y);
+
+ private:
+  static float bits(const uint32_t* from) {
+    float value;
+    std::memcpy(&value, from, sizeof value);
+    return value;
   }
 };
 #endif
@@ -69,62 +68,34 @@ struct Registers {
   using Element = typename D::Element;
   static constexpr int W = D::kWidth, kWidth = W, kPair = D::kPair;
   static constexpr bool kManyRegisters = W * sizeof(Number) == 64;  // AVX-512 has 32
-  // A register block of the widest product, and with it the columns that are computed at a time.
-  static constexpr int kRows = kManyRegisters ? 8 : 4, kStrip = 3 * W;
-  // Columns of a sum are padded to vectors; half a vector costs half where vectors are split.
-  static constexpr int kColumns = kManyRegisters ? W / 2 : W;
+  // Rows and columns of a block of a product, and columns of a tile that are computed at a time.
+  static constexpr int kRows = kManyRegisters ? 8 : 4, kPanel = 3 * W, kStrip = kPanel;
+  // Columns of a sum are padded to vectors, or to half a vector where that is cheaper than a whole one.
+  static constexpr int kColumns = D::kHalfIsCheap ? W / 2 : W;
   static constexpr bool kLeftByRow = false;  // left operands are read from where right ones lie
   static constexpr int kDepth = kPair;  // numbers that are summed at a time
   static constexpr int kLeftRows = 1;   // rows of a left operand are padded to a multiple of this
 
-  template <int L>
-  using Vector = typename Simd<Number, L>::Vector;
+  // Held by a thread while it multiplies.
+  struct Session {
+    Session() {}
+  };
 
-  // Sums of a block of R rows and N vectors of columns, and half a vector more if asked for: element (i, m) of X is
-  // x[i * row + m * step], Y has rows of ldy elements. done(sums, halves) gets them.
-  template <int R, int N, bool Half, class Done>
-  static inline void block(
-      const Element* x, int64_t row, int64_t step, const Element* y, int64_t ldy, const Segment* segments, int count,
-      const Done& done) {
-    Vector<W> sum[R][N + 1] = {};
-    Vector<W / 2> half[R] = {};
-    for (int s = 0; s < count; ++s) {
-      const Element *left = x + segments[s].left * step, *right = y + segments[s].right * ldy;
-      for (int64_t m = 0; m < segments[s].depth; ++m, left += step, right += ldy) {
-        decltype(D::template load<W>(right)) value[N + 1];
-        decltype(D::template load<W / 2>(right)) end;
-#pragma GCC unroll 4
-        for (int n = 0; n < N; ++n) value[n] = D::template load<W>(right + n * W);
-        if constexpr (Half) end = D::template load<W / 2>(right + N * W);
-#pragma GCC unroll 12
-        for (int r = 0; r < R; ++r) {
-          const auto factor = D::template broadcast<W>(left[r * row]);
-#pragma GCC unroll 4
-          for (int n = 0; n < N; ++n) sum[r][n] = D::template add<W>(sum[r][n], factor, value[n]);
-          if constexpr (Half)
-            half[r] = D::template add<W / 2>(half[r], D::template broadcast<W / 2>(left[r * row]), end);
-        }
-      }
-    }
-    done(sum, half);
-  }
+  using S = Simd<Number, W>;
+  using HalfS = Simd<Number, W / 2>;
 
-  // visit(i, j, row i, row i + 1) for every vector of two rows of X Y^T, where X and Y hold an element for each place
-  // along the depth and each of kEdge nodes. Rows and columns are rounded up to whole blocks.
+  // visit(i, j, sums) for every block of kRows rows and kPanel columns of X Y^T, where X and Y hold an element for each
+  // place along the depth and each of kEdge nodes. Rows and columns are rounded up to whole blocks.
   template <class Visit>
   static inline void product(
       const Element* x, int64_t, const Element* y, const Segment* segments, int count, int rows, int columns,
       const Visit& visit) {
-    for (int j = 0; j < columns; j += kStrip)
-      for (int i = 0; i < rows; i += kRows)
-        block<kRows, 3, false>(
-            x + i, 1, kEdge, y + j, kEdge, segments, count, [&](const auto& sum, const auto&) __attribute__((
-                always_inline)) {
-#pragma GCC unroll 4
-              for (int r = 0; r < kRows; r += 2)
-#pragma GCC unroll 3
-                for (int n = 0; n < 3; ++n) visit(i + r, j + n * W, sum[r][n], sum[r + 1][n]);
-            });
+    alignas(64) Number sums[kRows * kPanel];
+    for (int j = 0; j < columns; j += kPanel)
+      for (int i = 0; i < rows; i += kRows) {
+        block<kRows, 3, false, false>(x + i, 1, kEdge, y + j, kEdge, segments, count, sums, kPanel);
+        visit(i, j, static_cast<const Number*>(sums));
+      }
   }
 
   // C (rows, columns) += X Y over `depth` elements. From zero, and one addition to C at the end: terms of a far tile
@@ -132,8 +103,7 @@ struct Registers {
   static inline void add(
       const Element* x, int64_t row, const Element* y, int64_t ldy, int64_t depth, int rows, Number* c, int64_t ldc,
       int64_t columns) {
-    constexpr int kHalf = kManyRegisters ? W / 2 : W;
-    int64_t left = (columns + kHalf - 1) / kHalf * kHalf;
+    int64_t left = (columns + kColumns - 1) / kColumns * kColumns;
     while (left > 0) {
       const bool half = left % W != 0 && left < 4 * W;
       const int vectors = static_cast<int>(left < 4 * W ? left / W : left == 5 * W ? 3 : 4);
@@ -149,7 +119,7 @@ struct Registers {
       Number* c, int64_t ldc) {
     constexpr int S = kManyRegisters ? 1 : 2;  // half the registers, half the rows
     const auto go = [&](auto add) { add(x, row, y, ldy, depth, rows, c, ldc); };
-    if constexpr (kManyRegisters) {
+    if constexpr (kColumns < W) {
       if (half) {
         if (vectors == 0) return go(&add_rows<12, 0, true>);
         if (vectors == 1) return go(&add_rows<12, 1, true>);
@@ -180,17 +150,41 @@ struct Registers {
     if constexpr (R > 1)
       if (rows < R) return add_some<R - 1, N, Half>(rows, x, row, y, ldy, depth, c, ldc);
     const Segment all{0, 0, depth};
-    block<R, N, Half>(
-        x, row, 1, y, ldy, &all, 1, [&](const auto& sum, const auto& half) __attribute__((always_inline)) {
-#pragma GCC unroll 12
-          for (int r = 0; r < R; ++r) {
-            Number* at = c + r * ldc;
+    block<R, N, Half, true>(x, row, 1, y, ldy, &all, 1, c, ldc);
+  }
+
+  // A block of C, R rows and N vectors of columns and half a vector more if asked for: X Y, or that added to C. Element
+  // (i, m) of X is x[i * row + m * step]; rows of Y have ldy elements. A function of its own, so that nothing else
+  // takes registers from the sums.
+  template <int R, int N, bool Half, bool Add>
+  [[gnu::noinline]] static void block(
+      const Element* x, int64_t row, int64_t step, const Element* y, int64_t ldy, const Segment* segments, int count,
+      Number* c, int64_t ldc) {
+    typename S::Vector sum[R][N + 1] = {};
+    typename HalfS::Vector half[R] = {};
+    for (int s = 0; s < count; ++s) {
+      const Element *left = x + segments[s].left * step, *right = y + segments[s].right * ldy;
+      for (int64_t m = 0; m < segments[s].depth; ++m, left += step, right += ldy) {
+        decltype(D::load(right)) value[N + 1];
+        decltype(D::load_half(right)) end;
 #pragma GCC unroll 4
-            for (int n = 0; n < N; ++n, at += W)
-              Simd<Number, W>::store(at, Simd<Number, W>::load(at) + sum[r][n]);
-            if constexpr (Half) Simd<Number, W / 2>::store(at, Simd<Number, W / 2>::load(at) + half[r]);
-          }
-        });
+        for (int n = 0; n < N; ++n) value[n] = D::load(right + n * W);
+        if constexpr (Half) end = D::load_half(right + N * W);
+#pragma GCC unroll 12
+        for (int r = 0; r < R; ++r) {
+          const auto factor = D::broadcast(left + r * row);
+#pragma GCC unroll 4
+          for (int n = 0; n < N; ++n) sum[r][n] = D::add(sum[r][n], factor, value[n]);
+          if constexpr (Half) half[r] = D::add(half[r], D::broadcast_half(left + r * row), end);
+        }
+      }
+    }
+#pragma GCC unroll 12
+    for (int r = 0; r < R; ++r, c += ldc) {
+#pragma GCC unroll 4
+      for (int n = 0; n < N; ++n) S::store(c + n * W, Add ? S::load(c + n * W) + sum[r][n] : sum[r][n]);
+      if constexpr (Half) HalfS::store(c + N * W, Add ? HalfS::load(c + N * W) + half[r] : half[r]);
+    }
   }
 };
 

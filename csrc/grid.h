@@ -10,10 +10,10 @@
 namespace difnet {
 inline namespace DIFNET_ISA {
 
-// Blocks of kEdge nodes for every image, and the order of the pairs of blocks: first every block with itself, then the
-// rounds of a tournament, in which block `last` stays and the others turn. Pairs of a round have no block in common.
-// A pair runs when both its blocks have finished their rounds before, so that no accumulator has two writers, and each
-// sees its pairs in the order of the rounds: results depend neither on the number of threads nor on their timing.
+// Blocks of kEdge nodes for every image, of which the first may have fewer, and the order of the pairs of blocks: first
+// every block with itself, then the rounds of a tournament, in which each block has one partner. A pair runs when both
+// its blocks have finished their rounds before: no accumulator has two writers, and each sees its pairs in the order of
+// the rounds, so that results depend neither on the number of threads nor on their timing.
 struct Grid {
   Sizes sizes;
   int64_t blocks, padded;
@@ -21,51 +21,68 @@ struct Grid {
   explicit Grid(const Sizes& s) : sizes(s), blocks((s.nodes + kEdge - 1) / kEdge), padded(blocks * kEdge) {}
 
   int nodes_in(int64_t block) const {
-    return static_cast<int>(std::min<int64_t>(kEdge, sizes.nodes - block * kEdge));
+    return block == 0 ? static_cast<int>(sizes.nodes - (blocks - 1) * kEdge) : kEdge;
   }
+  int64_t first_node(int64_t block) const { return block == 0 ? 0 : sizes.nodes - (blocks - block) * kEdge; }
 
   // body(b, block) for every block of every image.
   template <class F>
-  void each_block(Parallel parallel, const F& body) const {
-    for_each(parallel, sizes.batch * blocks, [&](int64_t n) { body(n / blocks, n % blocks); });
+  void each_block(const Pool& pool, const F& body) const {
+    for_each(pool, sizes.batch * blocks, [&](int64_t n) { body(n / blocks, n % blocks); });
   }
 
-  // body(b, I, J) for every pair I <= J of every image. Threads take pairs in order, so whatever a pair waits for was
-  // taken before by a thread that is running: also a single thread gets through.
+  // body(b, I, J) for every pair I <= J of every image. Threads take pairs in one order, so whatever a pair waits for
+  // was taken before, by a thread that is running: a single thread gets through as well.
   template <class F>
-  void each_pair(Parallel parallel, const F& body) const {
-    const int64_t last = blocks + blocks % 2 - 1, matches = (last + 1) / 2;
-    const int64_t diagonal = sizes.batch * blocks, total = diagonal + sizes.batch * last * matches;
-    struct alignas(64) Progress {
-      std::atomic<int64_t> rounds{0};
-    };
-    Buffer<Progress> progress(diagonal);
+  void each_pair(const Pool& pool, const F& body) const {
+    // An even number of players; one of them may be a partner that is not there.
+    const int64_t players = round_up(blocks, 2), matches = players / 2;
+    // As few images at a time as give every thread a pair whose blocks are free: their data stay in the caches.
+    const int64_t images = std::min(sizes.batch, (4 * pool.threads + matches - 1) / matches);
+    Buffer<Progress> progress(sizes.batch * players);
     std::atomic<int64_t> next{0};
-    for_each(parallel, total, [&](int64_t) {
-      for (int64_t n = next++; n < total; n = next++) {
-        if (n < diagonal) {
-          body(n / blocks, n % blocks, n % blocks);
-          progress[n].rounds.store(1, std::memory_order_release);
-          continue;
-        }
-        const int64_t round = (n - diagonal) / (sizes.batch * matches), rest = (n - diagonal) % (sizes.batch * matches);
-        const int64_t b = rest / matches, match = rest % matches;
-        int64_t one = match == 0 ? last : (round + match) % last, other = (round - match + last) % last;
-        if (one > other) std::swap(one, other);
-        // With an odd number of blocks one of them pauses, opposite one that there is not.
-        for (const int64_t block : {one, other})
-          if (block < blocks) wait_for(progress[b * blocks + block].rounds, round + 1);
-        if (other < blocks) body(b, one, other);
-        for (const int64_t block : {one, other})
-          if (block < blocks) progress[b * blocks + block].rounds.store(round + 2, std::memory_order_release);
-      }
+    for_each(pool, pool.threads, [&](int64_t) {
+      int64_t mine = next++, place = 0;
+      for (int64_t first = 0; first < sizes.batch; first += images)
+        for (int64_t round = 0; round < players; ++round)
+          for (int64_t b = first; b < std::min(sizes.batch, first + images); ++b)
+            for (int64_t match = 0; match < matches; ++match, ++place) {
+              if (place != mine) continue;
+              const auto [one, other] = opponents(players, std::max<int64_t>(round - 1, 0), match);
+              Progress &of_one = progress[b * players + one], &of_other = progress[b * players + other];
+              of_one.wait_for(round);
+              of_other.wait_for(round);
+              if (round == 0) {
+                body(b, one, one);
+                if (other < blocks) body(b, other, other);
+              } else if (other < blocks) {
+                body(b, one, other);
+              }
+              of_one.finish(round);
+              of_other.finish(round);
+              mine = next++;
+            }
     });
   }
 
  private:
-  static void wait_for(const std::atomic<int64_t>& value, int64_t wanted) {
-    for (int tries = 0; value.load(std::memory_order_acquire) != wanted; ++tries)
-      if (tries > 1000) std::this_thread::yield();
+  class alignas(64) Progress {
+   public:
+    void wait_for(int64_t rounds) const {
+      for (int tries = 0; rounds_.load(std::memory_order_acquire) != rounds; ++tries)
+        if (tries > 1000) std::this_thread::yield();
+    }
+    void finish(int64_t round) { rounds_.store(round + 1, std::memory_order_release); }
+
+   private:
+    std::atomic<int64_t> rounds_{0};
+  };
+
+  // The smaller and the larger player of a match of a round: the last stays and the others turn.
+  static std::pair<int64_t, int64_t> opponents(int64_t players, int64_t round, int64_t match) {
+    const int64_t last = players - 1, other = (round - match + last) % last;
+    if (match == 0) return {other, last};
+    return std::minmax((round + match) % last, other);
   }
 };
 

@@ -7,17 +7,16 @@
 namespace difnet {
 inline namespace DIFNET_ISA {
 
-// Arithmetic in the features' own type, float32 at least, with vectors of so many bytes.
-template <int Bytes>
-void forward(const Forward& call) {
-  call.state.type == Type::float64 ? walk_forward<Registers<MultiplyAdd<double, Bytes / 8>>, 1>(call)
-                                   : walk_forward<Registers<MultiplyAdd<float, Bytes / 4>>, 1>(call);
+template <class T>
+using Plain = Registers<MultiplyAdd<T, kVectorBytes / sizeof(T)>>;
+
+// Arithmetic in the features' own type, float32 at least.
+inline void forward(const Forward& call) {
+  call.state.type == Type::float64 ? walk_forward<Plain<double>, 1>(call) : walk_forward<Plain<float>, 1>(call);
 }
 
-template <int Bytes>
-void backward(const Backward& call) {
-  call.state.type == Type::float64 ? walk_backward<Registers<MultiplyAdd<double, Bytes / 8>>, 1>(call)
-                                   : walk_backward<Registers<MultiplyAdd<float, Bytes / 4>>, 1>(call);
+inline void backward(const Backward& call) {
+  call.state.type == Type::float64 ? walk_backward<Plain<double>, 1>(call) : walk_backward<Plain<float>, 1>(call);
 }
 
 // In how many bfloat16 numbers a call's operands may be held; 0 where float32 is asked for.

@@ -2,6 +2,7 @@
 #include "target.h"
 DIFNET_TARGET("avx512bf16,avx512f,avx512vl,avx512dq,avx512bw,avx2,fma,f16c")
 #define DIFNET_ISA avx512_bf16
+#define DIFNET_VECTOR_BYTES 64
 #define DIFNET_HAS_AVX512_BF16
 #include "kernels.h"
 
@@ -10,11 +11,11 @@ namespace {
 
 // Three products of parts would take longer than one in float32, so "high" is float32.
 void forward_bf16(const Forward& call) {
-  parts(call.feature, call.precision) == 1 ? walk_forward<Registers<DotBf16>, 1>(call) : forward<64>(call);
+  parts(call.feature, call.precision) == 1 ? walk_forward<Registers<DotBf16>, 1>(call) : forward(call);
 }
 
 void backward_bf16(const Backward& call) {
-  parts(call.feature, call.precision) == 1 ? walk_backward<Registers<DotBf16>, 1>(call) : backward<64>(call);
+  parts(call.feature, call.precision) == 1 ? walk_backward<Registers<DotBf16>, 1>(call) : backward(call);
 }
 
 }  // namespace

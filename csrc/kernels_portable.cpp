@@ -1,6 +1,7 @@
 #define DIFNET_ISA portable
+#define DIFNET_VECTOR_BYTES 16
 #include "kernels.h"
 
 namespace difnet {
-extern const Kernels portable_kernels{"portable", forward<16>, backward<16>};
+extern const Kernels portable_kernels{"portable", forward, backward};
 }

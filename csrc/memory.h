@@ -11,6 +11,8 @@
 namespace difnet {
 inline namespace DIFNET_ISA {
 
+constexpr int64_t round_up(int64_t value, int64_t to) { return (value + to - 1) / to * to; }
+
 // `count` numbers of row (b, i) of an array.
 template <class T>
 inline void read_row(const Array& array, int64_t b, int64_t i, int64_t count, T* to) {
@@ -64,32 +66,31 @@ template <class T>
 class Buffer {
  public:
   Buffer() = default;
-  explicit Buffer(int64_t count) : data_(static_cast<T*>(::operator new[](count * sizeof(T), kAlignment))) {
-    std::memset(static_cast<void*>(data_), 0, count * sizeof(T));
+  explicit Buffer(int64_t count) : data_(static_cast<T*>(allocate(count * sizeof(T)))), bytes_(count * sizeof(T)) {
+    std::memset(static_cast<void*>(data_), 0, bytes_);
   }
-  Buffer(Buffer&& other) noexcept : data_(other.data_) { other.data_ = nullptr; }
+  Buffer(Buffer&& other) noexcept { *this = std::move(other); }
   Buffer& operator=(Buffer&& other) noexcept {
-    T* mine = data_;
-    data_ = other.data_;
-    other.data_ = mine;
+    std::swap(data_, other.data_);
+    std::swap(bytes_, other.bytes_);
     return *this;
   }
   ~Buffer() {
-    if (data_ != nullptr) ::operator delete[](data_, kAlignment);
+    if (data_ != nullptr) release(data_, bytes_);
   }
 
   T* operator+(int64_t offset) const { return data_ + offset; }
   T& operator[](int64_t index) const { return data_[index]; }
 
  private:
-  static constexpr std::align_val_t kAlignment{64};
   T* data_ = nullptr;
+  size_t bytes_ = 0;
 };
 
 // body(index) for every index in [0, count), on the caller's pool of threads.
 template <class F>
-inline void for_each(Parallel parallel, int64_t count, const F& body) {
-  parallel(
+inline void for_each(const Pool& pool, int64_t count, const F& body) {
+  pool.run(
       count,
       [](void* context, int64_t begin, int64_t end) {
         for (int64_t index = begin; index < end; ++index) (*static_cast<const F*>(context))(index);

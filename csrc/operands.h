@@ -11,7 +11,15 @@
 namespace difnet {
 inline namespace DIFNET_ISA {
 
-constexpr int64_t round_up(int64_t value, int64_t to) { return (value + to - 1) / to * to; }
+// visit(i, j, row i, row i + 1) for every vector of two rows of a product's block that starts at row i0, column j0.
+template <class A, class Visit>
+inline void each_two_rows(int i0, int j0, const typename A::Number* block, const Visit& visit) {
+  using S = Simd<typename A::Number, A::kWidth>;
+  for (int r = 0; r < A::kRows; r += 2, block += 2 * A::kPanel)
+#pragma GCC unroll 3
+    for (int n = 0; n < A::kPanel; n += A::kWidth)
+      visit(i0 + r, j0 + n, S::load(block + n), S::load(block + A::kPanel + n));
+}
 
 // What elements of A are made of: the numbers themselves, or halves of pairs.
 template <class A>

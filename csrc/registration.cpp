@@ -52,8 +52,12 @@ difnet::Sizes sizes_of(const Tensor& feature, const Tensor& state) {
   return {feature.size(0), feature.size(1), feature.size(2), state.size(2)};
 }
 
-void parallel(int64_t count, difnet::Body body, void* context) {
-  torch::stable::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) { body(context, begin, end); });
+// PyTorch's threads.
+difnet::Pool pool() {
+  const auto run = [](int64_t count, difnet::Body body, void* context) {
+    torch::stable::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) { body(context, begin, end); });
+  };
+  return {static_cast<int>(torch::stable::get_num_threads()), run};
 }
 
 // torch.get_float32_matmul_precision(), which the stable ABI does not have.
@@ -80,7 +84,7 @@ std::tuple<Tensor, Tensor, Tensor> walk_forward(
   Tensor lse = torch::stable::new_empty(state, {sizes.batch, sizes.nodes});
   difnet::chosen_kernels().forward(
       {sizes, array_of(feature), array_of(state), array_of(seed), array_of(node_bias), number(mu), number(beta),
-       float32_precision(), new_state.data_ptr(), z.data_ptr(), lse.data_ptr(), parallel});
+       float32_precision(), new_state.data_ptr(), z.data_ptr(), lse.data_ptr(), pool()});
   return {new_state, z, lse};
 }
 
@@ -110,7 +114,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> walk_backward(
   difnet::chosen_kernels().backward(
       {sizes, array_of(grad), array_of(feature), array_of(state), array_of(seed), array_of(z), array_of(lse),
        array_of(node_bias), number(mu), number(beta), float32_precision(), pointer(0, grad_feature), pointer(1, grad_state),
-       pointer(2, grad_seed), pointer(5, grad_bias), &of_mu, &of_beta, parallel});
+       pointer(2, grad_seed), pointer(5, grad_bias), &of_mu, &of_beta, pool()});
   if (output_mask[3]) set(grad_mu, of_mu);
   if (output_mask[4]) set(grad_beta, of_beta);
   return {grad_feature, grad_state, grad_seed, grad_mu, grad_beta, grad_bias};
@@ -123,8 +127,20 @@ STABLE_TORCH_LIBRARY_IMPL(difnet_kernels, CPU, m) {
   m.impl("walk_backward.native", TORCH_BOX(&walk_backward));
 }
 
-// An empty module: importing it runs the registration above.
+// Names of the instruction sets that can run here, the best first.
+PyObject* instruction_sets(PyObject*, PyObject*) {
+  const auto& kernels = difnet::available_kernels();
+  PyObject* names = PyTuple_New(static_cast<Py_ssize_t>(kernels.size()));
+  for (size_t n = 0; names != nullptr && n < kernels.size(); ++n)
+    PyTuple_SetItem(names, static_cast<Py_ssize_t>(n), PyUnicode_FromString(kernels[n]->name));
+  return names;
+}
+
+// Importing the module runs the registration above.
 PyMODINIT_FUNC PyInit__native(void) {
-  static PyModuleDef module = {PyModuleDef_HEAD_INIT, "_native", nullptr, -1, nullptr, nullptr, nullptr, nullptr, nullptr};
+  static PyMethodDef methods[] = {
+      {"instruction_sets", instruction_sets, METH_NOARGS, nullptr}, {nullptr, nullptr, 0, nullptr}};
+  static PyModuleDef module = {
+      PyModuleDef_HEAD_INIT, "_native", nullptr, -1, methods, nullptr, nullptr, nullptr, nullptr};
   return PyModule_Create(&module);
 }

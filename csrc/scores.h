@@ -33,7 +33,7 @@ struct Scores {
   int64_t node(int64_t b, int64_t block) const { return b * grid.padded + block * kEdge; }
   int64_t block_of(int64_t b, int64_t block) const { return b * grid.blocks + block; }
 
-  Scores(const Sizes& sizes, const Array& feature, const Array& node_bias, Parallel parallel)
+  Scores(const Sizes& sizes, const Array& feature, const Array& node_bias, const Pool& pool)
       : grid(sizes), width(sizes.width) {
     const int64_t nodes = sizes.batch * grid.padded;
     features = Factor<A, Parts>(nodes, width, 1);
@@ -44,15 +44,15 @@ struct Scores {
     column = Buffer<T>(nodes);
     weight = Buffer<T>(nodes);
     shared = Buffer<char>(sizes.batch);
-    grid.each_block(parallel, [&](int64_t b, int64_t block) {
+    grid.each_block(pool, [&](int64_t b, int64_t block) {
       for (int i = 0; i < grid.nodes_in(block); ++i)
-        read_row(feature, b, block * kEdge + i, width, centred + (node(b, block) + i) * width);
+        read_row(feature, b, grid.first_node(block) + i, width, centred + (node(b, block) + i) * width);
     });
     // Products of bfloat16 features are exact; centring would round the features again.
-    if (A::kPair == 1 || feature.type != Type::bfloat16) find_centre(parallel);
-    subtract_centre(node_bias, parallel);
-    choose_form(parallel);
-    find_rows(parallel);
+    if (A::kPair == 1 || feature.type != Type::bfloat16) find_centre(pool);
+    subtract_centre(node_bias, pool);
+    choose_form(pool);
+    find_rows(pool);
   }
 
   // Exponentials of `columns` columns from `first` on of the tile (I, J): in `ij` for rows of I and columns of J, and in
@@ -61,18 +61,18 @@ struct Scores {
       int64_t b, int64_t I, int64_t J, int first, int columns, Strip<A, Parts>& ij, Strip<A, Parts>* ji) const {
     const T *row_i = row + node(b, I), *row_j = row + node(b, J) + first;
     const T *column_i = column + node(b, I), *column_j = column + node(b, J) + first;
-    each_score(b, I, J, first, columns, [&](int i, int j, Vector one, Vector two) __attribute__((always_inline)) {
-      const auto power = [](Vector x) { return power_of_two<A::kWidth, kDegree>(x); };
-      const Vector on_j = S::load(column_j + j);
-      // The column's term first, as where the rows' were found: exponents are rounded the same way.
-      ij.set(
-          i, j, power((one * kLog2e + on_j) + S::broadcast(row_i[i])),
-          power((two * kLog2e + on_j) + S::broadcast(row_i[i + 1])));
-      if (ji == nullptr) return;
-      const Vector from_j = S::load(row_j + j);
-      ji->set(
-          i, j, power((one * kLog2e + S::broadcast(column_i[i])) + from_j),
-          power((two * kLog2e + S::broadcast(column_i[i + 1])) + from_j));
+    each_score(b, I, J, first, columns, [&](int block_i, int block_j, const T* scores) {
+      const PowerOfTwo<T, A::kWidth, kDegree> power;
+      const Vector log2e = S::broadcast(kLog2e);
+      each_two_rows<A>(block_i, block_j, scores, [&](int i, int j, Vector one, Vector two) {
+        // The column's term first, as where the rows' were found: exponents are rounded the same way.
+        const Vector of_j = S::load(column_j + j), row_1 = S::broadcast(row_i[i]), row_2 = S::broadcast(row_i[i + 1]);
+        ij.set(i, j, power((one * log2e + of_j) + row_1), power((two * log2e + of_j) + row_2));
+        if (ji == nullptr) return;
+        const Vector from_j = S::load(row_j + j);
+        const Vector of_1 = S::broadcast(column_i[i]), of_2 = S::broadcast(column_i[i + 1]);
+        ji->set(i, j, power((one * log2e + of_1) + from_j), power((two * log2e + of_2) + from_j));
+      });
     });
   }
 
@@ -84,10 +84,10 @@ struct Scores {
 
   // The mean of an image's rows, or zero where that does not make them shorter. Sums over an image are sums of its
   // blocks' sums, in order, whoever computed them.
-  void find_centre(Parallel parallel) {
+  void find_centre(const Pool& pool) {
     const int64_t batch = grid.sizes.batch, blocks = grid.blocks;
     Buffer<double> sums(batch * blocks * width), lengths(batch * blocks * 2);
-    grid.each_block(parallel, [&](int64_t b, int64_t block) {
+    grid.each_block(pool, [&](int64_t b, int64_t block) {
       double* sum = sums + block_of(b, block) * width;
       const T* from = centred + node(b, block) * width;
       for (int i = 0; i < grid.nodes_in(block); ++i, from += width)
@@ -99,7 +99,7 @@ struct Scores {
         for (int64_t block = 0; block < blocks; ++block) sum += sums[block_of(b, block) * width + c];
         centre[b * width + c] = static_cast<T>(sum / grid.sizes.nodes);
       }
-    grid.each_block(parallel, [&](int64_t b, int64_t block) {
+    grid.each_block(pool, [&](int64_t b, int64_t block) {
       const T *from = centred + node(b, block) * width, *mean = centre + b * width;
       double* sum = lengths + block_of(b, block) * 2;
       for (int i = 0; i < grid.nodes_in(block); ++i, from += width) {
@@ -122,8 +122,8 @@ struct Scores {
     }
   }
 
-  void subtract_centre(const Array& node_bias, Parallel parallel) {
-    grid.each_block(parallel, [&](int64_t b, int64_t block) {
+  void subtract_centre(const Array& node_bias, const Pool& pool) {
+    grid.each_block(pool, [&](int64_t b, int64_t block) {
       const T* mean = centre + b * width;
       T* x = centred + node(b, block) * width;
       for (int i = 0; i < grid.nodes_in(block); ++i, x += width) {
@@ -134,7 +134,7 @@ struct Scores {
           squares += static_cast<double>(x[c]) * x[c];
           features.set(block_of(b, block), i, 0, c, x[c]);
         }
-        if (node_bias.data != nullptr) read_row(node_bias, b, block * kEdge + i, 1, &prior);
+        if (node_bias.data != nullptr) read_row(node_bias, b, grid.first_node(block) + i, 1, &prior);
         bias[node(b, block) + i] = kLog2e * (dot + prior);
         column[node(b, block) + i] = static_cast<T>(-kLog2e * (squares / 2));
       }
@@ -142,25 +142,26 @@ struct Scores {
   }
 
   // Images are shared whose weights keep to the range of numbers, and whose norms to that where they have digits left.
-  void choose_form(Parallel parallel) {
+  void choose_form(const Pool& pool) {
     constexpr double kSpread = 60 * kLog2e, kNorm = 1e4 * kLog2e;
     constexpr double infinity = std::numeric_limits<double>::infinity();
-    for_each(parallel, grid.sizes.batch, [&](int64_t b) {
+    for_each(pool, grid.sizes.batch, [&](int64_t b) {
       double top = -infinity, bottom = infinity;
       bool usable = true;
-      const int64_t start = b * grid.padded, end = start + grid.sizes.nodes;
-      for (int64_t i = start; i < end; ++i) {
+      each_node(b, [&](int64_t i) {
         const double logarithm = bias[i] - column[i];
         usable &= std::isfinite(logarithm) && -column[i] < kNorm;
         top = std::max(top, logarithm);
         bottom = std::min(bottom, logarithm);
-      }
+      });
       shared[b] = usable && top - bottom < kSpread;
-      for (int64_t i = start; i < end; ++i) {
+      // Padding is removed; where exponentials are shared, its weight of 0 does that.
+      constexpr T removed = -std::numeric_limits<T>::infinity();
+      each_node(b, [&](int64_t i) {
         if (!shared[b]) {
           column[i] = static_cast<T>(bias[i]);
           weight[i] = 1;
-          continue;
+          return;
         }
         // What rounding the column to T lost, the weight makes good. Where numbers are rounded to bfloat16, weights are
         // powers of two, so that states and weighted states are rounded alike, and the rest is in the exponent.
@@ -168,35 +169,43 @@ struct Scores {
         weight[i] = static_cast<T>(std::exp2(whole));
         column[i] += static_cast<T>(logarithm - whole);
         row[i] = column[i];
-      }
-      constexpr T removed = -std::numeric_limits<T>::infinity();
-      if (!shared[b]) std::fill(column + end, column + (start + grid.padded), removed);
+      });
+      if (!shared[b]) std::fill_n(column + (b * grid.padded + grid.nodes_in(0)), kEdge - grid.nodes_in(0), removed);
     });
   }
 
+  // visit(i) for the place of every node of an image.
+  template <class Visit>
+  void each_node(int64_t b, const Visit& visit) const {
+    for (int64_t block = 0; block < grid.blocks; ++block)
+      for (int i = 0; i < grid.nodes_in(block); ++i) visit(node(b, block) + i);
+  }
+
   // For images that are not shared: `row` becomes minus the largest exponent of a row.
-  void find_rows(Parallel parallel) {
+  void find_rows(const Pool& pool) {
     constexpr T infinity = std::numeric_limits<T>::infinity();
     if (std::all_of(shared + 0, shared + grid.sizes.batch, [](char is) { return is; })) return;
     Buffer<T> top(grid.sizes.batch * grid.padded);
     std::fill(top + 0, top + grid.sizes.batch * grid.padded, -infinity);
-    grid.each_pair(parallel, [&](int64_t b, int64_t I, int64_t J) {
+    grid.each_pair(pool, [&](int64_t b, int64_t I, int64_t J) {
       if (shared[b]) return;
+      const typename A::Session session;
       const T* column_i = column + node(b, I);
       T *top_i = top + node(b, I), *top_j = top + node(b, J);
       alignas(64) T scores[kEdge * A::kStrip];
       for (int first = 0; first < grid.nodes_in(J); first += A::kStrip) {
         const int columns = std::min(A::kStrip, grid.nodes_in(J) - first);
         const T* column_j = column + node(b, J) + first;
-        each_score(b, I, J, first, columns, [&](int i, int j, Vector one, Vector two) {
-          S::store(scores + i * A::kStrip + j, one * kLog2e);
-          S::store(scores + (i + 1) * A::kStrip + j, two * kLog2e);
+        each_score(b, I, J, first, columns, [&](int i, int j, const T* from) {
+          for (int r = 0; r < A::kRows; ++r)
+            std::copy_n(from + r * A::kPanel, A::kPanel, scores + (i + r) * A::kStrip + j);
         });
         for (int i = 0; i < grid.nodes_in(I); ++i) {
           Vector most = S::broadcast(-infinity);
           for (int j = 0; j < columns; j += A::kWidth) {
             const Vector score = S::load(scores + i * A::kStrip + j);
-            const Vector mine = score + S::load(column_j + j), other = score + S::broadcast(column_i[i]);
+            const Vector mine = score * kLog2e + S::load(column_j + j);
+            const Vector other = score * kLog2e + S::broadcast(column_i[i]);
             const Vector old = S::load(top_j + first + j);
             most = mine > most ? mine : most;
             if (I != J) S::store(top_j + first + j, other > old ? other : old);
@@ -206,9 +215,8 @@ struct Scores {
       }
     });
     for (int64_t b = 0; b < grid.sizes.batch; ++b)
-      for (int64_t i = b * grid.padded; i < b * grid.padded + grid.sizes.nodes; ++i)
-        // A row of removed nodes only has no maximum: its weights are 0, its result 0 / 0.
-        if (!shared[b]) row[i] = top[i] == -infinity ? T(0) : -top[i];
+      // A row of removed nodes only has no maximum: its weights are 0, its result 0 / 0.
+      if (!shared[b]) each_node(b, [&](int64_t i) { row[i] = top[i] == -infinity ? T(0) : -top[i]; });
   }
 };
 

@@ -10,6 +10,13 @@
 namespace difnet {
 inline namespace DIFNET_ISA {
 
+constexpr size_t kVectorBytes = DIFNET_VECTOR_BYTES;  // of the instruction set
+#if defined(__x86_64__)
+#define DIFNET_REGISTER "v"
+#else
+#define DIFNET_REGISTER "w"
+#endif
+
 template <class T, int W>
 struct Simd {
   static constexpr int width = W;
@@ -24,18 +31,18 @@ struct Simd {
 
 // Coefficients of 2^x on [-1/2, 1/2] that make the largest relative error least: 7e-5, 7e-8 and 2e-9.
 template <int Degree>
-struct PowerOfTwo;
+struct Coefficients;
 template <>
-struct PowerOfTwo<3> {
+struct Coefficients<3> {
   static constexpr float values[] = {0.999928073535f, 0.693260985454f, 0.242611122224f, 0.0551716690926f};
 };
 template <>
-struct PowerOfTwo<5> {
+struct Coefficients<5> {
   static constexpr float values[] = {1.00000007165f,   0.693146967065f,  0.24022119724f,
                                      0.0555071327288f, 0.00967554133102f, 0.00132764721678f};
 };
 template <>
-struct PowerOfTwo<6> {
+struct Coefficients<6> {
   static constexpr float values[] = {1.00000000055f,    0.693147205737f,   0.240226468906f,   0.05550328777f,
                                      0.00961848895652f, 0.00133999312095f, 0.000153458121587f};
 };
@@ -43,34 +50,58 @@ struct PowerOfTwo<6> {
 // 2^x for x <= 1 or so, with a polynomial of the given degree. Results under 2^-126, the smallest normal number, are
 // exactly 0: arithmetic on subnormal numbers is slow, and beside a row sum of at least 1/2 they change nothing.
 // NaN stays NaN; -inf gives 0.
+template <class T, int W, int Degree>
+class PowerOfTwo;
+
 template <int W, int Degree>
-inline typename Simd<float, W>::Vector power_of_two(typename Simd<float, W>::Vector x) {
+class PowerOfTwo<float, W, Degree> {
+ public:
   using Vector = typename Simd<float, W>::Vector;
-  typedef int32_t Integers __attribute__((vector_size(W * sizeof(int32_t))));
-  constexpr auto& c = PowerOfTwo<Degree>::values;
-  const auto low = x < -126.0f;  // false for NaN
-  x = low ? Vector{} - 126.0f : x;
-  // x = n + r with |r| <= 1/2; adding 1.5 * 2^23 rounds n to the low bits of the mantissa.
-  const Vector shifted = x + 12582912.0f;
-  const Vector r = x - (shifted - 12582912.0f);
-  Vector p = Vector{} + c[Degree];
+
+  // Constants are held in registers: read from memory each time they would take longer than the arithmetic.
+  PowerOfTwo() : low_(hold(-126.0f)), magic_(hold(12582912.0f)) {
 #pragma GCC unroll 8
-  for (int i = Degree - 1; i >= 0; --i) p = p * r + c[i];
-  Integers exponent;
-  std::memcpy(&exponent, &shifted, sizeof exponent);
-  exponent = (exponent + 127) << 23;  // only the low bits of the mantissa survive the shift
-  Vector power;
-  std::memcpy(&power, &exponent, sizeof power);
-  const Vector result = p * power;
-  return low ? Vector{} : result;
-}
+    for (int i = 0; i <= Degree; ++i) c_[i] = hold(Coefficients<Degree>::values[i]);
+  }
+
+  Vector operator()(Vector x) const {
+    typedef int32_t Integers __attribute__((vector_size(W * sizeof(int32_t))));
+    const auto low = x < low_;  // false for NaN
+    x = low ? low_ : x;
+    // x = n + r with |r| <= 1/2; adding 1.5 * 2^23 rounds n to the low bits of the mantissa.
+    const Vector shifted = x + magic_, r = x - (shifted - magic_);
+    Vector p = c_[Degree];
+#pragma GCC unroll 8
+    for (int i = Degree - 1; i >= 0; --i) p = p * r + c_[i];
+    Integers exponent;
+    std::memcpy(&exponent, &shifted, sizeof exponent);
+    exponent = (exponent + 127) << 23;  // only the low bits of the mantissa survive the shift
+    Vector power;
+    std::memcpy(&power, &exponent, sizeof power);
+    const Vector result = p * power;
+    return low ? Vector{} : result;
+  }
+
+ private:
+  static Vector hold(float value) {
+    Vector vector = Simd<float, W>::broadcast(value);
+    if constexpr (sizeof vector == kVectorBytes) asm("" : "+" DIFNET_REGISTER(vector));
+    return vector;
+  }
+
+  Vector low_, magic_, c_[Degree + 1];
+};
 
 // float64 is here to be exact, not fast.
 template <int W, int Degree>
-inline typename Simd<double, W>::Vector power_of_two(typename Simd<double, W>::Vector x) {
-  for (int lane = 0; lane < W; ++lane) x[lane] = x[lane] < -1022.0 ? 0.0 : std::exp2(x[lane]);
-  return x;
-}
+class PowerOfTwo<double, W, Degree> {
+ public:
+  using Vector = typename Simd<double, W>::Vector;
+  Vector operator()(Vector x) const {
+    for (int lane = 0; lane < W; ++lane) x[lane] = x[lane] < -1022.0 ? 0.0 : std::exp2(x[lane]);
+    return x;
+  }
+};
 
 }  // namespace DIFNET_ISA
 }  // namespace difnet

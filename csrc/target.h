@@ -3,14 +3,16 @@
 
 // Headers of the standard library come first: their functions stay portable, whichever copy the linker keeps.
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <limits>
 #include <new>
-#include <atomic>
 #include <thread>
 #include <type_traits>
+#include <utility>
+#include <vector>
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif

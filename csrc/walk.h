@@ -1,7 +1,9 @@
 // What the registration calls: one walk on plain arrays, forward and backward.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <vector>
 
 namespace difnet {
 
@@ -18,9 +20,12 @@ struct Sizes {
   int64_t batch, nodes, width, classes;
 };
 
-// Runs body(begin, end) over parts of [0, count) on a pool of threads. Bodies do not throw and do not allocate.
+// A pool of threads, which runs body(begin, end) over parts of [0, count). Bodies do not throw and do not allocate.
 using Body = void (*)(void* context, int64_t begin, int64_t end);
-using Parallel = void (*)(int64_t count, Body body, void* context);
+struct Pool {
+  int threads;
+  void (*run)(int64_t count, Body body, void* context);
+};
 
 // What float32 products may be made of: float32, several bfloat16 numbers each, or one.
 enum class Precision { highest, high, medium };
@@ -33,7 +38,7 @@ struct Forward {
   // Contiguous (B, N, k), (B, N, k), (B, N), in the type of state. The row sum stands where other backends keep its
   // logarithm.
   void *new_state, *z, *row_sum;
-  Parallel parallel;
+  Pool pool;
 };
 
 struct Backward {
@@ -44,8 +49,12 @@ struct Backward {
   // Contiguous; null where not asked for. grad_feature is (B, N, d) in the type of state, whatever feature's is.
   void *grad_feature, *grad_state, *grad_seed, *grad_node_bias;
   double *grad_mu, *grad_beta;
-  Parallel parallel;
+  Pool pool;
 };
+
+// Memory on a cache line's boundary; throws std::bad_alloc.
+void* allocate(size_t bytes);
+void release(void* memory, size_t bytes) noexcept;
 
 // One set of kernels for each instruction set; they throw std::bad_alloc.
 struct Kernels {
@@ -54,15 +63,16 @@ struct Kernels {
   void (*backward)(const Backward&);
 };
 
-extern const Kernels portable_kernels;
+extern const Kernels portable_kernels, amx_model_kernels;
 #if defined(__x86_64__)
-extern const Kernels avx2_kernels;
-extern const Kernels avx512_kernels;
-extern const Kernels avx512_bf16_kernels;
+extern const Kernels avx2_kernels, avx512_kernels, avx512_bf16_kernels, amx_kernels;
 #endif
 
-// The best set for this CPU, or the one that DIFNET_CPU_ISA names. Throws std::invalid_argument with the names that
-// can run here when it is not one of them.
+// Those that can run here, the best first.
+const std::vector<const Kernels*>& available_kernels();
+
+// The best of them, or the one that DIFNET_CPU_ISA names. Throws std::invalid_argument with the names that can run here
+// when it is not one of them.
 const Kernels& chosen_kernels();
 
 }  // namespace difnet

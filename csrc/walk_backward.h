@@ -15,7 +15,7 @@ void walk_backward(const Backward& call) {
   const int64_t k = sizes.classes, width = sizes.width;
   const bool need_features = call.grad_feature != nullptr;
   const bool need_pairs = need_features || call.grad_node_bias != nullptr || call.grad_state != nullptr;
-  const Scores<A, Parts> scores(sizes, call.feature, call.node_bias, call.parallel);
+  const Scores<A, Parts> scores(sizes, call.feature, call.node_bias, call.pool);
   const Grid& grid = scores.grid;
   const int64_t nodes = sizes.batch * grid.padded;
   const T mu = static_cast<T>(call.mu), beta = static_cast<T>(call.beta), scale = static_cast<T>(call.beta * call.mu);
@@ -41,11 +41,11 @@ void walk_backward(const Backward& call) {
   Factor<A, Parts> factors(need_features ? nodes : 0, columns, 2);
   Sums<A> reached(nodes, columns), grad_centred(need_features ? nodes : 0, width);
   Buffer<T> scratch(sizes.batch * grid.blocks * (5 * k + width));
-  grid.each_block(call.parallel, [&](int64_t b, int64_t block) {
+  grid.each_block(call.pool, [&](int64_t b, int64_t block) {
     const int64_t at = scores.block_of(b, block);
     T *a = scratch + at * (5 * k + width), *z = a + k, *state = z + k;
     for (int i = 0; i < grid.nodes_in(block); ++i) {
-      const int64_t n = scores.node(b, block) + i, source = block * kEdge + i;
+      const int64_t n = scores.node(b, block) + i, source = grid.first_node(block) + i;
       const T weight = scores.weight[n];
       T row_sum = 0, delta = 0;
       read_row(call.row_sum, b, source, 1, &row_sum);
@@ -74,7 +74,8 @@ void walk_backward(const Backward& call) {
   });
 
   if (need_pairs)
-    grid.each_pair(call.parallel, [&](int64_t b, int64_t I, int64_t J) {
+    grid.each_pair(call.pool, [&](int64_t b, int64_t I, int64_t J) {
+      const typename A::Session session;
       const int64_t i = scores.block_of(b, I), j = scores.block_of(b, J);
       const int rows = grid.nodes_in(I);
       const bool shared = scores.shared[b];
@@ -88,20 +89,26 @@ void walk_backward(const Backward& call) {
         if (!need_features) continue;
 
         if (shared) {
-          factors.product(i, j, {one, two}, {two, one}, rows, first, now, [&](int r, int c, Vector x, Vector y) {
-            both.set(r, c, x * ij.get(r, c), y * ij.get(r + 1, c));
+          factors.product(i, j, {one, two}, {two, one}, rows, first, now, [&](int i0, int j0, const T* from) {
+            each_two_rows<A>(i0, j0, from, [&](int r, int c, Vector x, Vector y) {
+              both.set(r, c, x * ij.get(r, c), y * ij.get(r + 1, c));
+            });
           });
         } else {
           alignas(64) T half[kEdge * A::kStrip];
           T* at = half;
-          factors.product(i, j, {one}, {two}, rows, first, now, [&](int r, int c, Vector x, Vector y) {
-            S::store(at + r * A::kStrip + c, x * ij.get(r, c));
-            S::store(at + (r + 1) * A::kStrip + c, y * ij.get(r + 1, c));
+          factors.product(i, j, {one}, {two}, rows, first, now, [&](int i0, int j0, const T* from) {
+            each_two_rows<A>(i0, j0, from, [&](int r, int c, Vector x, Vector y) {
+              S::store(at + r * A::kStrip + c, x * ij.get(r, c));
+              S::store(at + (r + 1) * A::kStrip + c, y * ij.get(r + 1, c));
+            });
           });
-          factors.product(i, j, {two}, {one}, rows, first, now, [&](int r, int c, Vector x, Vector y) {
-            both.set(
-                r, c, S::load(at + r * A::kStrip + c) + x * ji.get(r, c),
-                S::load(at + (r + 1) * A::kStrip + c) + y * ji.get(r + 1, c));
+          factors.product(i, j, {two}, {one}, rows, first, now, [&](int i0, int j0, const T* from) {
+            each_two_rows<A>(i0, j0, from, [&](int r, int c, Vector x, Vector y) {
+              const T *first_row = at + r * A::kStrip + c, *second_row = first_row + A::kStrip;
+              both.set(
+                  r, c, S::load(first_row) + x * ji.get(r, c), S::load(second_row) + y * ji.get(r + 1, c));
+            });
           });
         }
         grad_centred.add_to_rows(i, j, both, summed, rows, first, now);
@@ -110,13 +117,13 @@ void walk_backward(const Backward& call) {
     });
 
   Buffer<double> sums(sizes.batch * grid.blocks * 2);  // of dmu and dbeta over each block
-  grid.each_block(call.parallel, [&](int64_t b, int64_t block) {
+  grid.each_block(call.pool, [&](int64_t b, int64_t block) {
     const int64_t at = scores.block_of(b, block);
     double* sum = sums + at * 2;
     T *grad = scratch + at * (5 * k + width), *state = grad + k, *seed = state + k, *z = seed + k;
     T *of_state = z + k, *of_feature = of_state + k;
     for (int i = 0; i < grid.nodes_in(block); ++i) {
-      const int64_t n = scores.node(b, block) + i, source = block * kEdge + i, out = b * sizes.nodes + source;
+      const int64_t n = scores.node(b, block) + i, source = grid.first_node(block) + i, out = b * sizes.nodes + source;
       read_row(call.grad, b, source, k, grad);
       read_row(call.state, b, source, k, state);
       read_row(call.seed, b, source, k, seed);

@@ -16,7 +16,7 @@ template <class A, int Parts>
 void walk_forward(const Forward& call) {
   using T = typename A::Number;
   const Sizes& sizes = call.sizes;
-  const Scores<A, Parts> scores(sizes, call.feature, call.node_bias, call.parallel);
+  const Scores<A, Parts> scores(sizes, call.feature, call.node_bias, call.pool);
   const Grid& grid = scores.grid;
 
   // Each node brings its state and a 1, whose sum is the row sum, both times its weight.
@@ -24,17 +24,18 @@ void walk_forward(const Forward& call) {
   Summand<A, Parts> brought(nodes, k + 1);
   Sums<A> total(nodes, k + 1);
   Buffer<T> scratch(sizes.batch * grid.blocks * k);
-  grid.each_block(call.parallel, [&](int64_t b, int64_t block) {
+  grid.each_block(call.pool, [&](int64_t b, int64_t block) {
     T* state = scratch + scores.block_of(b, block) * k;
     for (int i = 0; i < grid.nodes_in(block); ++i) {
       const T weight = scores.weight[scores.node(b, block) + i];
-      read_row(call.state, b, block * kEdge + i, k, state);
+      read_row(call.state, b, grid.first_node(block) + i, k, state);
       for (int64_t c = 0; c < k; ++c) brought.set(scores.block_of(b, block), i, c, weight * state[c]);
       brought.set(scores.block_of(b, block), i, k, weight);
     }
   });
 
-  grid.each_pair(call.parallel, [&](int64_t b, int64_t I, int64_t J) {
+  grid.each_pair(call.pool, [&](int64_t b, int64_t I, int64_t J) {
+    const typename A::Session session;
     const int64_t at_i = scores.block_of(b, I), at_j = scores.block_of(b, J);
     const int rows = grid.nodes_in(I);
     const bool shared = scores.shared[b];
@@ -47,15 +48,15 @@ void walk_forward(const Forward& call) {
     }
   });
 
-  grid.each_block(call.parallel, [&](int64_t b, int64_t block) {
+  grid.each_block(call.pool, [&](int64_t b, int64_t block) {
     const T mu = static_cast<T>(call.mu), beta = static_cast<T>(call.beta);
     for (int i = 0; i < grid.nodes_in(block); ++i) {
-      const int64_t out = b * sizes.nodes + block * kEdge + i, from = scores.block_of(b, block);
+      const int64_t out = b * sizes.nodes + grid.first_node(block) + i, from = scores.block_of(b, block);
       const T sum = total.get(from, i, k);
       T *z = static_cast<T*>(call.z) + out * k, *state = static_cast<T*>(call.new_state) + out * k;
       // Row by row in memory that is there: z holds the seed, the new state the old one, until they are combined.
-      read_row(call.seed, b, block * kEdge + i, k, z);
-      read_row(call.state, b, block * kEdge + i, k, state);
+      read_row(call.seed, b, grid.first_node(block) + i, k, z);
+      read_row(call.state, b, grid.first_node(block) + i, k, state);
       for (int64_t c = 0; c < k; ++c) {
         const T reached = total.get(from, i, c) / sum;
         state[c] = lerp(state[c], lerp(z[c], reached, mu), beta);
