@@ -22,7 +22,8 @@ bool may_use_amx() {
   if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
   const bool has_bf16 = d >> 22 & 1, has_tiles = d >> 24 & 1;
   constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
-  return has_bf16 && has_tiles && syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+  return has_bf16 && has_tiles && syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0 &&
+         amx_agrees_with_its_model();
 #else
   return false;
 #endif

@@ -155,8 +155,6 @@ struct Scores {
         bottom = std::min(bottom, logarithm);
       });
       shared[b] = usable && top - bottom < kSpread;
-      // Padding is removed; where exponentials are shared, its weight of 0 does that.
-      constexpr T removed = -std::numeric_limits<T>::infinity();
       each_node(b, [&](int64_t i) {
         if (!shared[b]) {
           column[i] = static_cast<T>(bias[i]);
@@ -170,7 +168,12 @@ struct Scores {
         column[i] += static_cast<T>(logarithm - whole);
         row[i] = column[i];
       });
-      if (!shared[b]) std::fill_n(column + (b * grid.padded + grid.nodes_in(0)), kEdge - grid.nodes_in(0), removed);
+      // Exponentials of padding are 0. Where they are shared they are finite, and what they are multiplied with is 0.
+      if (shared[b]) return;
+      constexpr T removed = -std::numeric_limits<T>::infinity();
+      const int64_t padding = kEdge - grid.nodes_in(0), start = b * grid.padded + grid.nodes_in(0);
+      std::fill_n(column + start, padding, removed);
+      std::fill_n(row + start, padding, removed);
     });
   }
 

@@ -66,6 +66,8 @@ struct Kernels {
 extern const Kernels portable_kernels, amx_model_kernels;
 #if defined(__x86_64__)
 extern const Kernels avx2_kernels, avx512_kernels, avx512_bf16_kernels, amx_kernels;
+// Whether a product on AMX, which must be there, is that of the model that tests run on.
+bool amx_agrees_with_its_model();
 #endif
 
 // Those that can run here, the best first.

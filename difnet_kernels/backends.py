@@ -45,6 +45,18 @@ def _native_missing() -> str | None:
     return f"the compiled library does not load ({ops.native_error}); reinstall against this torch"
 
 
+def instruction_sets() -> tuple[str, ...]:
+    """Instruction sets for which `native` has kernels that can run here, the best first; none without it.
+
+    The best one is used, or the one that the environment variable DIFNET_CPU_ISA names.
+    """
+    if ops.native_error is not None:
+        return ()
+    from difnet_kernels import _native
+
+    return _native.instruction_sets()
+
+
 def _triton_missing() -> str | None:
     from difnet_kernels.triton.availability import missing
 

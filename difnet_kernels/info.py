@@ -9,7 +9,7 @@ from importlib import metadata, util
 import torch
 
 from difnet_kernels import backends
-from difnet_kernels.backends import ENVIRONMENT_VARIABLE
+from difnet_kernels.backends import ENVIRONMENT_VARIABLE, instruction_sets
 
 
 def report() -> str:
@@ -25,6 +25,8 @@ def report() -> str:
         ("GPU", _gpu()),
         ("CPU", f"{cpu_description()}, {torch.get_num_threads()} threads"),
         ("float32 matmul", torch.get_float32_matmul_precision()),
+        ("native kernels", ", ".join(instruction_sets()) or "none"),
+        ("DIFNET_CPU_ISA", os.environ.get("DIFNET_CPU_ISA") or "not set"),
         (ENVIRONMENT_VARIABLE, os.environ.get(ENVIRONMENT_VARIABLE) or "not set"),
     ]
     lines = [f"{name + ':':18}{value}" for name, value in rows]
