@@ -4,7 +4,11 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test fast smoke lint bare accuracy aot gpu rehearse clean
+# The kernels without torch, and the program that checks them.
+CHECK = -std=c++17 -g -O1 -Wall -Wextra -Werror -Wno-psabi -ffp-contract=fast -fno-math-errno -fno-trapping-math -pthread \
+  tests/native/check.cpp $(filter-out csrc/registration.cpp,$(wildcard csrc/*.cpp))
+
+.PHONY: demo test fast smoke lint bare isas sanitize accuracy aot gpu rehearse clean
 
 demo: $(VENV)/ready            ## set up and run the main job: train a small DifNet on drawn scenes
 	$(BIN)/python -m difnet.train
@@ -29,6 +33,24 @@ bare:                          ## in an environment of its own: the operator wit
 	$(VENV)-bare/bin/python $(INSTALL) setuptools torch numpy
 	DIFNET_BUILD=0 $(VENV)-bare/bin/python $(INSTALL) --no-build-isolation .
 	$(VENV)-bare/bin/python tests/bare_install.py
+
+isas: $(VENV)/ready            ## the operator's tests on the compiled kernels of every instruction set of this machine
+	for isa in $$($(BIN)/python -c 'from difnet_kernels.backends import instruction_sets; print(*instruction_sets()[1:])'); do \
+	  DIFNET_CPU_ISA=$$isa $(BIN)/python -m pytest -q -k native tests/kernels || exit 1; done
+
+sanitize: $(VENV)/ready        ## the compiled kernels under AddressSanitizer, UBSan, ThreadSanitizer and valgrind
+	mkdir -p build
+	$(CXX) $(CHECK) -fsanitize=thread -o build/check-threads
+	build/check-threads 200
+	$(CXX) $(CHECK) -o build/check
+	if command -v valgrind; then valgrind -q --error-exitcode=9 --leak-check=full build/check 97; \
+	  else echo 'not run: valgrind was not found'; fi
+	$(CXX) $(CHECK) -fsanitize=address,undefined -fno-sanitize-recover=all -o build/check-memory
+	build/check-memory 200
+	DIFNET_SANITIZE=1 DIFNET_BUILD=1 $(BIN)/python setup.py -q build --build-base build/sanitized --build-lib build/sanitized/lib
+	# Not the test that limits the address space, of which the sanitizer reserves most, nor those that measure memory.
+	PYTHONPATH=build/sanitized/lib LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
+	  ASAN_OPTIONS=detect_leaks=0 $(BIN)/pytest -q -k 'native and not out_of_memory and not memory' tests/kernels
 
 accuracy: $(VENV)/ready        ## error of every backend against float64
 	$(BIN)/python benchmarks/accuracy.py

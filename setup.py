@@ -18,6 +18,8 @@ FLAGS = [
     *("-fvisibility=hidden", "-Wno-psabi", "-DTORCH_TARGET_VERSION=0x020b000000000000"),
 ]
 
+SANITIZERS = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
+
 
 def obstacle():
     """Why the kernels cannot be built here, or None."""
@@ -39,11 +41,13 @@ def extension():
     """The extension, on LibTorch's stable ABI and Python's limited API: one binary for all versions."""
     from torch.utils.cpp_extension import BuildExtension, CppExtension
 
+    sanitizers = SANITIZERS if os.environ.get("DIFNET_SANITIZE") == "1" else []  # for `make sanitize`
     native = CppExtension(
         "difnet_kernels._native",
         sorted(glob("csrc/*.cpp")),
         depends=sorted(glob("csrc/*.h")),
-        extra_compile_args=FLAGS,
+        extra_compile_args=FLAGS + sanitizers,
+        extra_link_args=sanitizers[1:],
         py_limited_api=True,
     )
     return {"ext_modules": [native], "cmdclass": {"build_ext": BuildExtension}}

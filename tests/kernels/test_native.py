@@ -4,16 +4,19 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 
 import pytest
 import torch
 
-from difnet_kernels import backends, cascaded_random_walk, testing
+from difnet_kernels import backends, cascaded_random_walk, random_walk, testing
+from difnet_kernels.backends import instruction_sets
 
 STATUS = {status.name: status for status in backends()}["native"]
 pytestmark = pytest.mark.skipif(not STATUS.available, reason=f"native: {STATUS.reason}")
 
-ISAS = ("portable", "avx2", "avx512")
+# The last is AMX's data flow in plain code, for machines that have no AMX.
+ISAS = ("portable", "avx2", "avx512", "avx512_bf16", "amx", "amx-model")
 
 ACCURACY = """
 import sys, torch
@@ -32,8 +35,8 @@ sys.exit(bool(failed))
 """
 
 
-def run(code, **environment):
-    command = [sys.executable, "-c", code]
+def run(code, *arguments, **environment):
+    command = [sys.executable, "-c", code, *arguments]
     return subprocess.run(
         command, capture_output=True, text=True, env=os.environ | environment, timeout=300, check=False
     )
@@ -45,6 +48,48 @@ def test_every_instruction_set(isa):
     if "cannot run here" in result.stderr:
         pytest.skip(re.search("DIFNET_CPU_ISA=.* cannot run here.*", result.stderr)[0])
     assert result.returncode == 0, result.stdout + result.stderr
+
+
+PRECISION = """
+import sys, torch
+from difnet_kernels import testing
+torch.set_float32_matmul_precision(sys.argv[1])
+finer = {"high": 256, "medium": 1}[sys.argv[1]]
+failed = []
+for sharpness in testing.SHARPNESS:
+    inputs = testing.make_inputs(3, 250, 64, 21, 2, sharpness, node_bias=True)
+    single = testing.measure_errors(inputs, torch.float32, "native")
+    eager = testing.measure_errors(inputs, torch.bfloat16, "native")
+    for mine, yardstick in zip(single, eager):
+        factor = testing.FORWARD_FACTOR if mine.name == "output" else testing.GRADIENT_FACTOR
+        if not mine.ours <= factor * yardstick.eager / finer + mine.allowed:
+            failed.append((sharpness, mine, yardstick))
+    if sharpness == "mixed" and single[0].ours < 2**-20:
+        failed.append((sharpness, "that was float32", single[0]))
+print(failed)
+sys.exit(bool(failed))
+"""
+
+
+@pytest.mark.parametrize("precision", ["high", "medium"])
+def test_float32_in_bfloat16_parts(precision):
+    """One bfloat16 number may err like eager in bfloat16; the sum of two is 256 times finer."""
+    result = run(PRECISION, precision, DIFNET_CPU_ISA="amx-model")
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_the_best_instruction_set_is_the_default():
+    sets = instruction_sets()
+    assert sets[-1] == "portable"
+    assert "amx-model" not in sets
+    inputs = testing.make_inputs(1, 100, 64, 5, 1).to(torch.bfloat16)
+    code = "import sys, torch\nfrom difnet_kernels import random_walk\nx, half = torch.load(sys.argv[1])\n"
+    code += "torch.save(random_walk(x, x, x, half, half, backend='native'), sys.argv[1])"
+    x, half = inputs.features[0], torch.tensor(0.5)
+    with tempfile.NamedTemporaryFile() as file:
+        torch.save((x, half), file.name)
+        assert run(code, file.name, DIFNET_CPU_ISA=sets[0]).returncode == 0
+        assert torch.equal(torch.load(file.name), random_walk(x, x, x, half, half, backend="native"))
 
 
 def test_unknown_instruction_set_is_an_error():
