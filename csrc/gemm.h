@@ -117,7 +117,7 @@ struct Registers {
   static void add_columns(
       int vectors, bool half, const Element* x, int64_t row, const Element* y, int64_t ldy, int64_t depth, int rows,
       Number* c, int64_t ldc) {
-    constexpr int S = kManyRegisters ? 1 : 2;  // half the registers, half the rows
+    constexpr int kShare = kManyRegisters ? 1 : 2;  // half the registers, half the rows
     const auto go = [&](auto add) { add(x, row, y, ldy, depth, rows, c, ldc); };
     if constexpr (kColumns < W) {
       if (half) {
@@ -127,10 +127,10 @@ struct Registers {
         return go(&add_rows<6, 3, true>);
       }
     }
-    if (vectors == 1) return go(&add_rows<12 / S, 1, false>);
-    if (vectors == 2) return go(&add_rows<12 / S, 2, false>);
-    if (vectors == 3) return go(&add_rows<8 / S, 3, false>);
-    return go(&add_rows<6 / S, 4, false>);
+    if (vectors == 1) return go(&add_rows<12 / kShare, 1, false>);
+    if (vectors == 2) return go(&add_rows<12 / kShare, 2, false>);
+    if (vectors == 3) return go(&add_rows<8 / kShare, 3, false>);
+    return go(&add_rows<6 / kShare, 4, false>);
   }
 
   // Rows in blocks of R at most, as even as can be.

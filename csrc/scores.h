@@ -156,13 +156,13 @@ struct Scores {
       });
       shared[b] = usable && top - bottom < kSpread;
       each_node(b, [&](int64_t i) {
-        if (!shared[b]) {
-          column[i] = static_cast<T>(bias[i]);
-          weight[i] = 1;
-          return;
-        }
         // What rounding the column to T lost, the weight makes good. Where numbers are rounded to bfloat16, weights are
         // powers of two, so that states and weighted states are rounded alike, and the rest is in the exponent.
+        if (!shared[b]) {
+          column[i] = static_cast<T>(bias[i]);
+          weight[i] = A::kPair == 1 && std::isfinite(column[i]) ? static_cast<T>(std::exp2(bias[i] - column[i])) : T(1);
+          return;
+        }
         const double logarithm = bias[i] - column[i] - top, whole = A::kPair == 1 ? logarithm : std::rint(logarithm);
         weight[i] = static_cast<T>(std::exp2(whole));
         column[i] += static_cast<T>(logarithm - whole);
