@@ -167,11 +167,11 @@ def _walk_forward(
     tile = tiles.choose("walk_forward", at.dtype, at.d, at.k, architecture_of(feature.device))
     packed = _pack_features(feature, state, at)
     Y = state.new_empty(at.batch, at.k_chunks, at.size, at.k, dtype=_operand_dtypes(feature)[1])
-    exponents = state.new_empty(at.batch, at.blocks) if at.scaled else state
+    units = state.new_empty(at.batch, at.blocks) if at.scaled else state
     bias_or_state, bias_strides = _bias(node_bias, state)
     pack_forward_kernel[(at.batch * at.blocks,)](
         feature, bias_or_state, packed.sums, packed.weights, state, packed.G, packed.bias, packed.centre, Y,
-        exponents, at.nodes, at.blocks, *feature.stride(), *bias_strides, *state.stride(),
+        units, at.nodes, at.blocks, *feature.stride(), *bias_strides, *state.stride(),
         **at.packing, num_warps=8,
     )  # fmt: skip
 
@@ -185,7 +185,7 @@ def _walk_forward(
         part = state.new_empty(at.batch, at.k_chunks, splits, at.size, at.k)
         part_top = state.new_empty(at.batch, at.k_chunks, splits, at.size)
     walk_forward_kernel[(programs * splits,)](
-        packed.G, Y, packed.bias, exponents, state, seed, mu, beta, new_state, z, lse, part, part_top,
+        packed.G, Y, packed.bias, units, state, seed, mu, beta, new_state, z, lse, part, part_top,
         at.nodes, at.blocks, row_blocks, splits, *state.stride(), *seed.stride(),
         CLASSES=at.classes, **at.chunks, HAS_BIAS=at.has_bias or not at.scaled, SCALED=at.scaled,
         SPLIT=splits > 1, PRECISION=at.precision, BLOCK_I=tile.block_i, BLOCK_J=tile.block_j,

@@ -19,7 +19,15 @@ after a max pool, and one pass and deaf to a few huge rows, which would pull a m
 import triton
 import triton.language as tl
 
-from difnet_kernels.triton.primitives import LOG2E, PACK, exponent_of, lerp, round_to_tf32, size_of
+from difnet_kernels.triton.primitives import (
+    LOG2E,
+    PACK,
+    exponent_of,
+    lerp,
+    power_of_two,
+    round_to_tf32,
+    size_of,
+)
 
 
 @triton.jit(
@@ -139,13 +147,13 @@ def _store_packed(Y, batch, chunk, size, i, y, exponent, nodes, ONES: tl.constex
     do_not_specialize_on_alignment=["feature", "node_bias", "state", "feature_d", "state_k"],
 )  # fmt: skip
 def pack_forward_kernel(
-    feature, node_bias, sums, weights, state, G, bias, centre, Y, exponents, nodes, blocks,
+    feature, node_bias, sums, weights, state, G, bias, centre, Y, units, nodes, blocks,
     feature_b, feature_n, feature_d, node_bias_b, node_bias_n, state_b, state_n, state_k,
     WIDTH: tl.constexpr, D: tl.constexpr, D_CHUNKS: tl.constexpr,
     CLASSES: tl.constexpr, K: tl.constexpr, K_CHUNKS: tl.constexpr,
     HAS_NODE_BIAS: tl.constexpr, CENTRED: tl.constexpr, SCALED: tl.constexpr, TF32: tl.constexpr,
 ):  # fmt: skip
-    """G, b, centre and Y with its exponents (B, blocks); one program per block of nodes."""
+    """G, b, centre and Y with the powers of two in it, (B, blocks); one program per block of nodes."""
     block, batch = tl.program_id(0) % blocks, (tl.program_id(0) // blocks).to(tl.int64)
     _pack_features(
         feature, node_bias, sums, weights, G, bias, centre, batch, block, nodes, blocks,
@@ -164,7 +172,7 @@ def pack_forward_kernel(
             largest = tl.maximum(largest, tl.max(size_of(y), axis=1))
         # States up to 2^15 after scaling; the sweep's sums change units by up to 2^90, and must not overflow.
         exponent = tl.minimum(tl.maximum(exponent_of(tl.max(largest, axis=0)) - 15, -30.0), 60.0)
-        tl.store(exponents + batch * blocks + block, exponent)
+        tl.store(units + batch * blocks + block, power_of_two(exponent))
     for chunk in range(K_CHUNKS):
         y = _load_values(y_i, i, nodes, chunk, state_n, state_k, CLASSES, K)
         y = _quiet_if_removed(y, node_bias, batch, i, nodes, node_bias_b, node_bias_n, HAS_NODE_BIAS)

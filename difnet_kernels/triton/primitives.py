@@ -39,7 +39,7 @@ def add_dot(total, a, b, PRECISION: tl.constexpr):
 
 
 @triton.jit
-def rounded(x, dtype: tl.constexpr, PRECISION: tl.constexpr = "ieee"):
+def rounded(x, dtype: tl.constexpr, PRECISION: tl.constexpr):
     """x as an operand of a product: in the dtype of the other one, rounded to nearest."""
     if PRECISION == "tf32":
         x = round_to_tf32(x)
@@ -99,6 +99,18 @@ def size_of(x):
 def exponent_of(largest):
     """The least integer e with largest <= 2^e, between -126 and 126; -126 for zero."""
     return tl.minimum(tl.maximum(tl.ceil(tl.log2(tl.maximum(largest, 1e-38))), -126.0), 126.0)
+
+
+@triton.jit
+def power_of_two(e):
+    """2^e, exactly, for an integer between -126 and 127."""
+    return ((e.to(tl.int32) + 127) << 23).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def inverse_power(x):
+    """1 / x for a power of two, without a division."""
+    return (0x7F000000 - x.to(tl.int32, bitcast=True)).to(tl.float32, bitcast=True)
 
 
 @triton.jit

@@ -222,7 +222,7 @@ def _finish(
         cell = (batch * nodes + i[:, None]) * WIDTH + d[None, :]
         tl.store(
             grad_feature + cell,
-            rounded(of_feature, grad_feature.dtype.element_ty),
+            rounded(of_feature, grad_feature.dtype.element_ty, "ieee"),
             inside[:, None] & (d < WIDTH)[None, :],
         )
     if NEED_BIAS:

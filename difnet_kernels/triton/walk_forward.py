@@ -19,6 +19,7 @@ from difnet_kernels.triton.primitives import (
     PACK,
     add_dot,
     dot,
+    inverse_power,
     lerp,
     load_tile,
     product,
@@ -31,7 +32,7 @@ from difnet_kernels.triton.primitives import (
     do_not_specialize_on_alignment=["state", "seed", "mu", "beta", "state_k", "seed_k"],
 )
 def walk_forward_kernel(
-    G, Y, bias, exponents, state, seed, mu, beta, new_state, z, lse, part, part_top,
+    G, Y, bias, units, state, seed, mu, beta, new_state, z, lse, part, part_top,
     nodes, blocks, row_blocks, splits, state_b, state_n, state_k, seed_b, seed_n, seed_k,
     D: tl.constexpr, D_CHUNKS: tl.constexpr, CLASSES: tl.constexpr, K: tl.constexpr, K_CHUNKS: tl.constexpr,
     HAS_BIAS: tl.constexpr, SCALED: tl.constexpr, SPLIT: tl.constexpr, PRECISION: tl.constexpr,
@@ -47,13 +48,13 @@ def walk_forward_kernel(
     G += batch * size_64 * (D_CHUNKS * D)
     Y += (batch * K_CHUNKS + chunk) * size_64 * K
     bias += batch * size_64
-    exponents += batch * blocks
+    units += batch * blocks
 
     g_i = load_tile(G, rows, D, BLOCK_I)
     top = tl.full((BLOCK_I,), -float("inf"), bias.dtype.element_ty)
     acc = tl.zeros((BLOCK_I, K), bias.dtype.element_ty)
     if SCALED:
-        unit, ones = 0.0, tl.arange(0, K) == K - 1
+        unit, ones = 1.0, tl.arange(0, K) == K - 1
 
     tiles = size // BLOCK_J
     for tile in range(split * tiles // splits, (split + 1) * tiles // splits):
@@ -86,15 +87,15 @@ def walk_forward_kernel(
         y_j = load_tile(Y, columns, K, BLOCK_J)
         if SCALED:
             # The sums of the states are kept in the unit of the block at hand, the row sum in its own.
-            e_j = tl.load(exponents + columns // PACK)
-            acc *= alpha[:, None] * tl.where(ones, 1.0, tl.exp2(unit - e_j))[None, :]
-            unit = e_j
+            unit_j = tl.load(units + columns // PACK)
+            acc *= alpha[:, None] * tl.where(ones, 1.0, unit * inverse_power(unit_j))[None, :]
+            unit = unit_j
         else:
             acc *= alpha[:, None]
         acc = add_dot(acc, rounded(p, y_j.dtype, PRECISION), y_j, PRECISION)
         top = new_top
     if SCALED:
-        acc *= tl.where(ones, 1.0, tl.exp2(unit))[None, :]
+        acc *= tl.where(ones, 1.0, unit)[None, :]
 
     i = rows.to(tl.int64) + tl.arange(0, BLOCK_I)
     if SPLIT:

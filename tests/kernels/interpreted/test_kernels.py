@@ -47,6 +47,26 @@ def test_budget(sharpness, dtype, value_dtype):
         assert state.ours <= SHARE_OF_EAGER * state.eager, state
 
 
+def test_closer_than_attention():
+    """What not centring 16-bit features rests on: docs/triton.md, benchmarks/centring.py."""
+    inputs = testing.make_inputs(1, 300, 64, 21, 1, "pooled").to(torch.bfloat16, torch.float32)
+
+    def attention(features, seed, mu, beta, state, _):
+        value = torch.nn.functional.pad(state.bfloat16(), (0, 64 - 21))
+        z = torch.nn.functional.scaled_dot_product_attention(*features, *features, value, scale=1.0)
+        return torch.lerp(state, torch.lerp(seed, z[..., :21].float(), mu), beta)
+
+    truth = run(inputs.to(torch.float64).requires_grad_(), "reference")
+    ours = run(inputs.to(torch.bfloat16, torch.float32).requires_grad_())
+    y = attention(*inputs.requires_grad_())
+    weight = torch.linspace(-1, 1, y.numel()).view_as(y)
+    theirs = [y.detach(), *torch.autograd.grad(y, inputs.tensors(), weight)]
+    for name, x, y, true in zip(["output", *inputs.names()], ours, theirs, truth, strict=True):
+        if name in ("output", "features[0]", "state"):
+            mine, attention_s = testing.relative_error(x, true), testing.relative_error(y, true)
+            assert mine < attention_s / 2, (name, mine, attention_s)
+
+
 @pytest.mark.parametrize("nodes", [1, 2, 127, 128, 129, 400])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_ragged_nodes(nodes, dtype):
