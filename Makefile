@@ -8,7 +8,7 @@ INSTALL := -m pip install --quiet --disable-pip-version-check -c constraints.txt
 CHECK = -std=c++17 -g -O1 -Wall -Wextra -Werror -Wno-psabi -ffp-contract=fast -fno-math-errno -fno-trapping-math -pthread \
   tests/native/check.cpp $(filter-out csrc/registration.cpp,$(wildcard csrc/*.cpp))
 
-.PHONY: demo test fast smoke lint bare isas sanitize accuracy aot gpu rehearse clean
+.PHONY: demo test fast smoke lint bare isas sanitize accuracy centring aot candidates gpu rehearse clean
 
 demo: $(VENV)/ready            ## set up and run the main job: train a small DifNet on drawn scenes
 	$(BIN)/python -m difnet.train
@@ -57,6 +57,12 @@ accuracy: $(VENV)/ready        ## error of every backend against float64
 
 aot: $(VENV)/ready             ## compile the GPU kernels for every architecture, without a GPU; registers, spills, cost
 	$(BIN)/python benchmarks/aot_report.py
+
+candidates: $(VENV)/ready      ## tiles that could be entries of the table, ranked by the same report
+	$(BIN)/python benchmarks/aot_report.py --candidates --architectures sm_90
+
+centring: $(VENV)/ready        ## what centring does to features of each dtype, in Triton's interpreter
+	TRITON_INTERPRET=1 $(BIN)/python benchmarks/centring.py
 
 gpu:                           ## on a GPU, with the torch and triton of $(PYTHON): tests, benchmark, tuning, sanitizer
 	$(PYTHON) benchmarks/gpu.py

@@ -1,32 +1,43 @@
-"""`make gpu`: everything that needs a GPU, one stage after the other, each reported even when an earlier one
-failed.
+"""`make gpu`: everything that needs a GPU, one stage after the other, each reported even if others failed.
 
-    python benchmarks/gpu.py                     # tests, sanitizer, benchmark, tuning: under eight minutes
+    python benchmarks/gpu.py                     # tests, benchmark, tuning, sanitizer: under eight minutes
     python benchmarks/gpu.py --rehearse          # the same stages, small, in Triton's interpreter on the CPU
 
 Needs torch, triton, numpy and pytest; compute-sanitizer is used where the CUDA toolkit has it. Logs of the
-stages and the benchmark's rows go to --out, by default benchmarks/results.
+stages and the benchmark's rows, with the versions of driver and Triton, go to --out, by default
+benchmarks/results. A stage is stopped at its limit; the limits add up to less than eight minutes.
 """
 
 import argparse
+import json
 import os
 import shutil
 import subprocess
 import sys
 import time
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
 
 
+LIMIT = 480  # seconds, all stages
+
+
 class Stage(NamedTuple):
-    """A command with the most seconds it may take."""
+    """A command with the most seconds it may take, and the processes that share its tests."""
 
     name: str
     seconds: int
     command: list[str]
     environment: dict[str, str]
+    shards: int = 1
+
+
+def rows_of(rehearse: bool, out: Path) -> Path:
+    """Where the benchmark's rows go."""
+    return out / ("rehearsal.jsonl" if rehearse else "walks.jsonl")
 
 
 def stages(rehearse: bool, out: Path) -> list[Stage]:
@@ -37,37 +48,72 @@ def stages(rehearse: bool, out: Path) -> list[Stage]:
     small += (
         ["--cases", "tiny", "--dtypes", "bfloat16", "--seconds", "0.1"] if rehearse else ["--seconds", "1"]
     )
-    rows = out / ("rehearsal.jsonl" if rehearse else "walks.jsonl")
+    rows = rows_of(rehearse, out)
     nodes = (
         ["--batch", "1", "--nodes", "150", "--dtypes", "16", "--length", "2", "--dry-run"] if rehearse else []
     )
     no_caching = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+    # Most of the tests' time is compiling, which one process does on one core.
+    shards = max(1, min(4, (os.cpu_count() or 1) // 2))
+    tests = [python, "-m", "pytest", "-q", "-rP", "-p", "no:cacheprovider", "tests/gpu"]
     listing = [
-        Stage("info", 30, [python, "-m", "difnet_kernels.info"], {}),
-        Stage("tests", 200, [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/gpu"], {}),
-        Stage("benchmark", 120, [python, "benchmarks/bench_rw.py", *small, "--out", str(rows)], {}),
-        Stage("tuning", 90, [python, "benchmarks/tune_tiles.py", *nodes], {}),
+        Stage("info", 20, [python, "-m", "difnet_kernels.info"], {}),
+        Stage("tests", 180, tests, {}, shards),
+        Stage("benchmark", 100, [python, "benchmarks/bench_rw.py", *small, "--out", str(rows)], {}),
+        Stage("tuning", 70, [python, "benchmarks/tune_tiles.py", *nodes], {}),
     ]
     sanitizer = shutil.which("compute-sanitizer") or shutil.which("/usr/local/cuda/bin/compute-sanitizer")
     prefix: list[str] | None = [] if rehearse else [sanitizer] if sanitizer else None
     for tool in ("memcheck", "racecheck"):
         if prefix is not None:
             command = [*prefix, "--tool", tool, "--error-exitcode", "9"] if prefix else []
-            listing.append(Stage(tool, 60, [*command, python, "tests/gpu/sanitize.py"], no_caching))
+            listing.append(Stage(tool, 50, [*command, python, "tests/gpu/sanitize.py"], no_caching))
+    assert sum(stage.seconds for stage in listing) < LIMIT
     return listing
 
 
 def run(stage: Stage, environment: dict[str, str], log: Path) -> str:
-    """How the stage ended."""
-    with log.open("w", encoding="utf-8") as file:
+    """How the stage ended; its processes' output goes to the log, one after the other."""
+    end = time.monotonic() + stage.seconds
+    parts = [log.with_suffix(f".{n}.part") for n in range(stage.shards)]
+    processes = []
+    for n, part in enumerate(parts):
+        with part.open("w", encoding="utf-8") as file:
+            shard = {"DIFNET_SHARD": f"{n}/{stage.shards}"}
+            processes.append(subprocess.Popen(
+                stage.command, cwd=ROOT, env={**environment, **stage.environment, **shard}, stdout=file,
+                stderr=subprocess.STDOUT,
+            ))  # fmt: skip
+    results = []
+    for process in processes:
         try:
-            code = subprocess.run(
-                stage.command, cwd=ROOT, env={**environment, **stage.environment}, stdout=file,
-                stderr=subprocess.STDOUT, timeout=stage.seconds, check=False,
-            ).returncode  # fmt: skip
+            code = process.wait(max(0.1, end - time.monotonic()))
+            results.append("passed" if code == 0 else f"failed with status {code}")
         except subprocess.TimeoutExpired:
-            return f"stopped after {stage.seconds} s"
-    return "passed" if code == 0 else f"failed with status {code}"
+            process.kill()
+            process.wait()
+            results.append(f"stopped after {stage.seconds} s")
+    log.write_text("".join(part.read_text(encoding="utf-8", errors="replace") for part in parts))
+    for part in parts:
+        part.unlink()
+    return next((result for result in results if result != "passed"), "passed")
+
+
+def stamp(rows: Path) -> None:
+    """Add to the benchmark's rows what they were measured with beyond torch: driver and Triton."""
+    try:
+        query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+        driver = subprocess.run(query, capture_output=True, text=True, check=True).stdout.split()[0]
+    except (OSError, subprocess.CalledProcessError, IndexError):
+        driver = "none"
+    try:
+        triton = version("triton")
+    except PackageNotFoundError:
+        triton = "none"
+    measured = [json.loads(line) for line in rows.read_text().splitlines()]
+    rows.write_text(
+        "".join(json.dumps({**row, "driver": driver, "triton": triton}) + "\n" for row in measured)
+    )
 
 
 def main() -> int:
@@ -91,6 +137,8 @@ def main() -> int:
         start = time.monotonic()
         result = run(stage, environment, log)
         results.append((stage.name, result))
+        if stage.name == "benchmark" and (rows := rows_of(options.rehearse, out)).exists():
+            stamp(rows)
         print(f"== {stage.name}: {result}, {time.monotonic() - start:.0f} s, {log}", flush=True)
         print("\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-25:]), flush=True)
     print("\n" + "\n".join(f"{name:12}{result}" for name, result in results))

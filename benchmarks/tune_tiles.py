@@ -23,7 +23,7 @@ from difnet_kernels import cascaded_random_walk
 from difnet_kernels.triton import launch, tiles
 from difnet_kernels.triton.tiles import Tile
 
-PRECISION = {"16": "highest", "tf32": "high", "fp32": "highest"}
+PRECISION = {"16": "highest", "tf32": "medium", "tf32x3": "high", "fp32": "highest"}
 
 
 def shortlist(kernel: str, dtype: str, d: int, k: int, architecture: str, length: int) -> list[Tile]:
@@ -33,8 +33,7 @@ def shortlist(kernel: str, dtype: str, d: int, k: int, architecture: str, length
         return [present, *CANDIDATES[: length - 1]]
     from difnet_kernels.triton.ahead_of_time import SHARED_MEMORY, compile_sweep
 
-    torch_dtype, precisions = DTYPES[dtype]
-    precision, factor = precisions[-1]
+    torch_dtype, precision, factor = DTYPES[dtype]
     ranked = []
     for tile in CANDIDATES:
         try:

@@ -96,7 +96,7 @@ def compile_sweep(
     types = {"G": element, "grad_feature": element, "Y": "*fp16" if scaled else value}
     types["A"] = types["Y"]
     pointers = {
-        "bias", "exponents", "state", "seed", "mu", "beta", "new_state", "z", "lse", "part", "part_top",
+        "bias", "units", "state", "seed", "mu", "beta", "new_state", "z", "lse", "part", "part_top",
         "delta", "exponents_y", "exponents_a", "centre", "grad", "grad_state", "grad_bias",
         "part_feature", "part_state", "part_bias", *types,
     }  # fmt: skip

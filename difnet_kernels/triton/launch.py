@@ -1,6 +1,7 @@
 """The launches of one walk, under the contract of `difnet_kernels.ops`.
 
-No launch reads a number from the device: the same calls can be captured in a CUDA graph. What is allocated is
+No launch reads a number from the device: the same calls can be captured in a CUDA graph. Launches go to the
+tensors' device, whichever is current. What is allocated is
 O(B N (d + k)), and a few copies of it where the sweep is split.
 """
 
@@ -17,8 +18,6 @@ from difnet_kernels.triton.walk_forward import combine_forward_kernel, walk_forw
 
 PACK = 128  # primitives.PACK
 COMBINE_BLOCK = 32
-
-TILES_PER_SPLIT = 4  # the fewest worth a program
 
 
 class Layout(NamedTuple):
@@ -89,7 +88,7 @@ def arithmetic(feature: Tensor) -> tuple[str, str]:
     architecture = architecture_of(feature.device)
     if architecture.startswith("gfx") and (wanted == "tf32x3" or architecture != "gfx942"):
         wanted = "ieee"  # the only one there
-    return ("tf32" if wanted != "ieee" else "fp32"), wanted
+    return {"ieee": "fp32"}.get(wanted, wanted), wanted
 
 
 @cache
@@ -110,9 +109,7 @@ def multiprocessors(device: torch.device) -> int:
 
 
 def _splits(programs: int, tile_count: int, resident: int, device: torch.device) -> int:
-    """Programs among which the columns of a row block are divided, so that all multiprocessors have work."""
-    wanted = resident * multiprocessors(device) // programs
-    return max(1, min(wanted, tile_count // TILES_PER_SPLIT))
+    return tiles.splits(programs, tile_count, resident * multiprocessors(device))
 
 
 def _blocks(length: int, step: int) -> int:
@@ -159,15 +156,22 @@ def walk_forward(
     feature: Tensor, state: Tensor, seed: Tensor, mu: Tensor, beta: Tensor, node_bias: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(new_state, z, lse); the contract is in `difnet_kernels.ops`."""
+    with torch.cuda.device_of(feature):
+        return _walk_forward(feature, state, seed, mu, beta, node_bias)
+
+
+def _walk_forward(
+    feature: Tensor, state: Tensor, seed: Tensor, mu: Tensor, beta: Tensor, node_bias: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
     at = layout_of(feature, state.shape[-1], node_bias is not None)
     tile = tiles.choose("walk_forward", at.dtype, at.d, at.k, architecture_of(feature.device))
     packed = _pack_features(feature, state, at)
     Y = state.new_empty(at.batch, at.k_chunks, at.size, at.k, dtype=_operand_dtypes(feature)[1])
-    exponents = state.new_empty(at.batch, at.blocks) if at.scaled else state
+    units = state.new_empty(at.batch, at.blocks) if at.scaled else state
     bias_or_state, bias_strides = _bias(node_bias, state)
     pack_forward_kernel[(at.batch * at.blocks,)](
         feature, bias_or_state, packed.sums, packed.weights, state, packed.G, packed.bias, packed.centre, Y,
-        exponents, at.nodes, at.blocks, *feature.stride(), *bias_strides, *state.stride(),
+        units, at.nodes, at.blocks, *feature.stride(), *bias_strides, *state.stride(),
         **at.packing, num_warps=8,
     )  # fmt: skip
 
@@ -181,7 +185,7 @@ def walk_forward(
         part = state.new_empty(at.batch, at.k_chunks, splits, at.size, at.k)
         part_top = state.new_empty(at.batch, at.k_chunks, splits, at.size)
     walk_forward_kernel[(programs * splits,)](
-        packed.G, Y, packed.bias, exponents, state, seed, mu, beta, new_state, z, lse, part, part_top,
+        packed.G, Y, packed.bias, units, state, seed, mu, beta, new_state, z, lse, part, part_top,
         at.nodes, at.blocks, row_blocks, splits, *state.stride(), *seed.stride(),
         CLASSES=at.classes, **at.chunks, HAS_BIAS=at.has_bias or not at.scaled, SCALED=at.scaled,
         SPLIT=splits > 1, PRECISION=at.precision, BLOCK_I=tile.block_i, BLOCK_J=tile.block_j,
@@ -209,6 +213,22 @@ def walk_backward(
     output_mask: list[bool],
 ) -> tuple[Tensor, ...]:
     """The six gradients; the contract is in `difnet_kernels.ops`."""
+    with torch.cuda.device_of(feature):
+        return _walk_backward(grad, feature, state, seed, z, lse, mu, beta, node_bias, output_mask)
+
+
+def _walk_backward(
+    grad: Tensor,
+    feature: Tensor,
+    state: Tensor,
+    seed: Tensor,
+    z: Tensor,
+    lse: Tensor,
+    mu: Tensor,
+    beta: Tensor,
+    node_bias: Tensor | None,
+    output_mask: list[bool],
+) -> tuple[Tensor, ...]:
     need_feature, need_state, need_seed, need_mu, need_beta, need_bias = output_mask
     at = layout_of(feature, state.shape[-1], node_bias is not None)
     tile = tiles.choose("walk_backward", at.dtype, at.d, at.k, architecture_of(feature.device))
@@ -217,7 +237,8 @@ def walk_backward(
     Y = state.new_empty(at.batch, at.k_chunks, at.size, at.k, dtype=values)
     A = torch.empty_like(Y)
     delta, lse_padded = state.new_empty(at.batch, at.size), state.new_empty(at.batch, at.size)
-    exponents_y, exponents_a = state.new_empty(2, at.batch, at.blocks).unbind()
+    # Apart, since where the second half of one tensor starts depends on N, and what is compiled on where.
+    exponents_y, exponents_a = (state.new_empty(at.batch, at.blocks) for _ in range(2))
     partial = state.new_empty(2, at.batch * at.blocks)
     grad_seed = state.new_empty(state.shape)
     bias_or_state, bias_strides = _bias(node_bias, state)

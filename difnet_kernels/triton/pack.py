@@ -1,17 +1,16 @@
 r"""What a sweep reads, in one layout: contiguous, padded, in the dtype of the matrix units.
 
     G   (B, D_CHUNKS, NP, D)   features: centred where they are float32 or float64, else as given
-    b   (B, NP)                bias of the scores, c_j + centre . g_j, in the units of the exponent; -inf
-    beyond N Y   (B, K_CHUNKS, NP, K)   state; the last column of every chunk holds ones, so that row sums
-    come with P y A   (B, K_CHUNKS, NP, K)   a = beta mu g, backward only
+    b   (B, NP)                bias of the scores in units of the exponent, c_j + centre . g_j; -inf beyond N
+    Y   (B, K_CHUNKS, NP, K)   state; forward, the last column of a chunk holds ones: row sums come with P y
+    A   (B, K_CHUNKS, NP, K)   a = beta mu g, backward only
 
 NP is N rounded up to whole blocks of PACK nodes. Rows beyond N are zero, the ones too, so sweeps need no
 masks.
 
 16-bit features keep their products exact: centring would round them again. Their states are held in float16,
 eight times finer than bfloat16, divided by 2^e with one e per block of nodes: range comes from e, not from
-the dtype. The column of ones then holds 2^-e. The sweeps put e into the exponent, where it costs nothing per
-pair.
+the dtype.
 
 The centre of float32 features is sum_i f_i/|f_i| / sum_i 1/|f_i|: their mean when lengths are alike, as
 after a max pool, and one pass and deaf to a few huge rows, which would pull a mean away from all others.
@@ -20,10 +19,21 @@ after a max pool, and one pass and deaf to a few huge rows, which would pull a m
 import triton
 import triton.language as tl
 
-from difnet_kernels.triton.primitives import LOG2E, PACK, exponent_of, lerp, round_to_tf32
+from difnet_kernels.triton.primitives import (
+    LOG2E,
+    PACK,
+    exponent_of,
+    lerp,
+    power_of_two,
+    round_to_tf32,
+    size_of,
+)
 
 
-@triton.jit(do_not_specialize=["nodes", "blocks", "feature_b", "feature_n"])
+@triton.jit(
+    do_not_specialize=["nodes", "blocks", "feature_b", "feature_n"],
+    do_not_specialize_on_alignment=["feature", "feature_d"],
+)
 def centre_kernel(
     feature, sums, weights, nodes, blocks, feature_b, feature_n, feature_d,
     WIDTH: tl.constexpr, D: tl.constexpr, D_CHUNKS: tl.constexpr,
@@ -34,7 +44,7 @@ def centre_kernel(
     f_i = feature + batch * feature_b + i[:, None] * feature_n
     square = tl.zeros((PACK,), sums.dtype.element_ty)
     for chunk in range(D_CHUNKS):
-        d = chunk * D + tl.arange(0, D)
+        d = (chunk * D + tl.arange(0, D)).to(tl.int64)
         f = tl.load(f_i + d[None, :] * feature_d, (i[:, None] < nodes) & (d[None, :] < WIDTH), 0.0)
         square += tl.sum(f * f, axis=1)
     inverse = tl.where(i < nodes, 1 / tl.sqrt(square), 0.0)
@@ -42,7 +52,7 @@ def centre_kernel(
     # Rows of zeros have no direction; their infinite weight puts the centre at zero.
     direction = tl.where(square > 0, inverse, 0.0)
     for chunk in range(D_CHUNKS):
-        d = chunk * D + tl.arange(0, D)
+        d = (chunk * D + tl.arange(0, D)).to(tl.int64)
         f = tl.load(f_i + d[None, :] * feature_d, (i[:, None] < nodes) & (d[None, :] < WIDTH), 0.0)
         tl.store(sums + (batch * blocks + block) * (D_CHUNKS * D) + d, tl.sum(f * direction[:, None], axis=0))
 
@@ -73,7 +83,7 @@ def _pack_features(
     if HAS_NODE_BIAS:
         b += tl.load(node_bias + batch * node_bias_b + i * node_bias_n, i < nodes, 0.0)
     for chunk in range(D_CHUNKS):
-        d = chunk * D + tl.arange(0, D)
+        d = (chunk * D + tl.arange(0, D)).to(tl.int64)
         inside = (i[:, None] < nodes) & (d[None, :] < WIDTH)
         g = tl.load(f_i + d[None, :] * feature_d, inside, 0.0)
         if CENTRED:
@@ -97,7 +107,7 @@ def _load_values(
 ):  # fmt: skip
     """Chunk of the columns of (N, k), (PACK, K); zero beyond the classes and in the column of ones."""
     q = tl.arange(0, K)
-    k = chunk * (K - 1) + q
+    k = (chunk * (K - 1) + q).to(tl.int64)
     inside = (i[:, None] < nodes) & ((q < K - 1) & (k < CLASSES))[None, :]
     return tl.load(pointer + i[:, None] * stride_n + k[None, :] * stride_k, inside, 0.0)
 
@@ -117,12 +127,12 @@ def _store_packed(Y, batch, chunk, size, i, y, exponent, nodes, ONES: tl.constex
                   K_CHUNKS: tl.constexpr, SCALED: tl.constexpr, TF32: tl.constexpr):  # fmt: skip
     """Stores values divided by 2^exponent; returns what was stored."""
     q = tl.arange(0, K)[None, :]
-    if ONES:
-        y = tl.where((q == K - 1) & (i[:, None] < nodes), 1.0, y)
     if SCALED:
         # In two steps: 2^-exponent alone may be beyond float32.
         half = tl.floor(exponent * 0.5)
         y = y * tl.exp2(-half) * tl.exp2(half - exponent)
+    if ONES:
+        y = tl.where((q == K - 1) & (i[:, None] < nodes), 1.0, y)
     if TF32:
         y = round_to_tf32(y)
     packed = y.to(Y.dtype.element_ty)
@@ -133,16 +143,17 @@ def _store_packed(Y, batch, chunk, size, i, y, exponent, nodes, ONES: tl.constex
 @triton.jit(
     do_not_specialize=[
         "nodes", "blocks", "feature_b", "feature_n", "node_bias_b", "node_bias_n", "state_b", "state_n",
-    ]
+    ],
+    do_not_specialize_on_alignment=["feature", "node_bias", "state", "feature_d", "state_k"],
 )  # fmt: skip
 def pack_forward_kernel(
-    feature, node_bias, sums, weights, state, G, bias, centre, Y, exponents, nodes, blocks,
+    feature, node_bias, sums, weights, state, G, bias, centre, Y, units, nodes, blocks,
     feature_b, feature_n, feature_d, node_bias_b, node_bias_n, state_b, state_n, state_k,
     WIDTH: tl.constexpr, D: tl.constexpr, D_CHUNKS: tl.constexpr,
     CLASSES: tl.constexpr, K: tl.constexpr, K_CHUNKS: tl.constexpr,
     HAS_NODE_BIAS: tl.constexpr, CENTRED: tl.constexpr, SCALED: tl.constexpr, TF32: tl.constexpr,
 ):  # fmt: skip
-    """G, b, centre and Y with its exponents (B, blocks); one program per block of nodes."""
+    """G, b, centre and Y with the powers of two in it, (B, blocks); one program per block of nodes."""
     block, batch = tl.program_id(0) % blocks, (tl.program_id(0) // blocks).to(tl.int64)
     _pack_features(
         feature, node_bias, sums, weights, G, bias, centre, batch, block, nodes, blocks,
@@ -158,10 +169,10 @@ def pack_forward_kernel(
         for chunk in range(K_CHUNKS):
             y = _load_values(y_i, i, nodes, chunk, state_n, state_k, CLASSES, K)
             y = _quiet_if_removed(y, node_bias, batch, i, nodes, node_bias_b, node_bias_n, HAS_NODE_BIAS)
-            largest = tl.maximum(largest, tl.max(tl.abs(y), axis=1))
-        # States up to 2^15 after scaling; the column of ones, 2^-e, must stay a float16.
-        exponent = tl.minimum(tl.maximum(exponent_of(tl.max(largest, axis=0)) - 15, -15.0), 24.0)
-        tl.store(exponents + batch * blocks + block, exponent)
+            largest = tl.maximum(largest, tl.max(size_of(y), axis=1))
+        # States up to 2^15 after scaling; the sweep's sums change units by up to 2^90, and must not overflow.
+        exponent = tl.minimum(tl.maximum(exponent_of(tl.max(largest, axis=0)) - 15, -30.0), 60.0)
+        tl.store(units + batch * blocks + block, power_of_two(exponent))
     for chunk in range(K_CHUNKS):
         y = _load_values(y_i, i, nodes, chunk, state_n, state_k, CLASSES, K)
         y = _quiet_if_removed(y, node_bias, batch, i, nodes, node_bias_b, node_bias_n, HAS_NODE_BIAS)
@@ -172,7 +183,11 @@ def pack_forward_kernel(
     do_not_specialize=[
         "nodes", "blocks", "feature_b", "feature_n", "node_bias_b", "node_bias_n", "grad_b", "grad_n",
         "state_b", "state_n", "seed_b", "seed_n", "z_b", "z_n",
-    ]
+    ],
+    do_not_specialize_on_alignment=[
+        "feature", "node_bias", "grad", "state", "seed", "mu", "beta",
+        "feature_d", "grad_k", "state_k", "seed_k", "z_k",
+    ],
 )  # fmt: skip
 def pack_backward_kernel(
     feature, node_bias, sums, weights, grad, state, seed, z, lse, mu, beta,
@@ -211,11 +226,11 @@ def pack_backward_kernel(
         z_i = _load_values(z, i, nodes, chunk, z_n, z_k, CLASSES, K)
         of_mu += tl.sum(g * (z_i - s), axis=1)
         of_beta += tl.sum(g * (lerp(s, z_i, mu_t) - y), axis=1)
-        largest_a = tl.maximum(largest_a, tl.max(tl.abs(beta_t * mu_t * g), axis=1))
+        largest_a = tl.maximum(largest_a, tl.max(size_of(beta_t * mu_t * g), axis=1))
         y = _quiet_if_removed(y, node_bias, batch, i, nodes, node_bias_b, node_bias_n, HAS_NODE_BIAS)
-        largest_y = tl.maximum(largest_y, tl.max(tl.abs(y), axis=1))
+        largest_y = tl.maximum(largest_y, tl.max(size_of(y), axis=1))
         q = tl.arange(0, K)
-        k = chunk * (K - 1) + q
+        k = (chunk * (K - 1) + q).to(tl.int64)
         inside = (i[:, None] < nodes) & ((q < K - 1) & (k < CLASSES))[None, :]
         tl.store(
             grad_seed + (batch * nodes + i[:, None]) * CLASSES + k[None, :], beta_t * (1 - mu_t) * g, inside
@@ -228,10 +243,9 @@ def pack_backward_kernel(
 
     exponent_y, exponent_a = 0.0, 0.0
     if SCALED:
-        exponent_y, exponent_a = (
-            exponent_of(tl.max(largest_y, axis=0)),
-            exponent_of(tl.max(largest_a, axis=0)),
-        )
+        # The sweep divides delta by 2^exponent_y, which a block of zeros must not make infinite.
+        exponent_y = tl.maximum(exponent_of(tl.max(largest_y, axis=0)), -30.0)
+        exponent_a = exponent_of(tl.max(largest_a, axis=0))
         tl.store(exponents_y + cell, exponent_y)
         tl.store(exponents_a + cell, exponent_a)
     delta_i = zero

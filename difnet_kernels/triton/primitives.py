@@ -39,8 +39,10 @@ def add_dot(total, a, b, PRECISION: tl.constexpr):
 
 
 @triton.jit
-def rounded(x, dtype: tl.constexpr):
-    """x in another dtype, rounded to nearest."""
+def rounded(x, dtype: tl.constexpr, PRECISION: tl.constexpr):
+    """x as an operand of a product: in the dtype of the other one, rounded to nearest."""
+    if PRECISION == "tf32":
+        x = round_to_tf32(x)
     if INTERPRETED and dtype == tl.bfloat16:
         bits = x.to(tl.int32, bitcast=True)
         nearest = ((bits + 0x7FFF + ((bits >> 16) & 1)) & -0x10000).to(tl.float32, bitcast=True)
@@ -88,6 +90,34 @@ def round_to_tf32(x):
 
 
 @triton.jit
+def size_of(x):
+    """|x| where it is finite, else 0: what is no number must not set the scale of others."""
+    return tl.where(tl.abs(x) < float("inf"), tl.abs(x), 0.0)
+
+
+@triton.jit
 def exponent_of(largest):
     """The least integer e with largest <= 2^e, between -126 and 126; -126 for zero."""
     return tl.minimum(tl.maximum(tl.ceil(tl.log2(tl.maximum(largest, 1e-38))), -126.0), 126.0)
+
+
+@triton.jit
+def power_of_two(e):
+    """2^e, exactly, for an integer between -126 and 127."""
+    return ((e.to(tl.int32) + 127) << 23).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def inverse_power(x):
+    """1 / x for a power of two, without a division."""
+    return (0x7F000000 - x.to(tl.int32, bitcast=True)).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def largest_of(exponents, blocks):
+    """The largest exponent of an image."""
+    largest = tl.full((128,), -126.0, tl.float32)
+    for first in range(0, blocks, 128):
+        n = first + tl.arange(0, 128)
+        largest = tl.maximum(largest, tl.load(exponents + n, n < blocks, -126.0))
+    return tl.max(largest, axis=0)

@@ -1,7 +1,7 @@
 """Block sizes, the only place where they are. Number of nodes and batch are no keys: they vary by call.
 
 Keys are kernel, dtype class, D, K and architecture, where D and K are padded widths of features and states
-(pack.py) and the dtype class is "16" (bfloat16, float16), "tf32", "fp32" or "fp64". Widths between
+(pack.py) and the dtype class is "16" (bfloat16, float16), "tf32", "tf32x3", "fp32" or "fp64". Widths between
 the entries take the next larger one. Entries without a device and a date come from the static cost report
 (benchmarks/aot_report.py --candidates); benchmarks/tune_tiles.py replaces them by measured ones.
 """
@@ -26,84 +26,103 @@ ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "gfx942")
 WIDTHS = {
     "16": ((64, 32), (64, 64), (128, 128)),
     "tf32": ((64, 32), (64, 64)),
+    "tf32x3": ((64, 32), (64, 64)),
     "fp32": ((64, 32), (64, 64)),
     "fp64": ((64, 64),),
 }
 
 # A GPU that the table does not know has the entries of one with less shared memory and no wgmma.
-_FALLBACK = "sm_86"
+_FALLBACK = {"sm": "sm_86", "gfx": "gfx942"}
 
 # fmt: off
 _TABLE: dict[Key, Tile] = {
     ("walk_forward", "16", 64, 32, "sm_80"): Tile(128, 128, 8, 2, 1),
     ("walk_forward", "16", 64, 64, "sm_80"): Tile(128, 64, 8, 2, 1),
     ("walk_forward", "16", 128, 128, "sm_80"): Tile(64, 32, 8, 2, 1),
-    ("walk_forward", "tf32", 64, 32, "sm_80"): Tile(32, 32, 4, 2, 2),
-    ("walk_forward", "tf32", 64, 64, "sm_80"): Tile(32, 32, 4, 2, 1),
+    ("walk_forward", "tf32", 64, 32, "sm_80"): Tile(128, 64, 8, 2, 1),
+    ("walk_forward", "tf32x3", 64, 32, "sm_80"): Tile(32, 32, 4, 2, 3),
+    ("walk_forward", "tf32", 64, 64, "sm_80"): Tile(128, 64, 8, 2, 1),
+    ("walk_forward", "tf32x3", 64, 64, "sm_80"): Tile(32, 32, 4, 2, 3),
     ("walk_forward", "fp32", 64, 32, "sm_80"): Tile(64, 32, 8, 2, 3),
-    ("walk_forward", "fp32", 64, 64, "sm_80"): Tile(64, 32, 8, 2, 2),
+    ("walk_forward", "fp32", 64, 64, "sm_80"): Tile(64, 32, 8, 2, 1),
     ("walk_forward", "fp64", 64, 64, "sm_80"): Tile(16, 16, 4, 1, 1),
     ("walk_backward", "16", 64, 32, "sm_80"): Tile(128, 32, 8, 2, 1),
     ("walk_backward", "16", 64, 64, "sm_80"): Tile(128, 32, 8, 2, 1),
     ("walk_backward", "16", 128, 128, "sm_80"): Tile(64, 32, 8, 2, 1),
-    ("walk_backward", "tf32", 64, 32, "sm_80"): Tile(32, 32, 8, 2, 1),
-    ("walk_backward", "tf32", 64, 64, "sm_80"): Tile(16, 32, 4, 1, 1),
-    ("walk_backward", "fp32", 64, 32, "sm_80"): Tile(32, 32, 8, 2, 1),
-    ("walk_backward", "fp32", 64, 64, "sm_80"): Tile(32, 32, 8, 2, 1),
+    ("walk_backward", "tf32", 64, 32, "sm_80"): Tile(64, 32, 4, 2, 2),
+    ("walk_backward", "tf32x3", 64, 32, "sm_80"): Tile(32, 32, 8, 2, 1),
+    ("walk_backward", "tf32", 64, 64, "sm_80"): Tile(32, 32, 8, 2, 1),
+    ("walk_backward", "tf32x3", 64, 64, "sm_80"): Tile(16, 32, 4, 1, 2),
+    ("walk_backward", "fp32", 64, 32, "sm_80"): Tile(32, 32, 8, 2, 3),
+    ("walk_backward", "fp32", 64, 64, "sm_80"): Tile(32, 32, 8, 2, 3),
     ("walk_backward", "fp64", 64, 64, "sm_80"): Tile(16, 16, 4, 1, 1),
     ("walk_forward", "16", 64, 32, "sm_86"): Tile(128, 64, 8, 2, 1),
     ("walk_forward", "16", 64, 64, "sm_86"): Tile(128, 64, 8, 2, 1),
     ("walk_forward", "16", 128, 128, "sm_86"): Tile(64, 32, 8, 2, 1),
-    ("walk_forward", "tf32", 64, 32, "sm_86"): Tile(32, 32, 4, 2, 2),
-    ("walk_forward", "tf32", 64, 64, "sm_86"): Tile(32, 32, 4, 2, 1),
-    ("walk_forward", "fp32", 64, 32, "sm_86"): Tile(64, 32, 8, 2, 3),
+    ("walk_forward", "tf32", 64, 32, "sm_86"): Tile(32, 32, 4, 2, 4),
+    ("walk_forward", "tf32x3", 64, 32, "sm_86"): Tile(32, 32, 4, 2, 2),
+    ("walk_forward", "tf32", 64, 64, "sm_86"): Tile(32, 32, 4, 2, 3),
+    ("walk_forward", "tf32x3", 64, 64, "sm_86"): Tile(32, 32, 4, 2, 2),
+    ("walk_forward", "fp32", 64, 32, "sm_86"): Tile(64, 32, 8, 2, 2),
     ("walk_forward", "fp32", 64, 64, "sm_86"): Tile(64, 32, 8, 2, 2),
     ("walk_forward", "fp64", 64, 64, "sm_86"): Tile(16, 16, 4, 1, 1),
     ("walk_backward", "16", 64, 32, "sm_86"): Tile(128, 32, 8, 2, 1),
     ("walk_backward", "16", 64, 64, "sm_86"): Tile(128, 32, 8, 2, 1),
     ("walk_backward", "16", 128, 128, "sm_86"): Tile(64, 32, 8, 2, 1),
     ("walk_backward", "tf32", 64, 32, "sm_86"): Tile(32, 32, 8, 2, 1),
-    ("walk_backward", "tf32", 64, 64, "sm_86"): Tile(16, 32, 4, 1, 1),
+    ("walk_backward", "tf32x3", 64, 32, "sm_86"): Tile(32, 32, 8, 2, 1),
+    ("walk_backward", "tf32", 64, 64, "sm_86"): Tile(16, 32, 4, 1, 2),
+    ("walk_backward", "tf32x3", 64, 64, "sm_86"): Tile(16, 32, 4, 1, 2),
     ("walk_backward", "fp32", 64, 32, "sm_86"): Tile(32, 32, 8, 2, 1),
     ("walk_backward", "fp32", 64, 64, "sm_86"): Tile(32, 32, 8, 2, 1),
     ("walk_backward", "fp64", 64, 64, "sm_86"): Tile(16, 16, 4, 1, 1),
     ("walk_forward", "16", 64, 32, "sm_89"): Tile(128, 64, 8, 2, 1),
     ("walk_forward", "16", 64, 64, "sm_89"): Tile(128, 64, 8, 2, 1),
     ("walk_forward", "16", 128, 128, "sm_89"): Tile(64, 32, 8, 2, 1),
-    ("walk_forward", "tf32", 64, 32, "sm_89"): Tile(32, 32, 4, 2, 2),
-    ("walk_forward", "tf32", 64, 64, "sm_89"): Tile(32, 32, 4, 2, 1),
-    ("walk_forward", "fp32", 64, 32, "sm_89"): Tile(64, 32, 8, 2, 3),
+    ("walk_forward", "tf32", 64, 32, "sm_89"): Tile(32, 32, 4, 2, 4),
+    ("walk_forward", "tf32x3", 64, 32, "sm_89"): Tile(32, 32, 4, 2, 2),
+    ("walk_forward", "tf32", 64, 64, "sm_89"): Tile(32, 32, 4, 2, 3),
+    ("walk_forward", "tf32x3", 64, 64, "sm_89"): Tile(32, 32, 4, 2, 2),
+    ("walk_forward", "fp32", 64, 32, "sm_89"): Tile(64, 32, 8, 2, 2),
     ("walk_forward", "fp32", 64, 64, "sm_89"): Tile(64, 32, 8, 2, 2),
     ("walk_forward", "fp64", 64, 64, "sm_89"): Tile(16, 16, 4, 1, 1),
     ("walk_backward", "16", 64, 32, "sm_89"): Tile(128, 32, 8, 2, 1),
     ("walk_backward", "16", 64, 64, "sm_89"): Tile(128, 32, 8, 2, 1),
     ("walk_backward", "16", 128, 128, "sm_89"): Tile(64, 32, 8, 2, 1),
     ("walk_backward", "tf32", 64, 32, "sm_89"): Tile(32, 32, 8, 2, 1),
-    ("walk_backward", "tf32", 64, 64, "sm_89"): Tile(16, 32, 4, 1, 1),
+    ("walk_backward", "tf32x3", 64, 32, "sm_89"): Tile(32, 32, 8, 2, 1),
+    ("walk_backward", "tf32", 64, 64, "sm_89"): Tile(16, 32, 4, 1, 2),
+    ("walk_backward", "tf32x3", 64, 64, "sm_89"): Tile(16, 32, 4, 1, 2),
     ("walk_backward", "fp32", 64, 32, "sm_89"): Tile(32, 32, 8, 2, 1),
     ("walk_backward", "fp32", 64, 64, "sm_89"): Tile(32, 32, 8, 2, 1),
     ("walk_backward", "fp64", 64, 64, "sm_89"): Tile(16, 16, 4, 1, 1),
     ("walk_forward", "16", 64, 32, "sm_90"): Tile(128, 64, 8, 3, 2),
     ("walk_forward", "16", 64, 64, "sm_90"): Tile(128, 128, 8, 2, 1),
     ("walk_forward", "16", 128, 128, "sm_90"): Tile(64, 64, 4, 2, 2),
-    ("walk_forward", "tf32", 64, 32, "sm_90"): Tile(128, 64, 8, 2, 1),
+    ("walk_forward", "tf32", 64, 32, "sm_90"): Tile(128, 64, 8, 2, 2),
+    ("walk_forward", "tf32x3", 64, 32, "sm_90"): Tile(128, 64, 8, 2, 1),
     ("walk_forward", "tf32", 64, 64, "sm_90"): Tile(128, 64, 8, 2, 1),
+    ("walk_forward", "tf32x3", 64, 64, "sm_90"): Tile(128, 64, 8, 2, 1),
     ("walk_forward", "fp32", 64, 32, "sm_90"): Tile(64, 32, 8, 2, 3),
-    ("walk_forward", "fp32", 64, 64, "sm_90"): Tile(64, 32, 8, 2, 2),
+    ("walk_forward", "fp32", 64, 64, "sm_90"): Tile(64, 64, 8, 2, 1),
     ("walk_forward", "fp64", 64, 64, "sm_90"): Tile(16, 16, 4, 1, 1),
     ("walk_backward", "16", 64, 32, "sm_90"): Tile(128, 64, 8, 3, 1),
     ("walk_backward", "16", 64, 64, "sm_90"): Tile(128, 64, 8, 2, 1),
     ("walk_backward", "16", 128, 128, "sm_90"): Tile(128, 32, 8, 2, 1),
     ("walk_backward", "tf32", 64, 32, "sm_90"): Tile(128, 32, 8, 2, 1),
-    ("walk_backward", "tf32", 64, 64, "sm_90"): Tile(32, 32, 8, 2, 1),
-    ("walk_backward", "fp32", 64, 32, "sm_90"): Tile(32, 32, 8, 2, 1),
-    ("walk_backward", "fp32", 64, 64, "sm_90"): Tile(32, 32, 8, 2, 1),
+    ("walk_backward", "tf32x3", 64, 32, "sm_90"): Tile(128, 32, 8, 2, 1),
+    ("walk_backward", "tf32", 64, 64, "sm_90"): Tile(128, 32, 8, 2, 1),
+    ("walk_backward", "tf32x3", 64, 64, "sm_90"): Tile(32, 32, 8, 2, 1),
+    ("walk_backward", "fp32", 64, 32, "sm_90"): Tile(32, 32, 4, 2, 3),
+    ("walk_backward", "fp32", 64, 64, "sm_90"): Tile(32, 32, 4, 2, 3),
     ("walk_backward", "fp64", 64, 64, "sm_90"): Tile(16, 16, 4, 1, 1),
     ("walk_forward", "16", 64, 32, "sm_100"): Tile(128, 64, 8, 2, 2),
     ("walk_forward", "16", 64, 64, "sm_100"): Tile(64, 64, 8, 2, 2),
     ("walk_forward", "16", 128, 128, "sm_100"): Tile(32, 64, 8, 2, 2),
-    ("walk_forward", "tf32", 64, 32, "sm_100"): Tile(32, 32, 4, 2, 2),
-    ("walk_forward", "tf32", 64, 64, "sm_100"): Tile(32, 32, 4, 2, 1),
+    ("walk_forward", "tf32", 64, 32, "sm_100"): Tile(32, 32, 4, 2, 6),
+    ("walk_forward", "tf32x3", 64, 32, "sm_100"): Tile(32, 32, 4, 2, 2),
+    ("walk_forward", "tf32", 64, 64, "sm_100"): Tile(32, 32, 4, 2, 4),
+    ("walk_forward", "tf32x3", 64, 64, "sm_100"): Tile(32, 32, 4, 2, 3),
     ("walk_forward", "fp32", 64, 32, "sm_100"): Tile(64, 32, 8, 2, 3),
     ("walk_forward", "fp32", 64, 64, "sm_100"): Tile(64, 32, 8, 2, 2),
     ("walk_forward", "fp64", 64, 64, "sm_100"): Tile(16, 16, 4, 1, 1),
@@ -111,16 +130,18 @@ _TABLE: dict[Key, Tile] = {
     ("walk_backward", "16", 64, 64, "sm_100"): Tile(128, 64, 8, 2, 1),
     ("walk_backward", "16", 128, 128, "sm_100"): Tile(128, 32, 8, 2, 1),
     ("walk_backward", "tf32", 64, 32, "sm_100"): Tile(32, 32, 8, 2, 1),
-    ("walk_backward", "tf32", 64, 64, "sm_100"): Tile(16, 32, 4, 1, 1),
-    ("walk_backward", "fp32", 64, 32, "sm_100"): Tile(32, 32, 8, 2, 1),
-    ("walk_backward", "fp32", 64, 64, "sm_100"): Tile(32, 32, 8, 2, 1),
+    ("walk_backward", "tf32x3", 64, 32, "sm_100"): Tile(32, 32, 8, 2, 1),
+    ("walk_backward", "tf32", 64, 64, "sm_100"): Tile(16, 32, 4, 1, 4),
+    ("walk_backward", "tf32x3", 64, 64, "sm_100"): Tile(16, 32, 4, 1, 2),
+    ("walk_backward", "fp32", 64, 32, "sm_100"): Tile(32, 32, 8, 2, 3),
+    ("walk_backward", "fp32", 64, 64, "sm_100"): Tile(32, 32, 8, 2, 3),
     ("walk_backward", "fp64", 64, 64, "sm_100"): Tile(16, 16, 4, 1, 1),
-    ("walk_forward", "16", 64, 32, "gfx942"): Tile(128, 64, 8, 2, 2),
+    ("walk_forward", "16", 64, 32, "gfx942"): Tile(128, 64, 8, 2, 1),
     ("walk_forward", "16", 64, 64, "gfx942"): Tile(128, 64, 8, 2, 2),
-    ("walk_forward", "16", 128, 128, "gfx942"): Tile(64, 32, 8, 2, 1),
-    ("walk_forward", "tf32", 64, 32, "gfx942"): Tile(32, 32, 4, 2, 2),
-    ("walk_forward", "tf32", 64, 64, "gfx942"): Tile(32, 32, 4, 2, 1),
-    ("walk_forward", "fp32", 64, 32, "gfx942"): Tile(64, 32, 8, 2, 3),
+    ("walk_forward", "16", 128, 128, "gfx942"): Tile(64, 32, 8, 2, 2),
+    ("walk_forward", "tf32", 64, 32, "gfx942"): Tile(32, 32, 4, 2, 4),
+    ("walk_forward", "tf32", 64, 64, "gfx942"): Tile(32, 32, 4, 2, 3),
+    ("walk_forward", "fp32", 64, 32, "gfx942"): Tile(64, 32, 8, 2, 2),
     ("walk_forward", "fp32", 64, 64, "gfx942"): Tile(64, 32, 8, 2, 2),
     ("walk_forward", "fp64", 64, 64, "gfx942"): Tile(16, 16, 4, 1, 1),
     ("walk_backward", "16", 64, 32, "gfx942"): Tile(32, 32, 4, 2, 2),
@@ -134,6 +155,8 @@ _TABLE: dict[Key, Tile] = {
 }
 # fmt: on
 
+TILES_PER_SPLIT = 4  # the fewest worth a program
+
 # In the interpreter every operation on a tile costs the same, so tiles are large.
 _INTERPRETED = Tile(64, 64, 4, 1, 1)
 
@@ -141,7 +164,7 @@ _INTERPRETED = Tile(64, 64, 4, 1, 1)
 def key(kernel: str, dtype: str, d: int, k: int, architecture: str) -> Key:
     """The key of the entry that serves these widths."""
     if architecture not in ARCHITECTURES:
-        architecture = _FALLBACK
+        architecture = _FALLBACK["gfx" if architecture.startswith("gfx") else "sm"]
     wide = next(w for w in WIDTHS[dtype] if w[0] >= d and w[1] >= k)
     return kernel, dtype, *wide, architecture
 
@@ -151,6 +174,11 @@ def choose(kernel: str, dtype: str, d: int, k: int, architecture: str) -> Tile:
     if architecture == "interpreter":
         return _INTERPRETED
     return _TABLE[key(kernel, dtype, d, k, architecture)]
+
+
+def splits(programs: int, tile_count: int, slots: int) -> int:
+    """Programs among which the columns of a row block are divided, so that all slots of a GPU have work."""
+    return max(1, min(slots // programs, tile_count // TILES_PER_SPLIT))
 
 
 def entries(architecture: str) -> dict[Key, Tile]:

@@ -15,20 +15,22 @@ block of nodes (pack.py); sums are kept in units of the image's largest, and mul
 import triton
 import triton.language as tl
 
-from difnet_kernels.triton.primitives import LOG2E, PACK, add_dot, dot, load_tile, product, rounded
+from difnet_kernels.triton.primitives import (
+    LOG2E,
+    PACK,
+    add_dot,
+    dot,
+    largest_of,
+    load_tile,
+    product,
+    rounded,
+)
 
 
-@triton.jit
-def _largest(exponents, blocks):
-    """The largest exponent of an image."""
-    largest = tl.full((128,), -126.0, tl.float32)
-    for first in range(0, blocks, 128):
-        n = first + tl.arange(0, 128)
-        largest = tl.maximum(largest, tl.load(exponents + n, n < blocks, -126.0))
-    return tl.max(largest, axis=0)
-
-
-@triton.jit(do_not_specialize=["nodes", "blocks", "row_blocks", "splits", "grad_b", "grad_n"])
+@triton.jit(
+    do_not_specialize=["nodes", "blocks", "row_blocks", "splits", "grad_b", "grad_n"],
+    do_not_specialize_on_alignment=["grad", "beta", "grad_k"],
+)
 def walk_backward_kernel(
     G, Y, A, bias, lse, delta, exponents_y, exponents_a, centre, grad, beta,
     grad_feature, grad_state, grad_bias, part_feature, part_state, part_bias,
@@ -67,11 +69,14 @@ def walk_backward_kernel(
     if HAS_BIAS:
         b_i = tl.load(bias + i)[:, None]
     if SCALED:
-        e_y, e_a = _largest(exponents_y, blocks), _largest(exponents_a, blocks)
+        e_y, e_a = largest_of(exponents_y, blocks), largest_of(exponents_a, blocks)
         e_y_i, e_a_i = tl.load(exponents_y + rows // PACK), tl.load(exponents_a + rows // PACK)
-        # The parts of exponents that belong to the rows, for weights in units of 2^e_a and 2^(e_y + e_a).
-        row_ij = e_a_i - e_a - l_i
-        row_ji = e_y_i - e_y
+        # W is kept in units of 2^e_w. |W| < 4 k 2^(e_y + e_a), which the float16 of float16 features must
+        # hold, and with as many digits as it can where P is flat and W small.
+        e_w = e_y + e_a - (8 if CLASSES < 64 else 4)
+        # The parts of exponents that belong to the rows.
+        row_ij = e_y + e_a_i - e_w - l_i
+        row_ji = e_y_i + e_a - e_w
 
     of_feature = tl.zeros((BLOCK_I, D), delta.dtype.element_ty)
     of_state = tl.zeros((BLOCK_I, K), delta.dtype.element_ty)
@@ -106,7 +111,7 @@ def walk_backward_kernel(
             # Score plus bias first, then minus the row's logarithm, as in the forward.
             p_ji = tl.exp2(((s + b_i if HAS_BIAS else s) - l_j) * LOG2E)
         if NEED_STATE:
-            of_state = add_dot(of_state, rounded(p_ji, a_j.dtype), a_j, PRECISION)
+            of_state = add_dot(of_state, rounded(p_ji, a_j.dtype, PRECISION), a_j, PRECISION)
         if NEED_FEATURE or NEED_BIAS:
             # dS_ji first and then dS_ij, so that few tiles are alive at once.
             if K_CHUNKS == 1:
@@ -134,12 +139,10 @@ def walk_backward_kernel(
                 w += (ds_ij - delta_i[:, None]) * p_ij
             if D_CHUNKS > 1:
                 g_j = load_tile(G + d_chunk * size_64 * D, columns, D, BLOCK_J)
-            of_feature = add_dot(of_feature, rounded(w, g_j.dtype), g_j, PRECISION)
+            of_feature = add_dot(of_feature, rounded(w, g_j.dtype, PRECISION), g_j, PRECISION)
 
     if SCALED:
-        of_feature = _scale(of_feature, e_y, e_a)
-        of_bias = _scale(of_bias, e_y, e_a)
-        of_state = _scale(of_state, e_a, 0.0)
+        of_feature, of_bias, of_state = _scale(of_feature, e_w), _scale(of_bias, e_w), _scale(of_state, e_a)
     i = i.to(tl.int64)
     if SPLIT:
         cell = ((batch * CHUNKS + chunk) * splits + split) * size_64 + i
@@ -157,7 +160,10 @@ def walk_backward_kernel(
         )  # fmt: skip
 
 
-@triton.jit(do_not_specialize=["nodes", "blocks", "splits", "grad_b", "grad_n"])
+@triton.jit(
+    do_not_specialize=["nodes", "blocks", "splits", "grad_b", "grad_n"],
+    do_not_specialize_on_alignment=["grad", "beta", "grad_k"],
+)
 def combine_backward_kernel(
     centre, grad, beta, grad_feature, grad_state, grad_bias, part_feature, part_state, part_bias,
     nodes, blocks, splits, grad_b, grad_n, grad_k,
@@ -193,10 +199,10 @@ def combine_backward_kernel(
 
 
 @triton.jit
-def _scale(x, e, f):
-    """x 2^(e + f), in two steps, since the power alone may be beyond float32."""
-    half = tl.floor((e + f) * 0.5)
-    return x * tl.exp2(half) * tl.exp2(e + f - half)
+def _scale(x, e):
+    """x 2^e, in two steps, since the power alone may be beyond float32."""
+    half = tl.floor(e * 0.5)
+    return x * tl.exp2(half) * tl.exp2(e - half)
 
 
 @triton.jit
@@ -216,14 +222,14 @@ def _finish(
         cell = (batch * nodes + i[:, None]) * WIDTH + d[None, :]
         tl.store(
             grad_feature + cell,
-            rounded(of_feature, grad_feature.dtype.element_ty),
+            rounded(of_feature, grad_feature.dtype.element_ty, "ieee"),
             inside[:, None] & (d < WIDTH)[None, :],
         )
     if NEED_BIAS:
         tl.store(grad_bias + batch * nodes + i, of_bias, inside & (chunk == 0))
     if NEED_STATE:
         q = tl.arange(0, K)
-        k = chunk * (K - 1) + q
+        k = (chunk * (K - 1) + q).to(tl.int64)
         inside_k = inside[:, None] & ((q < K - 1) & (k < CLASSES))[None, :]
         g = tl.load(grad + batch * grad_b + i[:, None] * grad_n + k[None, :] * grad_k, inside_k, 0.0)
         dy = of_state + (1 - tl.load(beta)) * g

@@ -5,6 +5,7 @@ r"""One walk forward: z = P y and the update of the state, in one sweep over the
 
 with top_i the running maximum of the row (online softmax). The last column of the packed state holds ones,
 so the row sum comes out of the same product with the same rounding of P, and a constant state stays constant.
+16-bit states come divided by powers of two, one per block of nodes (pack.py); the ones do not.
 Where blocks of rows cannot fill the GPU the columns are split over programs, and a second kernel adds the
 parts.
 """
@@ -12,14 +13,26 @@ parts.
 import triton
 import triton.language as tl
 
-from difnet_kernels.triton.primitives import LN2, LOG2E, PACK, add_dot, dot, lerp, load_tile, product, rounded
+from difnet_kernels.triton.primitives import (
+    LN2,
+    LOG2E,
+    PACK,
+    add_dot,
+    dot,
+    inverse_power,
+    lerp,
+    load_tile,
+    product,
+    rounded,
+)  # fmt: skip
 
 
 @triton.jit(
-    do_not_specialize=["nodes", "blocks", "row_blocks", "splits", "state_b", "state_n", "seed_b", "seed_n"]
+    do_not_specialize=["nodes", "blocks", "row_blocks", "splits", "state_b", "state_n", "seed_b", "seed_n"],
+    do_not_specialize_on_alignment=["state", "seed", "mu", "beta", "state_k", "seed_k"],
 )
 def walk_forward_kernel(
-    G, Y, bias, exponents, state, seed, mu, beta, new_state, z, lse, part, part_top,
+    G, Y, bias, units, state, seed, mu, beta, new_state, z, lse, part, part_top,
     nodes, blocks, row_blocks, splits, state_b, state_n, state_k, seed_b, seed_n, seed_k,
     D: tl.constexpr, D_CHUNKS: tl.constexpr, CLASSES: tl.constexpr, K: tl.constexpr, K_CHUNKS: tl.constexpr,
     HAS_BIAS: tl.constexpr, SCALED: tl.constexpr, SPLIT: tl.constexpr, PRECISION: tl.constexpr,
@@ -35,11 +48,13 @@ def walk_forward_kernel(
     G += batch * size_64 * (D_CHUNKS * D)
     Y += (batch * K_CHUNKS + chunk) * size_64 * K
     bias += batch * size_64
-    exponents += batch * blocks
+    units += batch * blocks
 
     g_i = load_tile(G, rows, D, BLOCK_I)
     top = tl.full((BLOCK_I,), -float("inf"), bias.dtype.element_ty)
     acc = tl.zeros((BLOCK_I, K), bias.dtype.element_ty)
+    if SCALED:
+        unit, ones = 1.0, tl.arange(0, K) == K - 1
 
     tiles = size // BLOCK_J
     for tile in range(split * tiles // splits, (split + 1) * tiles // splits):
@@ -52,18 +67,14 @@ def walk_forward_kernel(
         if HAS_BIAS:
             b_j = tl.load(bias + columns + tl.arange(0, BLOCK_J))[None, :]
         if SCALED:
-            # In powers of two; the block's exponent is a bias common to the tile.
-            e_j = tl.load(exponents + columns // PACK)
+            # In powers of two: the logarithm's base goes into the exponent.
             if HAS_BIAS:
                 s = s * LOG2E + b_j
-                new_top = tl.maximum(top, tl.max(s, axis=1) + e_j)
+                new_top = tl.maximum(top, tl.max(s, axis=1))
             else:
-                new_top = tl.maximum(top, tl.max(s, axis=1) * LOG2E + e_j)
+                new_top = tl.maximum(top, tl.max(s, axis=1) * LOG2E)
             shift = _finite(new_top)
-            if HAS_BIAS:
-                p = tl.exp2(s + (e_j - shift)[:, None])
-            else:
-                p = tl.exp2(s * LOG2E + (e_j - shift)[:, None])
+            p = tl.exp2((s if HAS_BIAS else s * LOG2E) - shift[:, None])
             alpha = tl.exp2(top - shift)
         else:
             # The difference first, so that the largest weight is exactly 1.
@@ -74,8 +85,17 @@ def walk_forward_kernel(
             p = tl.exp2((s - shift[:, None]) * LOG2E)
             alpha = tl.exp2((top - shift) * LOG2E)
         y_j = load_tile(Y, columns, K, BLOCK_J)
-        acc = add_dot(acc * alpha[:, None], rounded(p, y_j.dtype), y_j, PRECISION)
+        if SCALED:
+            # The sums of the states are kept in the unit of the block at hand, the row sum in its own.
+            unit_j = tl.load(units + columns // PACK)
+            acc *= alpha[:, None] * tl.where(ones, 1.0, unit * inverse_power(unit_j))[None, :]
+            unit = unit_j
+        else:
+            acc *= alpha[:, None]
+        acc = add_dot(acc, rounded(p, y_j.dtype, PRECISION), y_j, PRECISION)
         top = new_top
+    if SCALED:
+        acc *= tl.where(ones, 1.0, unit)[None, :]
 
     i = rows.to(tl.int64) + tl.arange(0, BLOCK_I)
     if SPLIT:
@@ -89,7 +109,10 @@ def walk_forward_kernel(
         )  # fmt: skip
 
 
-@triton.jit(do_not_specialize=["nodes", "blocks", "splits", "state_b", "state_n", "seed_b", "seed_n"])
+@triton.jit(
+    do_not_specialize=["nodes", "blocks", "splits", "state_b", "state_n", "seed_b", "seed_n"],
+    do_not_specialize_on_alignment=["state", "seed", "mu", "beta", "state_k", "seed_k"],
+)
 def combine_forward_kernel(
     state, seed, mu, beta, new_state, z, lse, part, part_top,
     nodes, blocks, splits, state_b, state_n, state_k, seed_b, seed_n, seed_k,
@@ -143,7 +166,7 @@ def _finish(
         logarithm = logarithm * LN2
     tl.store(lse + batch * nodes + i, top + logarithm, (i < nodes) & (chunk == 0))
 
-    k = chunk * (K - 1) + q
+    k = (chunk * (K - 1) + q).to(tl.int64)
     inside = (i[:, None] < nodes) & ((q < K - 1) & (k < CLASSES))[None, :]
     z_i = acc / row_sum[:, None]
     y_i = tl.load(state + batch * state_b + i[:, None] * state_n + k[None, :] * state_k, inside, 0.0)

@@ -1,6 +1,6 @@
 """Tests on a GPU. DIFNET_REHEARSE=1 with TRITON_INTERPRET=1 runs them small, in the interpreter, on the CPU.
 
-They need torch, triton, numpy and pytest alone.
+They need torch, triton, numpy and pytest alone. DIFNET_SHARD=1/4 runs the second of four parts.
 """
 
 import os
@@ -11,8 +11,11 @@ import torch
 REHEARSAL = os.environ.get("DIFNET_REHEARSE") == "1" and os.environ.get("TRITON_INTERPRET") == "1"
 
 
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
     here = [item for item in items if item.path.parent.name == "gpu"]
+    shard, shards = map(int, os.environ.get("DIFNET_SHARD", "0/1").split("/"))
+    config.hook.pytest_deselected(items=[item for n, item in enumerate(here) if n % shards != shard])
+    items[:] = [x for x in items if x not in here] + here[shard::shards]
     for item in here:
         item.add_marker(pytest.mark.gpu)
         if not torch.cuda.is_available() and not REHEARSAL:

@@ -1,5 +1,6 @@
-"""A small set of shapes for compute-sanitizer: `compute-sanitizer --tool memcheck python
-tests/gpu/sanitize.py`.
+"""A small set of shapes for compute-sanitizer.
+
+    compute-sanitizer --tool memcheck python tests/gpu/sanitize.py
 
 Every kernel runs, split and not, with ragged tiles. PYTORCH_NO_CUDA_MEMORY_CACHING=1 gives each tensor an
 allocation of its own, so that an access beyond it is seen.

@@ -1,5 +1,7 @@
 """The operator on a GPU: error budget, shapes, properties, determinism, graphs, memory."""
 
+import time
+
 import pytest
 import torch
 
@@ -76,11 +78,14 @@ def test_ragged_nodes(device, rehearsal, nodes, dtype):
     assert_within(testing.measure_errors(on(device, inputs), dtype, "triton", torch.float32))
 
 
-@pytest.mark.parametrize("width", [1, 3, 16, 33, 64, 100, 128, 200])
-@pytest.mark.parametrize("classes", [1, 2, 11, 21, 31, 32, 60, 65, 130])
+# Each pair compiles kernels of its own; what matters is where widths are padded or cut.
+@pytest.mark.parametrize(
+    ("width", "classes"),
+    [(1, 1), (3, 11), (16, 2), (33, 32), (64, 31), (100, 21), (128, 60), (200, 65), (64, 130)],
+)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_any_width(device, rehearsal, width, classes, dtype):
-    if rehearsal and (width, classes) not in ((3, 11), (33, 32)):
+    if rehearsal and width not in (3, 33):
         pytest.skip("rehearsal: two widths")
     inputs = testing.make_inputs(3, 140, width, classes, 1, node_bias=True)
     assert_within(testing.measure_errors(on(device, inputs), dtype, "triton", torch.float32))
@@ -265,13 +270,15 @@ def test_full_resolution(device, rehearsal):
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
+    start = time.perf_counter()
     y = cascaded_random_walk([feature], state, half, half, backend="triton")
     grad = torch.randn(y.shape, device=device, generator=generator)
     of_feature, of_state = torch.autograd.grad(y, (feature, state), grad)
     if not rehearsal:
         torch.cuda.synchronize()
         peak = torch.cuda.max_memory_allocated() - before
-        print(f"peak {peak / 2**20:.0f} MiB above the inputs")
+        seconds = time.perf_counter() - start
+        print(f"{nodes} nodes: peak {peak / 2**20:.0f} MiB above the inputs, {seconds:.2f} s with compiling")
         # Thirteen copies of what there is to pack and return; P would be 242 GiB.
         assert peak < 13 * nodes * (64 + 2 * 21) * 4
 

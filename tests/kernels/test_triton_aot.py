@@ -11,7 +11,12 @@ if importlib.util.find_spec("triton") is None:
 if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("the interpreter does not compile", allow_module_level=True)
 
-from difnet_kernels.triton import tiles
+from triton.backends.compiler import GPUTarget
+from triton.compiler import make_backend
+from triton.runtime.jit import create_function_from_signature
+
+from difnet_kernels import testing
+from difnet_kernels.triton import launch, tiles
 from difnet_kernels.triton.ahead_of_time import SHARED_MEMORY, compile_sweep
 
 KERNELS = ("walk_forward", "walk_backward")
@@ -74,6 +79,48 @@ def test_instructions_per_pair(kernel, exponentials, slots):
     assert result.total * per_pair <= slots
 
 
+@pytest.fixture
+def asked_for(monkeypatch):
+    """What each launch would ask to be compiled: {kernel: keys}. Nothing is launched."""
+    backend = make_backend(GPUTarget("cuda", 90, 32))
+    keys = {}
+
+    def record(kernel):
+        bind = create_function_from_signature(kernel.signature, kernel.params, backend)
+
+        def call(*arguments, **options):
+            _, key, _ = bind(*arguments, **options)
+            keys.setdefault(kernel.fn.__name__, set()).add(str(key))
+
+        return {"__getitem__": lambda self, grid: call}
+
+    for name in [name for name in vars(launch) if name.endswith("_kernel")]:
+        monkeypatch.setattr(launch, name, type("Recorder", (), record(getattr(launch, name)))())
+    return keys
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels first", "a slice"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("splits", [1, 3])
+def test_one_compilation_for_all_sizes(asked_for, monkeypatch, layout, dtype, splits):
+    """Neither N nor B nor where a tensor starts is a key, not even at 1 or at a multiple of 16."""
+    monkeypatch.setattr(launch, "_splits", lambda *_: splits)
+    lay = {
+        "contiguous": lambda x: x.contiguous(),
+        "channels first": lambda x: x.mT.contiguous().mT,
+        "a slice": lambda x: torch.nn.functional.pad(x, (1, 0))[..., 1:],
+    }[layout]
+    for batch, nodes in ((1, 130), (1, 144), (2, 257), (16, 33), (3, 128), (1, 4096)):
+        inputs = testing.make_inputs(batch, nodes, 20, 5, 5, "flat", node_bias=True).to(dtype, torch.float32)
+        for t, feature in enumerate(inputs.features):
+            state, seed, scalars = lay(inputs.state), lay(inputs.seed), (inputs.mu[t], inputs.beta[t])
+            rest = (*scalars, inputs.node_bias[t])
+            _, *saved = launch.walk_forward(lay(feature), state, seed, *rest)
+            launch.walk_backward(seed, lay(feature), state, seed, *saved, *rest, [True] * 6)
+    assert len(asked_for) == (4 if dtype == torch.bfloat16 else 5) + 2 * (splits > 1)
+    assert {name: len(keys) for name, keys in asked_for.items()} == dict.fromkeys(asked_for, 1)
+
+
 def test_every_architecture_has_every_entry():
     for architecture in tiles.ARCHITECTURES:
         keys = set(tiles.entries(architecture))
@@ -82,6 +129,7 @@ def test_every_architecture_has_every_entry():
             for kernel in KERNELS
             for dtype, widths in tiles.WIDTHS.items()
             for width in widths
+            if not (architecture.startswith("gfx") and dtype == "tf32x3")  # not to be had there
         }
 
 

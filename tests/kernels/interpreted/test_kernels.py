@@ -47,6 +47,26 @@ def test_budget(sharpness, dtype, value_dtype):
         assert state.ours <= SHARE_OF_EAGER * state.eager, state
 
 
+def test_closer_than_attention():
+    """What not centring 16-bit features rests on: docs/triton.md, benchmarks/centring.py."""
+    inputs = testing.make_inputs(1, 300, 64, 21, 1, "pooled").to(torch.bfloat16, torch.float32)
+
+    def attention(features, seed, mu, beta, state, _):
+        value = torch.nn.functional.pad(state.bfloat16(), (0, 64 - 21))
+        z = torch.nn.functional.scaled_dot_product_attention(*features, *features, value, scale=1.0)
+        return torch.lerp(state, torch.lerp(seed, z[..., :21].float(), mu), beta)
+
+    truth = run(inputs.to(torch.float64).requires_grad_(), "reference")
+    ours = run(inputs.to(torch.bfloat16, torch.float32).requires_grad_())
+    y = attention(*inputs.requires_grad_())
+    weight = torch.linspace(-1, 1, y.numel()).view_as(y)
+    theirs = [y.detach(), *torch.autograd.grad(y, inputs.tensors(), weight)]
+    for name, x, y, true in zip(["output", *inputs.names()], ours, theirs, truth, strict=True):
+        if name in ("output", "features[0]", "state"):
+            mine, attention_s = testing.relative_error(x, true), testing.relative_error(y, true)
+            assert mine < attention_s / 2, (name, mine, attention_s)
+
+
 @pytest.mark.parametrize("nodes", [1, 2, 127, 128, 129, 400])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_ragged_nodes(nodes, dtype):
@@ -102,6 +122,24 @@ def test_a_loud_node_does_not_deafen_the_others():
     assert others.sum() > 100
     assert (error <= 2e-3 * size.clamp_min(1))[others].all()
     assert (error <= 1e-2 * size)[~others].all()
+
+
+@pytest.mark.usefixtures("splits")
+@pytest.mark.parametrize("loudness", [1e3, 1e6, 1e9, 1e12])
+def test_a_loud_block_that_all_rows_see(loudness):
+    """Weights of quiet nodes count in the row sum as they do in a stored softmax."""
+    inputs = testing.make_inputs(1, 400, 16, 5, 1, "flat")
+    inputs.state[:, :128] *= loudness
+    assert_within(testing.measure_errors(inputs, torch.bfloat16, "triton", torch.float32))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_block_of_zeros(dtype):
+    """Its exponent is far below all others, its gradients are not."""
+    inputs = testing.make_inputs(1, 300, 16, 5, 1)
+    inputs = inputs._replace(state=1000 * inputs.state)
+    inputs.state[:, :128] = 0
+    assert_within(testing.measure_errors(inputs, dtype, "triton", torch.float32))
 
 
 @pytest.mark.usefixtures("splits")
@@ -195,6 +233,40 @@ def test_bad_numbers_reach_what_they_influence(bad, where):
     truth = run(dirty.to(torch.float64).requires_grad_(), "reference")[0]
     assert not (~torch.isfinite(truth) & torch.isfinite(y)).any()
     assert torch.equal(y[1:], clean[1:])
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_bad_numbers_stay_with_their_class(bad):
+    """They set no scale: a state's other classes come out as if it were not there."""
+    inputs = testing.make_inputs(1, 150, 16, 4, 1).to(torch.bfloat16, torch.float32)
+    dirty = inputs.to(torch.bfloat16, torch.float32)
+    dirty.state[0, 5, 2] = bad
+    classes = [0, 1, 3]
+    clean, y = (run(x.requires_grad_())[0][..., classes] for x in (inputs, dirty))
+    torch.testing.assert_close(y, clean, rtol=0, atol=2**-11 * clean.abs().max().item())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("far", ["images", "columns"])
+def test_offsets_beyond_32_bits(tmp_path, dtype, far):
+    """Images 2^31 numbers apart, and columns whose strides fit 32 bits while their offsets do not."""
+
+    def spread(name, x):
+        _, nodes, width = x.shape
+        strides = (2**31 + 8, width, 1) if far == "images" else (nodes, 1, 2**31 // (width - 1) + 64)
+        size = 1 + sum((n - 1) * s for n, s in zip(x.shape, strides, strict=True))
+        # A sparse file: only the pages that are written exist.
+        memory = torch.from_file(str(tmp_path / name), shared=True, size=size, dtype=x.dtype)
+        return memory.as_strided(x.shape, strides).copy_(x)
+
+    near = testing.make_inputs(2, 130, 20, 5, 1, node_bias=True).to(dtype, torch.float32)
+    wide = near._replace(
+        features=[spread("features", near.features[0])],
+        seed=spread("seed", near.seed),
+        state=spread("state", near.state),
+    )
+    for x, y in zip(run(wide.requires_grad_()), run(near.requires_grad_()), strict=True):
+        assert torch.equal(x, y)
 
 
 def test_number_of_nodes_and_batch_are_run_time_values():
