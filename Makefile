@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test fast smoke lint bare accuracy aot gpu rehearse clean
+.PHONY: demo test fast smoke lint bare accuracy bench tables aot gpu rehearse clean
 
 demo: $(VENV)/ready            ## set up and run the main job: train a small DifNet on drawn scenes
 	$(BIN)/python -m difnet.train
@@ -33,6 +33,14 @@ bare:                          ## in an environment of its own: the operator wit
 accuracy: $(VENV)/ready        ## error of every backend against float64
 	$(BIN)/python benchmarks/accuracy.py
 
+bench: $(VENV)/bench           ## measure operator and network, ten minutes each, and write the documents' rows
+	$(BIN)/python benchmarks/bench_rw.py --out benchmarks/results/rw-cpu.jsonl
+	$(BIN)/python benchmarks/bench_model.py --out benchmarks/results/model-cpu.jsonl
+	$(MAKE) tables
+
+tables: $(VENV)/bench          ## docs/benchmarks.md, README and plots from the rows in benchmarks/results
+	$(BIN)/python benchmarks/tables.py
+
 aot: $(VENV)/ready             ## compile the GPU kernels for every architecture, without a GPU; registers, spills, cost
 	$(BIN)/python benchmarks/aot_report.py
 
@@ -47,6 +55,10 @@ $(VENV)/ready: pyproject.toml setup.py constraints.txt $(wildcard csrc/*)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python $(INSTALL) setuptools ninja torch numpy
 	$(BIN)/python $(INSTALL) --no-build-isolation --editable ".[dev]"
+	touch $@
+
+$(VENV)/bench: $(VENV)/ready
+	$(BIN)/python $(INSTALL) --no-build-isolation --editable ".[dev,bench]"
 	touch $@
 
 clean:

@@ -1,0 +1,174 @@
+"""The network: Table 4 of the paper on the machine at hand, and the arrangements it can run in.
+
+    python benchmarks/bench_model.py                                # everything, in less than ten minutes
+    python benchmarks/bench_model.py --networks difnet50 --arrangements plain compiled
+
+Images are [3, 505, 505], one at a time, k = 21; weights are random, batch norms at the statistics of the
+image. First --arrange is run in every arrangement, inference and training step, each checked against the same
+network in float64: the error is that of the scores, or of the gradient of all weights. Then every network is
+run in the arrangement "plain", with seed branch, similarity branch and diffusion timed apart as well, and
+diffusion and total with each operator backend ("reference" stores P). Long calls are repeated less often, the
+longest run once; the column n says how often.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import torch
+from measure import LONG, Timing, interleaved, once, summary
+from memory import limit_to_available, peak_mebibytes
+from model_report import plot_networks, print_arrangements, print_networks
+from networks import ARRANGEMENTS, NETWORK_MODES, PLAIN, Setup, backend, flops, parts, prepare, whole
+from report import progress
+from rows import RUNS, Rows, environment
+
+from difnet.model import DifNet
+from difnet_kernels import backends
+from difnet_kernels.testing import FORWARD_FACTOR
+
+NETWORKS = ("difnet18", "difnet34", "difnet50", "simdeeplab50", "simdeeplab101")
+TOTAL = "total"
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--networks", nargs="*", default=list(NETWORKS))
+    parser.add_argument("--arrange", default="difnet18", help="the network for the arrangements")
+    parser.add_argument("--arrangements", nargs="*", choices=ARRANGEMENTS, default=list(ARRANGEMENTS))
+    parser.add_argument("--modes", nargs="+", choices=NETWORK_MODES, default=list(NETWORK_MODES))
+    parser.add_argument("--size", type=int, default=505)
+    parser.add_argument("--seconds", type=float, default=4.0, help="time for each table's line")
+    parser.add_argument("--memory", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument(
+        "--out", type=Path, default=None, help="rows; by default under benchmarks/results/runs"
+    )
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, print, write."""
+    options = parse(arguments)
+    device = torch.device(options.device)
+    shared = environment(device)
+    out = options.out or RUNS / f"model-{device.type}-{time.strftime('%Y%m%d-%H%M%S')}.jsonl"
+    rows = Rows(out, {"benchmark": "model", "size": options.size, **shared})
+    print(f"{shared['hardware']}, {shared['threads']} threads, torch {shared['torch']}, {shared['commit']}")
+    if device.type == "cpu":
+        limit_to_available()
+    todo: list[tuple[Callable[..., None], str, str]] = [
+        *((arrange, options.arrange, mode) for mode in options.modes if options.arrangements),
+        *((take_apart, network, mode) for network in options.networks for mode in options.modes),
+    ]
+    try:
+        with progress(len(todo)) as advance:
+            for measured, network, mode in todo:
+                advance(f"{network}, {mode}")
+                measured(network, mode, options, device, rows)
+    except KeyboardInterrupt:
+        print("stopped; what was measured is kept")
+    if not rows.rows:
+        return 1
+    print_networks(rows.rows)
+    print(f"rows: {out}")
+    for picture in plot_networks(rows.rows, out.with_suffix("")):
+        print(f"plot: {picture}")
+    return 0
+
+
+def arrange(network: str, mode: str, options: argparse.Namespace, device: torch.device, rows: Rows) -> None:
+    """One network in every arrangement: error, time, memory."""
+    plain = Setup(network, options.size, PLAIN, str(device))
+    truth = whole(plain, mode, *plain.build(torch.float64))().detach()
+    setups = {name: plain._replace(arrangement=ARRANGEMENTS[name]) for name in options.arrangements}
+    calls: dict[str, Callable[[], torch.Tensor]] = {}
+    errors: dict[str, float] = {}
+    status = dict.fromkeys(setups, "ok")
+    for name, setup in setups.items():
+        try:
+            calls[name] = whole(setup, mode, *setup.build())
+            errors[name] = distance(calls[name](), truth)
+        except Exception as error:
+            calls.pop(name, None)
+            status[name] = f"cannot run: {str(error).strip().splitlines()[0][:90]}"
+    del truth
+    times = interleaved(calls, options.seconds * len(calls), device)
+    yardstick = errors.get(PLAIN.name, 0.0)
+    for name, setup in setups.items():
+        values: dict[str, Any] = {"error": errors.get(name), "within": False}
+        if name in times:
+            values |= times[name]._asdict()
+            values["within"] = errors[name] <= FORWARD_FACTOR * yardstick
+            if options.memory and not setup.arrangement.compiled:
+                values["memory"] = peak_mebibytes(prepare, setup, mode, None, device=str(device))
+        rows.add(
+            table="arrangements", network=network, arrangement=name, mode=mode, status=status[name], **values
+        )
+    print_arrangements([r for r in rows.rows if r["table"] == "arrangements" and r["mode"] == mode])
+
+
+def distance(found: torch.Tensor, truth: torch.Tensor) -> float:
+    """|found - truth| / |truth|, over all elements."""
+    return ((found.double() - truth).norm() / truth.norm()).item()
+
+
+def take_apart(
+    network: str, mode: str, options: argparse.Namespace, device: torch.device, rows: Rows
+) -> None:
+    """Parts and total of one network, by every backend that can run here."""
+    setup = Setup(network, options.size, PLAIN, str(device))
+    model, image = setup.build()
+    usable = [s.name for s in backends() if s.available] if isinstance(model, DifNet) else []
+    step = whole(setup, mode, model, image)
+
+    def walked_by(name: str | None) -> Callable[[], object]:
+        def call() -> None:
+            with backend(name):
+                step()
+
+        return call
+
+    totals = {f"{TOTAL}, {name}": walked_by(name) for name in usable} or {TOTAL: walked_by(None)}
+    times = timed(totals, options.seconds * len(totals), device)
+    if isinstance(model, DifNet):
+        pieces = parts(setup, mode, model, image, usable)
+        times = timed(pieces, options.seconds * len(pieces), device) | times
+    counted, walks = flops(setup, mode)
+    common = {
+        "table": "networks",
+        "network": network,
+        "arrangement": PLAIN.name,
+        "mode": mode,
+        "status": "ok",
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "flops": counted,
+        "walk_flops": walks,
+    }
+    del model
+    for name, timing in times.items():
+        part, _, by = name.partition(", ")
+        values: dict[str, Any] = {"part": part, "backend": by or None, **timing._asdict()}
+        if part == TOTAL and options.memory:
+            values["memory"] = peak_mebibytes(prepare, setup, mode, by or None, device=str(device))
+        rows.add(**common, **values)
+
+
+def timed(calls: dict[str, Callable[[], object]], seconds: float, device: torch.device) -> dict[str, Timing]:
+    """A first call of each, which counts as the only one where it is longer than four times `LONG`."""
+    first = {name: once(call, device) for name, call in calls.items()}
+    long = {name: summary([ms]) for name, ms in first.items() if ms > 4e3 * LONG}
+    rest = interleaved({n: call for n, call in calls.items() if n not in long}, seconds, device)
+    return {name: long[name] if name in long else rest[name] for name in calls}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
