@@ -60,7 +60,7 @@ def test_a_wrong_provider_is_caught(tmp_path, mode, ours):
     assert found["difnet blockwise"]["within"]
     assert found["eager"]["within"]
     assert not found["wrong"]["within"]
-    assert found["wrong"]["error"] == pytest.approx(1e-3, rel=0.5)
+    assert 0.9e-3 < found["wrong"]["error"] < 3e-3
     assert speedup(found["wrong"], rows) is None, "no speed-up may be claimed for a wrong result"
     without = [row for row in rows if row["provider"] != "wrong"]
     assert speedup(found["difnet blockwise"], rows) == speedup(found["difnet blockwise"], without)
@@ -152,7 +152,8 @@ def test_a_stopped_run_leaves_valid_rows(tmp_path, stop):
 
 
 def test_every_instruction_set_is_a_provider(monkeypatch):
-    monkeypatch.setattr("difnet_kernels.backends.instruction_sets", lambda: ("new", "old"), raising=False)
+    module = sys.modules["difnet_kernels.backends"]  # as an attribute of the package it is the function
+    monkeypatch.setattr(module, "instruction_sets", lambda: ("new", "old"), raising=False)
     names = [p.name for p in providers(CPU, ["all"])]
     assert {"difnet native, new", "difnet native, old"} <= set(names)
     assert not any(p.isa for p in providers(CPU))
