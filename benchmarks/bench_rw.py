@@ -42,7 +42,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--cases", nargs="+", choices=NAMES, default=DEFAULT)
     parser.add_argument("--modes", nargs="+", choices=MODES, default=None, help="by default the case's own")
-    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=None, help="float16 only on a GPU")
+    parser.add_argument(
+        "--dtypes", nargs="+", choices=DTYPES, default=None, help="all, on a CPU without float16"
+    )
     parser.add_argument(
         "--precisions",
         nargs="+",
@@ -66,17 +68,25 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def plan(options: argparse.Namespace, device: torch.device) -> list[Contest]:
     """What is measured, in order."""
     on_gpu = device.type != "cpu"
-    dtypes = options.dtypes or ["float32", "bfloat16", *(["float16"] if on_gpu else [])]
-    precisions = options.precisions or ["highest", *precisions_that_differ(device, PRECISIONS)]
+    differing = ["highest", *precisions_that_differ(device, PRECISIONS)]
+
+    def dtypes(name: str) -> list[str]:
+        if on_gpu:
+            return options.dtypes or list(DTYPES)
+        return options.dtypes or (["float32"] if name == "sweep" else ["float32", "bfloat16"])
+
+    def precisions(name: str, dtype: str) -> list[str]:
+        if dtype != "float32":
+            return ["highest"]
+        return options.precisions or (differing[:1] if name == "sweep" else differing)
+
     return [
         Contest(case, mode, dtype, precision, options.sharpness)
         for name in options.cases
         for case in cases(name, device)
         for mode in options.modes or case.modes
-        for dtype in dtypes
-        for precision in precisions[
-            : None if dtype == "float32" and (options.precisions or name != "sweep") else 1
-        ]
+        for dtype in dtypes(name)
+        for precision in precisions(name, dtype)
     ]
 
 

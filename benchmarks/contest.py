@@ -138,30 +138,29 @@ def hopeless(
 ) -> str | None:
     """Why a provider need not be tried, by its rows at smaller N and its time on few nodes."""
     pairs = contest.case.pairs
-    for row in rows:
-        if row["provider"] != provider.name or not contest.smaller(row):
-            continue
+    smaller = [row for row in rows if row["provider"] == provider.name and contest.smaller(row)]
+    if smaller:
+        row = max(smaller, key=lambda r: r["nodes"])
         at = f"from N = {row['nodes']:,}"
         if row["status"].startswith(("too slow", "out of memory")):
             return row["status"].split(", from")[0] + f", {at}"
         growth = pairs / (row["walks"] * row["batch"] * row["nodes"] ** 2)
-        mebibytes = (row.get("memory") or 0) * growth
-        if device.type == "cpu" and mebibytes > available_mebibytes():
-            return f"out of memory: about {mebibytes / 2**10:.0f} GiB, {at}"
-        if row["status"] == "ok" and 1e-3 * row["median"] * growth > patience and provider.compiles:
-            return f"too slow: about {1e-3 * row['median'] * growth:.0f} s a call, {at}"
-    if provider.compiles:  # for each size anew, so that a trial would cost more than it saves
+        gibibytes = (row.get("memory") or 0) * growth / 2**10
+        if device.type == "cpu" and 2**10 * gibibytes > available_mebibytes():
+            return f"out of memory: about {gibibytes:.0f} GiB, {at}"
+        expected = 1e-3 * row.get("median", 0.0) * growth
+    elif provider.compiles:  # for each size anew, so that a trial would cost more than it saves
         return None
-    small = contest.small()
-    try:
-        call = small.call(provider, device)
-        call()
-        expected = 1e-3 * once(call, device) * pairs / small.case.pairs
-    except Exception as error:
-        return reason(error)
-    if expected > patience:
-        return f"too slow: about {expected:.0f} s a call, from N = {small.case.nodes:,}"
-    return None
+    else:
+        small = contest.small()
+        at = f"from N = {small.case.nodes:,}"
+        try:
+            call = small.call(provider, device)
+            call()
+            expected = 1e-3 * min(once(call, device) for _ in range(3)) * pairs / small.case.pairs
+        except Exception as error:
+            return reason(error)
+    return f"too slow: about {expected:.0f} s a call, {at}" if expected > patience else None
 
 
 def reason(error: Exception) -> str:

@@ -46,7 +46,7 @@ def peak_mebibytes(
         found = receiver.recv() if receiver.poll(seconds) else None
     except EOFError:  # it did not survive
         found = None
-    process.join(1)
+    process.join(0.1)
     process.kill()
     process.join()
     return found

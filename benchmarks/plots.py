@@ -114,4 +114,6 @@ def _errors(axes: Any, rows: list[Row], colours: dict[str, Any]) -> None:
             axes.scatter(x, worst["error"], label=name if first else None, **marker)
             axes.plot([x - 0.02, x + 0.02], [worst["allowed"]] * 2, color="black", linewidth=1.5)
     axes.plot([], [], color="black", linewidth=1.5, label="allowed")
+    if not all(r["within"] for r in rows):
+        axes.scatter([], [], marker="X", color="black", label="over the budget")
     axes.set_xticks(range(len(labels)), labels)

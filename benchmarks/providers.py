@@ -4,13 +4,14 @@ A rival replaces z = softmax(F F^T) y; the update around it is the same PyTorch 
 """
 
 import importlib
+import io
 import logging
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from functools import cache, partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from cases import FORWARD
@@ -186,7 +187,7 @@ def _flex(feature: Tensor, y: Tensor) -> Tensor:
 
 
 def _keops(feature: Tensor, y: Tensor) -> Tensor:
-    lazy = importlib.import_module("pykeops.torch").LazyTensor
+    lazy = _quietly_imported("pykeops.torch").LazyTensor
     scores = (lazy(feature[:, :, None]) * lazy(feature[:, None])).sum(-1)
     return scores.sumsoftmaxweight(lazy(y[:, None].contiguous()), dim=2)
 
@@ -199,9 +200,14 @@ def _flash4(feature: Tensor, y: Tensor) -> Tensor:
     return (z[0] if isinstance(z, tuple) else z)[:, :, 0, :k]
 
 
+def _quietly_imported(module: str) -> Any:
+    with redirect_stdout(io.StringIO()):  # KeOps says that there is no CUDA
+        return importlib.import_module(module)
+
+
 def _missing(module: str, remedy: str) -> str | None:
     try:
-        importlib.import_module(module)
+        _quietly_imported(module)
     except Exception as error:  # a broken install must not stop the others
         return f"{module} cannot be imported ({type(error).__name__}: {str(error)[:60]}); {remedy}"
     return None

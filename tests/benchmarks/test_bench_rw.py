@@ -11,7 +11,7 @@ import bench_rw
 import pytest
 import torch
 from cases import CASES
-from contest import Contest, hold
+from contest import Contest, hold, hopeless
 from floor import counts, cpu_peak
 from measure import interleaved
 from memory import peak_mebibytes
@@ -115,6 +115,20 @@ def test_one_that_cannot_run_is_listed_with_its_reason(tmp_path):
     assert found["starves"] == "out of memory"
     assert found["absent"] == "not here"
     assert found["eager"] == "ok"
+
+
+def test_a_series_ends_where_time_or_memory_does():
+    contest = Contest(TINY._replace(nodes=4000, batch=1, walks=1), "forward", "float32", "highest", "mixed")
+    row = {"provider": "eager", "case": "tiny", "mode": "forward", "dtype": "float32", "precision": "highest"}
+    row |= {"batch": 1, "nodes": 1000, "walks": 1, "status": "ok", "median": 100.0, "memory": 10.0}
+    eager = by_name("eager")
+    assert hopeless(eager, contest, 10.0, [row], CPU) is None
+    assert hopeless(eager, contest, 1.0, [row], CPU) == "too slow: about 2 s a call, from N = 1,000"
+    huge = row | {"memory": 2.0**40}
+    assert hopeless(eager, contest, 10.0, [huge], CPU).startswith("out of memory: about")
+    ended = row | {"status": "out of memory"}
+    assert hopeless(eager, contest, 10.0, [ended], CPU) == "out of memory, from N = 1,000"
+    assert hopeless(eager, contest._replace(dtype="bfloat16"), 10.0, [ended], CPU) is None
 
 
 def test_sampled_rows_are_those_of_the_whole():
