@@ -24,7 +24,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 import torch
-from cases import DEFAULT, MODES, NAMES, cases
+from cases import DEFAULT, FORWARD, MODES, NAMES, cases
 from contest import DTYPES, Contest, hold
 from memory import limit_to_available
 from plots import plot
@@ -50,11 +50,12 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         nargs="+",
         choices=PRECISIONS,
         default=None,
-        help="of float32 products; by default highest and those with other results on this machine",
+        help="of float32 products; by default highest, and those with other results on this machine (on a CPU "
+        "only for the forward of named cases)",
     )
     parser.add_argument("--sharpness", default="mixed", choices=("flat", "mixed", "peaked", "pooled"))
     parser.add_argument("--isas", nargs="+", default=["best"], help="of native: best, all, or names")
-    parser.add_argument("--seconds", type=float, default=5.0, help="time for each table")
+    parser.add_argument("--seconds", type=float, default=4.0, help="time for each table")
     parser.add_argument("--patience", type=float, default=10.0, help="longest call worth timing, in s")
     parser.add_argument("--memory", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -75,10 +76,11 @@ def plan(options: argparse.Namespace, device: torch.device) -> list[Contest]:
             return options.dtypes or list(DTYPES)
         return options.dtypes or (["float32"] if name == "sweep" else ["float32", "bfloat16"])
 
-    def precisions(name: str, dtype: str) -> list[str]:
+    def precisions(name: str, mode: str, dtype: str) -> list[str]:
         if dtype != "float32":
             return ["highest"]
-        return options.precisions or (differing[:1] if name == "sweep" else differing)
+        all_of_them = on_gpu or (name != "sweep" and mode == FORWARD)
+        return options.precisions or (differing if all_of_them else differing[:1])
 
     return [
         Contest(case, mode, dtype, precision, options.sharpness)
@@ -86,7 +88,7 @@ def plan(options: argparse.Namespace, device: torch.device) -> list[Contest]:
         for case in cases(name, device)
         for mode in options.modes or case.modes
         for dtype in dtypes(name)
-        for precision in precisions(name, dtype)
+        for precision in precisions(name, mode, dtype)
     ]
 
 
