@@ -7,9 +7,9 @@ Images are [3, 505, 505], one at a time, k = 21; weights are random, batch norms
 image. First --arrange is run in every arrangement, inference and training step. The error is the distance of
 the scores, or of the gradient of all weights, from those of "plain"; that of plain is from float64, on a
 small image. One more than twice (gradients: three times) as far off is marked. Then every network is run in
-the arrangement "plain", with seed branch, similarity branch and diffusion timed apart as well, and diffusion
-and total with each operator backend ("reference" stores P). Long calls are repeated less often, the longest
-run once; the column n says how often.
+the arrangement "plain", with seed branch, similarity branch and diffusion timed apart as well; diffusion with
+each operator backend, the total with the preferred one and with "reference", which stores P. Long calls are
+repeated less often, the longest timed once; the column n says how often.
 """
 
 import argparse
@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import torch
 from measure import LONG, Timing, interleaved, once, summary
-from memory import limit_to_available, peak_mebibytes
+from memory import limit_to_available, peak_here
 from model_report import plot_networks, print_arrangements, print_networks
 from networks import (
     ARRANGEMENTS,
@@ -34,7 +34,6 @@ from networks import (
     backend,
     flops,
     parts,
-    prepare,
     whole,
 )
 from report import progress
@@ -102,36 +101,35 @@ def arrange(network: str, mode: str, options: argparse.Namespace, device: torch.
     plain = Setup(network, options.size, PLAIN, str(device))
     factor = FORWARD_FACTOR if mode == INFERENCE else GRADIENT_FACTOR
     own_error = error_of_plain(plain, mode)
-    reference = whole(plain, mode, *plain.build())().detach()
-    setups = {name: plain._replace(arrangement=ARRANGEMENTS[name]) for name in options.arrangements}
+    built = plain.build()
+    reference = whole(plain, mode, *plain.arranged(*built))().detach()
     calls: dict[str, Callable[[], torch.Tensor]] = {}
-    errors: dict[str, float] = {}
-    status = dict.fromkeys(setups, "ok")
-    for name, setup in setups.items():
+    found: dict[str, dict[str, Any]] = {}
+    for name in options.arrangements:
+        setup = plain._replace(arrangement=ARRANGEMENTS[name])
         try:
-            call = whole(setup, mode, *setup.build())
-            errors[name] = own_error if setup == plain else distance(call(), reference)
+            call = whole(setup, mode, *setup.arranged(*built))
+            error = own_error if setup == plain else distance(call(), reference)
             calls[name] = call
+            found[name] = {"status": "ok", "error": error, "within": error <= factor * own_error}
         except Exception as error:
-            status[name] = f"cannot run: {str(error).strip().splitlines()[0][:90]}"
+            reason = f"cannot run: {str(error).strip().splitlines()[0][:90]}"
+            found[name] = {"status": reason, "error": None, "within": False}
     times = interleaved(calls, options.seconds * len(calls), device)
-    for name, setup in setups.items():
-        values: dict[str, Any] = {"error": errors.get(name), "within": False}
-        if name in times:
-            values |= times[name]._asdict()
-            values["within"] = errors[name] <= factor * own_error
-            if options.memory and not setup.arrangement.compiled:
-                values["memory"] = peak_mebibytes(prepare, setup, mode, None, device=str(device))
-        shared = {"table": "arrangements", "network": network, "arrangement": name, "mode": mode}
-        rows.add(**shared, status=status[name], **values)
+    for name, values in found.items():
+        values |= times[name]._asdict() if name in times else {}
+        if name in times and options.memory:
+            values["memory"] = peak_here(calls[name], str(device))
+        rows.add(table="arrangements", network=network, arrangement=name, mode=mode, **values)
     print_arrangements([r for r in rows.rows if r["table"] == "arrangements" and r["mode"] == mode])
 
 
 def error_of_plain(plain: Setup, mode: str) -> float:
     """Distance of float32 from float64, on a small image: float64 convolutions are slow."""
     small = plain._replace(size=min(plain.size, 65))
-    exact, single = (whole(small, mode, *small.build(t))() for t in (torch.float64, torch.float32))
-    return distance(single, exact)
+    model, image = small.build()
+    single = whole(small, mode, *small.arranged(model, image))()
+    return distance(single, whole(small, mode, model.double(), image.double())())
 
 
 def distance(found: torch.Tensor, truth: torch.Tensor) -> float:
@@ -155,11 +153,13 @@ def take_apart(
 
         return call
 
-    totals = {f"{TOTAL}, {name}": walked_by(name) for name in usable} or {TOTAL: walked_by(None)}
-    times = timed(totals, options.seconds * len(totals), device)
+    ends = dict.fromkeys((*usable[:1], *usable[-1:]))  # the preferred backend, and the one that stores P
+    totals = {f"{TOTAL}, {name}": walked_by(name) for name in ends} or {TOTAL: walked_by(None)}
+    memory = {name: peak_here(call, str(device)) for name, call in totals.items()} if options.memory else {}
+    times = interleaved(totals, options.seconds * len(totals), device)
     if isinstance(model, DifNet):
         pieces = parts(setup, mode, model, image, usable)
-        times = timed(pieces, options.seconds * len(pieces), device) | times
+        times = timed(pieces, options.seconds, device) | times
     counted, walks = flops(setup, mode)
     common = {
         "table": "networks",
@@ -171,19 +171,16 @@ def take_apart(
         "flops": counted,
         "walk_flops": walks,
     }
-    del model
     for name, timing in times.items():
         part, _, by = name.partition(", ")
-        values: dict[str, Any] = {"part": part, "backend": by or None, **timing._asdict()}
-        if part == TOTAL and options.memory:
-            values["memory"] = peak_mebibytes(prepare, setup, mode, by or None, device=str(device))
-        rows.add(**common, **values)
+        values: dict[str, Any] = {"part": part, "backend": by or None, "memory": memory.get(name)}
+        rows.add(**common, **values, **timing._asdict())
 
 
 def timed(calls: dict[str, Callable[[], object]], seconds: float, device: torch.device) -> dict[str, Timing]:
-    """A first call of each, which counts as the only one where it is longer than four times `LONG`."""
+    """A first call of each, which counts as the only one where it is longer than `LONG`."""
     first = {name: once(call, device) for name, call in calls.items()}
-    long = {name: summary([ms]) for name, ms in first.items() if ms > 4e3 * LONG}
+    long = {name: summary([ms]) for name, ms in first.items() if ms > 1e3 * LONG}
     rest = interleaved({n: call for n, call in calls.items() if n not in long}, seconds, device)
     return {name: long[name] if name in long else rest[name] for name in calls}
 

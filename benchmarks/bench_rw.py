@@ -50,8 +50,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         nargs="+",
         choices=PRECISIONS,
         default=None,
-        help="of float32 products; by default highest, and those with other results on this machine (on a CPU "
-        "only for the forward of named cases)",
+        help="of float32 products; by default highest, and those with other results on this machine "
+        "(on a CPU only for the forward of named cases)",
     )
     parser.add_argument("--sharpness", default="mixed", choices=("flat", "mixed", "peaked", "pooled"))
     parser.add_argument("--isas", nargs="+", default=["best"], help="of native: best, all, or names")

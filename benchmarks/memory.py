@@ -66,18 +66,22 @@ def _measure(
     limit_to_available()
     first, call = prepare(*arguments)
     first()
+    sender.send(peak_here(call, device))
+
+
+def peak_here(call: Callable[[], object], device: str) -> float:
+    """MiB that a call in this process needs above what is there before it."""
     if device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
         call()
-        sender.send((torch.cuda.max_memory_allocated(device) - before) / 2**20)
-    else:
-        with contextlib.suppress(AttributeError, OSError):  # other C libraries than GNU's
-            ctypes.CDLL(None).malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")  # start the high-water mark anew
-        before = _status("VmRSS")
-        call()
-        sender.send((_status("VmHWM") - before) / 2**10)
+        return (torch.cuda.max_memory_allocated(device) - before) / 2**20
+    with contextlib.suppress(AttributeError, OSError):  # other C libraries than GNU's
+        ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # start the high-water mark anew
+    before = _status("VmRSS")
+    call()
+    return (_status("VmHWM") - before) / 2**10
 
 
 def available_mebibytes() -> float:
