@@ -69,6 +69,7 @@ def floor_milliseconds(counted: Counts, rates: Rates, device: torch.device) -> f
     return 1e3 * (products + exponentials if device.type == "cpu" else max(products, exponentials))
 
 
+@cache
 def calibrate(device: torch.device, dtype: torch.dtype, precision: str) -> Rates:
     """Rates for products of `dtype` features at a float32 precision."""
     if device.type != "cpu":
