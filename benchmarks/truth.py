@@ -35,7 +35,7 @@ class Truth(NamedTuple):
 class Verdict(NamedTuple):
     """The result furthest towards or over its budget, its error, and whether all are within theirs."""
 
-    name: str
+    worst: str
     error: float
     allowed: float
     within: bool

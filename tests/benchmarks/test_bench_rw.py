@@ -83,7 +83,7 @@ def test_a_wrong_gradient_is_caught():
     assert judge(step(eager, inputs, "forward+backward")(), truth).within
     verdict = judge(step(wrong, inputs, "forward+backward")(), truth)
     assert not verdict.within
-    assert verdict.name != "output"
+    assert verdict.worst != "output"
 
 
 def test_the_error_is_shown_in_red(tmp_path, monkeypatch):
