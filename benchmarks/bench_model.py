@@ -13,6 +13,7 @@ repeated less often, the longest timed once; the column n says how often.
 """
 
 import argparse
+import logging
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -43,6 +44,7 @@ from difnet.model import DifNet
 from difnet_kernels import backends
 from difnet_kernels.testing import FORWARD_FACTOR, GRADIENT_FACTOR
 
+logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # that there is no CUDA is known
 NETWORKS = ("difnet18", "difnet34", "difnet50", "simdeeplab50", "simdeeplab101")
 TOTAL = "total"
 

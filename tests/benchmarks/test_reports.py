@@ -90,7 +90,8 @@ def test_pytest_benchmark_compares_runs(tmp_path):
 @pytest.mark.slow
 def test_the_network_is_measured_in_parts(tmp_path):
     out = tmp_path / "rows.jsonl"
-    options = "--size 65 --seconds 0.01 --no-memory --networks test_resnet --arrange test_resnet".split()
+    options = ["--size", "65", "--seconds", "0.01", "--no-memory"]
+    options += ["--networks", "test_resnet", "--arrange", "test_resnet"]
     command = [sys.executable, "benchmarks/bench_model.py", *options, "--out", str(out)]
     command += ["--arrangements", "plain", HALF]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
