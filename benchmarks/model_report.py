@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from report import Row, milliseconds
+from report import Row, digits
 
 ARRANGEMENT_HEADINGS = ["arrangement", "median ms", "quartiles", "n", "x plain", "error", "peak MiB"]
 NETWORK_HEADINGS = [
@@ -25,8 +25,8 @@ def arrangement_cells(rows: list[Row]) -> list[list[str]]:
         lines.append(
             [
                 row["arrangement"],
-                milliseconds(row["median"]),
-                f"{milliseconds(row['lower'])} - {milliseconds(row['upper'])}",
+                digits(row["median"]),
+                f"{digits(row['lower'])} - {digits(row['upper'])}",
                 str(row["repetitions"]),
                 f"{plain['median'] / row['median']:.2f}" if plain else "",
                 f"{row['error']:.1e}" + ("" if row["within"] else " *"),
@@ -72,7 +72,7 @@ def network_cells(rows: list[Row]) -> list[list[str]]:
 
 
 def _median(row: Row | None) -> str:
-    return "" if row is None else milliseconds(row["median"])
+    return "" if row is None else digits(row["median"])
 
 
 def _memory(row: Row | None) -> str:

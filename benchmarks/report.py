@@ -53,13 +53,13 @@ def title(row: Row) -> str:
 def counted(row: Row) -> str:
     """What the case takes at least."""
     return (
-        f"at least {1e-9 * row['flops']:.3g} GFLOP, {1e-6 * row['exponentials']:.3g} M exponentials, "
-        f"{2**-20 * row['bytes']:.3g} MiB moved; floor {milliseconds(row['floor'])} ms"
+        f"at least {digits(1e-9 * row['flops'])} GFLOP, {digits(1e-6 * row['exponentials'])} M exponentials, "
+        f"{digits(2**-20 * row['bytes'])} MiB moved; floor {digits(row['floor'])} ms"
     )
 
 
-def milliseconds(value: float) -> str:
-    """Three digits."""
+def digits(value: float) -> str:
+    """Three digits, or all of a thousand and more."""
     return f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
 
 
@@ -67,15 +67,15 @@ def cells(row: Row, group: list[Row], on_gpu: bool) -> list[str]:
     """Texts of one row that was measured, after the provider's name, in the order of `headings`."""
     ratio = speedup(row, group)
     found = [
-        milliseconds(row["median"]),
-        f"{milliseconds(row['lower'])} - {milliseconds(row['upper'])}",
+        digits(row["median"]),
+        f"{digits(row['lower'])} - {digits(row['upper'])}",
         f"{row['repetitions']}",
         "" if ratio is None else f"{ratio[0]:.2f} ({ratio[1]:.2f} - {ratio[2]:.2f})",
         f"{100 * row['floor'] / row['median']:.0f}",
         "unknown" if row["error"] is None else f"{row['error']:.1e}",
         "" if row.get("memory") is None else f"{row['memory']:,.0f}",
     ]
-    return [*found, "" if row.get("graph") is None else milliseconds(row["graph"])] if on_gpu else found
+    return [*found, "" if row.get("graph") is None else digits(row["graph"])] if on_gpu else found
 
 
 def headings(on_gpu: bool) -> list[str]:
@@ -120,14 +120,10 @@ def markdown(group: list[Row], heading: str = "") -> str:
     """One group as Markdown."""
     on_gpu = group[0]["device"] != "cpu"
     names = ["provider", *headings(on_gpu)]
-    lines = [
-        f"{heading}{title(group[0])}",
-        "",
-        f"{counted(group[0])[0].upper()}{counted(group[0])[1:]}.",
-        "",
-        f"| {' | '.join(names)} |",
-        "| --- " + "| ---: " * (len(names) - 1) + "|",
-    ]
+    least = counted(group[0])
+    lines = [f"{heading}{title(group[0])}", "", f"{least[0].upper()}{least[1:]}.", ""]
+    if any(row["status"] == "ok" for row in group):
+        lines += [f"| {' | '.join(names)} |", "| --- " + "| ---: " * (len(names) - 1) + "|"]
     for row in group:
         if row["status"] == "ok":
             texts = cells(row, group, on_gpu)

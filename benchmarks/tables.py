@@ -25,22 +25,13 @@ from model_report import (
     plot_networks,
 )
 from plots import plot
-from report import Row, best_rival, groups, kind, markdown, milliseconds, speedup
+from report import Row, best_rival, groups, kind, markdown, digits, speedup
 from rows import RESULTS, ROOT, load
 
 DOCUMENTS = ("README.md", "docs/benchmarks.md")
 README_HEADINGS = [
-    "",
-    "ms",
-    "best rival",
-    "ms",
-    "ratio",
-    "eager ms",
-    "peak MiB",
-    "of eager",
-    "% of floor",
-    "error",
-]
+    "", "backend", "ms", "best rival", "ms", "ratio", "eager ms", "peak MiB", "of eager", "% of floor", "error",
+]  # fmt: skip
 SUMMARY_CASES = ("paper-inference", "paper-training", "full-resolution")
 
 Files = dict[Path, list[Row]]
@@ -80,11 +71,12 @@ def summary_table(files: Files) -> str:
             lines.append(
                 [
                     f"{best['case']}, {best['mode']}, {kind(best)}",
-                    milliseconds(best["median"]),
+                    best["provider"].removeprefix("difnet "),
+                    digits(best["median"]),
                     rival["provider"] if rival else "none",
-                    milliseconds(rival["median"]) if rival else "",
+                    digits(rival["median"]) if rival else "",
                     f"{ratio[0]:.2f} ({ratio[1]:.2f} - {ratio[2]:.2f})" if ratio else "",
-                    milliseconds(eager["median"]) if eager else "",
+                    digits(eager["median"]) if eager else "",
                     f"{best['memory']:,.0f}" if best.get("memory") is not None else "",
                     f"{eager['memory']:,.0f}" if eager.get("memory") is not None else "",
                     f"{100 * best['floor'] / best['median']:.0f}",
