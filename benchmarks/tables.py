@@ -25,12 +25,13 @@ from model_report import (
     plot_networks,
 )
 from plots import plot
-from report import Row, best_rival, groups, kind, markdown, digits, speedup
+from report import Row, best_rival, digits, groups, kind, markdown, speedup
 from rows import RESULTS, ROOT, load
 
 DOCUMENTS = ("README.md", "docs/benchmarks.md")
 README_HEADINGS = [
-    "", "backend", "ms", "best rival", "ms", "ratio", "eager ms", "peak MiB", "of eager", "% of floor", "error",
+    "", "backend", "ms", "best rival", "ms", "ratio", "eager ms", "peak MiB", "of eager",
+    "% of floor", "error",
 ]  # fmt: skip
 SUMMARY_CASES = ("paper-inference", "paper-training", "full-resolution")
 
