@@ -60,6 +60,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--modes", nargs="+", choices=NETWORK_MODES, default=list(NETWORK_MODES))
     parser.add_argument("--size", type=int, default=505)
     parser.add_argument("--seconds", type=float, default=4.0, help="time for each table's line")
+    parser.add_argument("--minutes", type=float, default=9.0, help="no new line is begun after this long")
     parser.add_argument("--memory", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument(
@@ -71,6 +72,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print, write."""
     options = parse(arguments)
+    deadline = time.monotonic() + 60 * options.minutes
+    left_out = []
     device = torch.device(options.device)
     shared = environment(device)
     out = options.out or RUNS / f"model-{device.type}-{time.strftime('%Y%m%d-%H%M%S')}.jsonl"
@@ -78,17 +81,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"{shared['hardware']}, {shared['threads']} threads, torch {shared['torch']}, {shared['commit']}")
     if device.type == "cpu":
         limit_to_available()
-    todo: list[tuple[Callable[..., None], str, str]] = [
-        *((arrange, options.arrange, mode) for mode in options.modes if options.arrangements),
-        *((take_apart, network, mode) for network in options.networks for mode in options.modes),
-    ]
+    arranged = [(arrange, options.arrange, mode) for mode in options.modes if options.arrangements]
+    apart = [(take_apart, network, mode) for mode in options.modes for network in options.networks]
+    todo = [*arranged[:1], *apart, *arranged[1:]]  # the longest, which compiles a training step, last
     try:
         with progress(len(todo)) as advance:
             for measured, network, mode in todo:
-                advance(f"{network}, {mode}")
+                text = f"{network}, {mode}, {'arrangements' if measured is arrange else 'parts'}"
+                advance(text)
+                if time.monotonic() > deadline:
+                    left_out.append(text)
+                    continue
                 measured(network, mode, options, device, rows)
     except KeyboardInterrupt:
         print("stopped; what was measured is kept")
+    if left_out:
+        print(f"left out after --minutes {options.minutes:g}: {'; '.join(left_out)}")
     if not rows.rows:
         return 1
     print_networks(rows.rows)

@@ -56,6 +56,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--sharpness", default="mixed", choices=("flat", "mixed", "peaked", "pooled"))
     parser.add_argument("--isas", nargs="+", default=["best"], help="of native: best, all, or names")
     parser.add_argument("--seconds", type=float, default=4.0, help="time for each table")
+    parser.add_argument("--minutes", type=float, default=9.0, help="no new table is begun after this long")
     parser.add_argument("--patience", type=float, default=10.0, help="longest call worth timing, in s")
     parser.add_argument("--memory", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -95,6 +96,8 @@ def plan(options: argparse.Namespace, device: torch.device) -> list[Contest]:
 def main(arguments: Sequence[str] | None = None, more_providers: Sequence[Provider] = ()) -> int:
     """Measure, print, write; `more_providers` compete with the known ones."""
     options = parse(arguments)
+    deadline = time.monotonic() + 60 * options.minutes
+    left_out = []
     device = torch.device(options.device)
     shared = environment(device)
     out = options.out or RUNS / f"rw-{device.type}-{time.strftime('%Y%m%d-%H%M%S')}.jsonl"
@@ -107,11 +110,17 @@ def main(arguments: Sequence[str] | None = None, more_providers: Sequence[Provid
         todo = plan(options, device)
         with progress(len(todo)) as advance:
             for contest in todo:
-                advance(f"{contest.case.name}, N = {contest.case.nodes}, {contest.mode}, {contest.dtype}")
+                text = f"{contest.case.name}, N = {contest.case.nodes:,}, {contest.mode}, {contest.dtype}"
+                advance(text)
+                if time.monotonic() > deadline:
+                    left_out.append(text)
+                    continue
                 hold(contest, found, options, device, rows)
                 print_group(list(groups(rows.rows).values())[-1])
     except KeyboardInterrupt:
         print("stopped; what was measured is kept")
+    if left_out:
+        print(f"left out after --minutes {options.minutes:g}: {'; '.join(left_out)}")
     if not rows.rows:
         return 1
     print(f"rows: {out}")
