@@ -8,7 +8,7 @@ INSTALL := -m pip install --quiet --disable-pip-version-check -c constraints.txt
 CHECK = -std=c++17 -g -O1 -Wall -Wextra -Werror -Wno-psabi -ffp-contract=fast -fno-math-errno -fno-trapping-math -pthread \
   tests/native/check.cpp $(filter-out csrc/registration.cpp,$(wildcard csrc/*.cpp))
 
-.PHONY: demo test fast smoke lint bare isas sanitize accuracy centring aot candidates gpu rehearse clean
+.PHONY: demo test fast smoke lint bare isas sanitize accuracy centring bench tables aot candidates gpu rehearse clean
 
 demo: $(VENV)/ready            ## set up and run the main job: train a small DifNet on drawn scenes
 	$(BIN)/python -m difnet.train
@@ -55,6 +55,14 @@ sanitize: $(VENV)/ready        ## the compiled kernels under AddressSanitizer, U
 accuracy: $(VENV)/ready        ## error of every backend against float64
 	$(BIN)/python benchmarks/accuracy.py
 
+bench: $(VENV)/bench           ## measure operator and network, ten minutes each, and write the documents' rows
+	$(BIN)/python benchmarks/bench_rw.py --out benchmarks/results/rw-cpu.jsonl
+	$(BIN)/python benchmarks/bench_model.py --out benchmarks/results/model-cpu.jsonl
+	$(MAKE) tables
+
+tables: $(VENV)/bench          ## docs/benchmarks.md, README and plots from the rows in benchmarks/results
+	$(BIN)/python benchmarks/tables.py
+
 aot: $(VENV)/ready             ## compile the GPU kernels for every architecture, without a GPU; registers, spills, cost
 	$(BIN)/python benchmarks/aot_report.py
 
@@ -75,6 +83,10 @@ $(VENV)/ready: pyproject.toml setup.py constraints.txt $(wildcard csrc/*)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python $(INSTALL) setuptools ninja torch numpy
 	$(BIN)/python $(INSTALL) --no-build-isolation --editable ".[dev]"
+	touch $@
+
+$(VENV)/bench: $(VENV)/ready
+	$(BIN)/python $(INSTALL) --no-build-isolation --editable ".[dev,bench]"
 	touch $@
 
 clean:

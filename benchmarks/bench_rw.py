@@ -1,214 +1,132 @@
 """The operator against everything that could replace it.
 
-    python benchmarks/bench_rw.py                                    # the paper's two cases and a sweep
-    python benchmarks/bench_rw.py --cases context camvid --dtypes bfloat16
-    python benchmarks/bench_rw.py --cases sweep --modes forward --seconds 60
+    python benchmarks/bench_rw.py                                    # the paper's two cases and a sweep of N
+    python benchmarks/bench_rw.py --cases context camvid --dtypes bfloat16 float16
+    python benchmarks/bench_rw.py --cases native-walk --isas all     # one walk, every instruction set
 
-Every provider computes the whole cascade from the same inputs. Before it is timed its result is compared
-with the truth in float64; one whose error is over the budget is shown in red, and no speed-up is claimed
-over it. Repetitions of all providers are interleaved. Rows go to benchmarks/results/ as they are measured,
-plots beside them at the end, and after Ctrl-C too.
+Every provider computes the whole cascade from the same inputs. Before it is timed its results are compared
+with the truth in float64; one over the error budget of difnet_kernels.testing is shown in red, and no
+speed-up is claimed over it. Repetitions of all providers are interleaved. Rows go to a file as they are
+measured, plots beside it at the end, and after Ctrl-C too.
 
-Columns: median and quartiles in ms; the best rival's median over ours (in brackets the same from opposite
-quartiles); the floor of docs/math.md, section 4, at rates measured in the same run, as a share of the median;
-relative error of the output (forward) or of the gradient of the first features; peak memory above the inputs.
+Columns: median, quartiles in ms and number of repetitions (one where a call is long); the best rival's median
+over ours (in brackets the same from opposite quartiles); the floor (benchmarks/floor.py) as a share of the
+median; the error of the result that is furthest towards its budget; peak memory above the inputs. On a GPU
+also the median of a CUDA graph's replay.
 """
 
 import argparse
-import json
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 import torch
-from cases import CASES, Case, cases
-from measure import (
-    ERROR_FACTOR,
-    calibrate,
-    check,
-    floor_milliseconds,
-    interleaved,
-    peak_memory,
-    step,
-    true_result,
-)
-from providers import Provider, providers
-from report import groups, plot, print_group
-from rows import RESULTS, Rows, environment
+from cases import DEFAULT, FORWARD, MODES, NAMES, cases
+from contest import DTYPES, Contest, hold
+from memory import limit_to_available
+from plots import plot
+from providers import Provider, precisions_that_differ, providers
+from report import groups, print_group, progress
+from rows import RUNS, Rows, environment
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-MODES = ("forward", "forward+backward")
+PRECISIONS = ("highest", "high", "medium")
 
 
-def parse() -> argparse.Namespace:
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    names = [*CASES, "sweep"]
+    parser.add_argument("--cases", nargs="+", choices=NAMES, default=DEFAULT)
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=None, help="by default the case's own")
     parser.add_argument(
-        "--cases", nargs="+", choices=names, default=["paper-inference", "paper-training", "sweep"]
+        "--dtypes", nargs="+", choices=DTYPES, default=None, help="all, on a CPU without float16"
     )
-    parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
-    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=["float32", "bfloat16"])
-    parser.add_argument("--precision", choices=("highest", "high", "medium"), default="highest")
+    parser.add_argument(
+        "--precisions",
+        nargs="+",
+        choices=PRECISIONS,
+        default=None,
+        help="of float32 products; by default highest, and those with other results on this machine "
+        "(on a CPU only for the forward of named cases)",
+    )
     parser.add_argument("--sharpness", default="mixed", choices=("flat", "mixed", "peaked", "pooled"))
-    parser.add_argument("--seconds", type=float, default=10.0, help="time for each table")
-    parser.add_argument("--patience", type=float, default=5.0, help="longest first call worth timing, in s")
+    parser.add_argument("--isas", nargs="+", default=["best"], help="of native: best, all, or names")
+    parser.add_argument("--seconds", type=float, default=4.0, help="time for each table")
+    parser.add_argument("--minutes", type=float, default=9.0, help="no new table is begun after this long")
+    parser.add_argument("--patience", type=float, default=10.0, help="longest call worth timing, in s")
     parser.add_argument("--memory", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--without", nargs="+", default=[], metavar="PROVIDER", help="names to leave out")
-    parser.add_argument("--out", type=Path, default=None, help="rows; by default under benchmarks/results/")
-    parser.add_argument("--measure-memory", nargs=5, help=argparse.SUPPRESS)
-    return parser.parse_args()
+    parser.add_argument(
+        "--out", type=Path, default=None, help="rows; by default under benchmarks/results/runs"
+    )
+    return parser.parse_args(arguments)
 
 
-def main() -> int:
-    """Measure, print, write."""
-    options = parse()
-    torch.set_float32_matmul_precision(options.precision)
-    if options.measure_memory:
-        return measure_memory(*options.measure_memory)
-    device = torch.device(options.device)
-    shared = environment(device)
-    out = options.out or RESULTS / f"rw-{device.type}-{time.strftime('%Y%m%d-%H%M%S')}.jsonl"
-    rows = Rows(out, shared)
-    print(f"{shared['hardware']}, {shared['threads']} threads, torch {shared['torch']}, {shared['commit']}")
-    todo = [
-        (case, mode, dtype)
+def plan(options: argparse.Namespace, device: torch.device) -> list[Contest]:
+    """What is measured, in order."""
+    on_gpu = device.type != "cpu"
+    differing = ["highest", *precisions_that_differ(device, PRECISIONS)]
+
+    def dtypes(name: str) -> list[str]:
+        if on_gpu:
+            return options.dtypes or list(DTYPES)
+        return options.dtypes or (["float32"] if name == "sweep" else ["float32", "bfloat16"])
+
+    def precisions(name: str, mode: str, dtype: str) -> list[str]:
+        if dtype != "float32":
+            return ["highest"]
+        all_of_them = on_gpu or (name != "sweep" and mode == FORWARD)
+        return options.precisions or (differing if all_of_them else differing[:1])
+
+    return [
+        Contest(case, mode, dtype, precision, options.sharpness)
         for name in options.cases
         for case in cases(name, device)
-        for mode in options.modes
-        for dtype in options.dtypes
+        for mode in options.modes or case.modes
+        for dtype in dtypes(name)
+        for precision in precisions(name, mode, dtype)
     ]
+
+
+def main(arguments: Sequence[str] | None = None, more_providers: Sequence[Provider] = ()) -> int:
+    """Measure, print, write; `more_providers` compete with the known ones."""
+    options = parse(arguments)
+    deadline = time.monotonic() + 60 * options.minutes
+    left_out = []
+    device = torch.device(options.device)
+    shared = environment(device)
+    out = options.out or RUNS / f"rw-{device.type}-{time.strftime('%Y%m%d-%H%M%S')}.jsonl"
+    rows = Rows(out, {"benchmark": "rw", **shared})
+    print(f"{shared['hardware']}, {shared['threads']} threads, torch {shared['torch']}, {shared['commit']}")
+    if device.type == "cpu":
+        limit_to_available()
+    found = [*providers(device, options.isas), *more_providers]
     try:
-        for done, (case, mode, dtype) in enumerate(todo):
-            if sys.stderr.isatty():
-                print(f"\r{done}/{len(todo)} {case.name}, N = {case.nodes}", end="\r", file=sys.stderr)
-            measure_group(case, mode, dtype, options, device, rows)
-            print_group(*list(groups(rows.rows).items())[-1])
+        todo = plan(options, device)
+        with progress(len(todo)) as advance:
+            for contest in todo:
+                text = f"{contest.case.name}, N = {contest.case.nodes:,}, {contest.mode}, {contest.dtype}"
+                advance(text)
+                if time.monotonic() > deadline:
+                    left_out.append(text)
+                    continue
+                hold(contest, found, options, device, rows)
+                print_group(list(groups(rows.rows).values())[-1])
     except KeyboardInterrupt:
         print("stopped; what was measured is kept")
+    if left_out:
+        print(f"left out after --minutes {options.minutes:g}: {'; '.join(left_out)}")
     if not rows.rows:
         return 1
     print(f"rows: {out}")
     for picture in plot(rows.rows, out.with_suffix("")):
         print(f"plot: {picture}")
     return 0
-
-
-def measure_group(
-    case: Case, mode: str, dtype: str, options: argparse.Namespace, device: torch.device, rows: Rows
-) -> None:
-    """All providers on one case: errors, then times taken in turns, then memory; one row each."""
-    inputs = case.inputs(options.sharpness, DTYPES[dtype], device)
-    floor = floor_milliseconds(case, mode, calibrate(device, DTYPES[dtype]))
-    truth = true_result(case, inputs, mode)
-    found = providers(device)
-    status = {p.name: p.unavailable or "ok" for p in found}
-    status |= dict.fromkeys(options.without, "left out")
-    errors: dict[str, float | None] = {}
-    calls = {}
-    for provider in found:
-        if status[provider.name] != "ok":
-            continue
-        if previous := slower_than(options.patience, provider, case, mode, dtype, rows):
-            status[provider.name] = previous
-            continue
-        try:
-            call = step(provider, inputs, mode)
-            errors[provider.name] = check(call, truth)
-            start = time.perf_counter()
-            call()
-            seconds = time.perf_counter() - start
-        except Exception as error:  # a rival that cannot run is listed with its reason
-            status[provider.name] = reason(error)
-            continue
-        if seconds > options.patience:
-            status[provider.name] = f"too slow: {seconds:.1f} s a call"
-        else:
-            calls[provider.name] = call
-    times = interleaved(calls, options.seconds, device)
-
-    yardstick = errors.get("eager")
-    for provider in found:
-        values = {"status": status[provider.name], "error": errors.get(provider.name), "within": True}
-        if values["error"] is not None and yardstick is not None:
-            rounding = torch.finfo(DTYPES[dtype]).eps
-            values["within"] = values["error"] <= ERROR_FACTOR * yardstick + rounding
-        if provider.name in times:
-            values |= times[provider.name]._asdict()
-            if options.memory:
-                arguments = (provider.name, case, mode, dtype, device)
-                values["memory"] = peak_memory(Path(__file__), *arguments)
-        rows.add(
-            **{"case" if k == "name" else k: v for k, v in case._asdict().items()},
-            mode=mode,
-            dtype=dtype,
-            precision=options.precision,
-            sharpness=options.sharpness,
-            provider=provider.name,
-            ours=provider.ours,
-            floor=floor,
-            **values,
-        )
-
-
-def slower_than(
-    patience: float, provider: Provider, case: Case, mode: str, dtype: str, rows: Rows
-) -> str | None:
-    """Why a provider need not be tried: at a smaller N of the sweep it was too slow or out of memory."""
-    for row in rows.rows:
-        same = (row["case"], row["mode"], row["dtype"]) == (case.name, mode, dtype)
-        if same and row["provider"] == provider.name and row["nodes"] < case.nodes:
-            if row["status"].startswith(("too slow", "out of memory")):
-                return row["status"].split(" at N")[0] + f" at N = {row['nodes']}"
-            growth = (case.nodes / row["nodes"]) ** 2
-            if row.get("median", 0) * growth > 2e3 * patience:
-                return f"too slow: about {1e-3 * row['median'] * growth:.0f} s a call"
-    return None
-
-
-def reason(error: Exception) -> str:
-    """One line about a provider that failed."""
-    if "No available kernel" in str(error):
-        return "cannot run: refuses this input"
-    text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text:
-        return "out of memory"
-    return f"cannot run: {text[:90]}"
-
-
-def measure_memory(name: str, case: str, mode: str, dtype: str, device_name: str) -> int:
-    """In a process of its own: print the MiB that one call of a provider needs above its inputs."""
-    device = torch.device(device_name)
-    chosen = next(p for p in providers(device) if p.name == name)
-    full = Case(*json.loads(case))
-    small = full._replace(batch=1, nodes=min(full.nodes, 256), walks=1)
-    # The libraries' own buffers are not the provider's.
-    step(chosen, small.inputs("flat", DTYPES[dtype], device), mode)()
-    call = step(chosen, full.inputs("flat", DTYPES[dtype], device), mode)
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        call()
-        print((torch.cuda.max_memory_allocated(device) - before) / 2**20)
-    else:
-        Path("/proc/self/clear_refs").write_text("5")  # start the high-water mark anew
-        before = _resident("VmRSS")
-        call()
-        print((_resident("VmHWM") - before) / 2**10)
-    return 0
-
-
-def _resident(field: str) -> int:
-    """KiB resident: now (VmRSS), or at most since the mark was set (VmHWM)."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field):
-            return int(line.split()[1])
-    raise OSError(f"/proc/self/status has no {field}")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import torch
 from difnet_kernels.testing import Inputs, make_inputs
 
 WIDTH = 64
+FORWARD, TRAINING = MODES = ("forward", "forward+backward")
 
 
 class Case(NamedTuple):
@@ -17,6 +18,8 @@ class Case(NamedTuple):
     nodes: int
     walks: int
     classes: int
+    modes: tuple[str, ...] = MODES
+    """What is measured unless asked otherwise."""
 
     @property
     def pairs(self) -> int:
@@ -38,19 +41,27 @@ class Case(NamedTuple):
 
 
 CASES = {
-    "paper-inference": [Case("paper-inference", 1, 64 * 64, 5, 21)],
-    "paper-training": [Case("paper-training", 16, 41 * 41, 5, 21)],
+    "paper-inference": [Case("paper-inference", 1, 64 * 64, 5, 21, (FORWARD,))],
+    "paper-training": [Case("paper-training", 16, 41 * 41, 5, 21, (TRAINING,))],
     "context": [Case("context", 1, 64 * 64, 5, 60)],
     "camvid": [Case("camvid", 1, 45 * 60, 5, 11)],
-    "tiny": [Case("tiny", 1, 150, 1, 5)],
-    "full-resolution": [Case("full-resolution", 1, 505 * 505, 1, 21)],
+    "native-walk": [
+        Case("native-walk", 1, 64 * 64, 1, 21),
+        Case("native-walk", 1, 128 * 128, 1, 21),
+        Case("native-walk", 16, 41 * 41, 1, 21),
+    ],
+    "full-resolution": [Case("full-resolution", 1, 505 * 505, 1, 21, (FORWARD,))],
+    "tiny": [Case("tiny", 1, 150, 2, 5)],
 }
-SWEEP = [2**exponent for exponent in range(10, 21)]
+DEFAULT = ("paper-inference", "paper-training", "sweep")
+NAMES = (*CASES, "sweep")
 
 
 def cases(name: str, device: torch.device) -> list[Case]:
-    """The cases of a name; "sweep" ends at N = 16,384 on a CPU by default, at a million on a GPU."""
+    """The cases of a name; "sweep" goes to N = 65,536 on a CPU (16,384 with gradients), to 2^20 on a GPU."""
     if name != "sweep":
         return CASES[name]
-    largest = 2**14 if device.type == "cpu" else 2**20
-    return [Case("sweep", 1, nodes, 1, 21) for nodes in SWEEP if nodes <= largest]
+    if device.type != "cpu":
+        return [Case("sweep", 1, 2**exponent, 1, 21) for exponent in range(10, 21)]
+    sizes = (2**10, 2**12, 2**14, 2**16)
+    return [Case("sweep", 1, n, 1, 21, MODES if n < 2**16 else (FORWARD,)) for n in sizes]

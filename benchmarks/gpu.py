@@ -46,7 +46,9 @@ def stages(rehearse: bool, out: Path) -> list[Stage]:
     # Compiling a rival for every size takes longer than all the rest together.
     small = ["--no-memory", "--without", "eager, compiled", "FlexAttention, compiled"]
     small += (
-        ["--cases", "tiny", "--dtypes", "bfloat16", "--seconds", "0.1"] if rehearse else ["--seconds", "1"]
+        ["--cases", "tiny", "--dtypes", "bfloat16", "--seconds", "0.1"]
+        if rehearse
+        else ["--dtypes", "float32", "bfloat16", "--precisions", "highest", "--seconds", "1"]
     )
     rows = rows_of(rehearse, out)
     nodes = (

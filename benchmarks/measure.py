@@ -1,25 +1,15 @@
-"""How a provider is measured: error first, then time interleaved with its rivals, then memory."""
+"""Time: repetitions of all calls taken in turns."""
 
-import json
-import os
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from cases import WIDTH, Case
-from providers import Provider
-from torch import Tensor
 
-from difnet_kernels.testing import Inputs, relative_error
-
-# Largest error of a provider, as a multiple of that of `eager` at the same precision, for which a
-# speed-up is claimed. Twice is the budget of our own tests; rivals get the same.
-ERROR_FACTOR = 2.0
+REPETITIONS = 3, 30
+LONG = 1.5
+"""Seconds of a call that is repeated less often."""
 
 
 class Timing(NamedTuple):
@@ -31,84 +21,27 @@ class Timing(NamedTuple):
     repetitions: int
 
 
-def step(provider: Provider, inputs: Inputs, mode: str) -> Callable[[], Tensor]:
-    """A call of the provider to be timed: the forward, or forward and backward of a sum of squares."""
-    if mode == "forward":
-
-        def forward() -> Tensor:
-            with torch.no_grad():
-                return provider.run(inputs)
-
-        return forward
-
-    leaves = [*inputs.features, inputs.seed]
-    asked = inputs._replace(
-        features=[feature.detach().requires_grad_() for feature in inputs.features],
-        seed=inputs.seed.detach().requires_grad_(),
-        mu=inputs.mu.detach().requires_grad_(),
-        beta=inputs.beta.detach().requires_grad_(),
-    )
-    leaves = [*asked.features, asked.seed, asked.mu, asked.beta]
-
-    def forward_backward() -> Tensor:
-        y = provider.run(asked)
-        grads = torch.autograd.grad(y, leaves, y.detach())
-        return grads[0]
-
-    return forward_backward
-
-
-def true_result(case: Case, inputs: Inputs, mode: str) -> Tensor | None:
-    """What `step` should return, in float64 from the same rounded inputs; None where P would not fit.
-
-    The walk through P is computed for one image at a time, from row blocks.
-    """
-    if case.nodes**2 * 8 * (4 if mode != "forward" else 1) > 8 * 2**30:
-        return None
-    from providers import _eager
-
-    exact = inputs.to(torch.float64)
-    images = []
-    for image in range(case.batch):
-        one = exact._replace(
-            features=[feature[image : image + 1] for feature in exact.features],
-            seed=exact.seed[image : image + 1],
-            state=exact.state[image : image + 1],
-        )
-        images.append(step(Provider("truth", _eager), one, mode)())
-    return torch.cat(images)
-
-
-def check(call: Callable[[], Tensor], truth: Tensor | None) -> float | None:
-    """Relative error of a provider's result; None where there is no truth to compare with."""
-    result = call()
-    return None if truth is None else relative_error(result, truth)
-
-
 def interleaved(
-    calls: dict[str, Callable[[], object]],
-    seconds: float,
-    device: torch.device,
-    progress: Callable[[], None] = lambda: None,
+    calls: dict[str, Callable[[], object]], seconds: float, device: torch.device
 ) -> dict[str, Timing]:
     """Times of all calls, taken in turns so that a drifting machine hurts all alike.
 
-    Every call runs at least 3 times. Those that have spent their share of `seconds` stop, the rest go on to
-    30 repetitions at most.
+    Each is repeated 3 times at least, or until 3 `LONG` are spent on it; those that have spent their share of
+    `seconds` stop then, the rest go on to 30 repetitions at most.
     """
     times: dict[str, list[float]] = {name: [] for name in calls}
     share = seconds / max(1, len(calls))
+    least, most = REPETITIONS
     active = set(calls)
     while active:
         for name, call in calls.items():
             if name not in active:
                 continue
-            times[name].append(_once(call, device))
-            enough = len(times[name]) >= 3 and sum(times[name]) > 1e3 * share
-            if enough or len(times[name]) >= 30:
+            times[name].append(once(call, device))
+            count, spent = len(times[name]), 1e-3 * sum(times[name])
+            if count >= most or (count >= least and spent > share) or spent > max(share, least * LONG):
                 active.discard(name)
-        progress()
-    return {name: _summary(values) for name, values in times.items()}
+    return {name: summary(values) for name, values in times.items()}
 
 
 def graphed(call: Callable[[], object], device: torch.device) -> Callable[[], object]:
@@ -132,7 +65,8 @@ def graphed(call: Callable[[], object], device: torch.device) -> Callable[[], ob
     return graph.replay
 
 
-def _once(call: Callable[[], object], device: torch.device) -> float:
+def once(call: Callable[[], object], device: torch.device) -> float:
+    """Milliseconds of one call."""
     if device.type != "cuda":
         start = time.perf_counter()
         call()
@@ -146,68 +80,9 @@ def _once(call: Callable[[], object], device: torch.device) -> float:
     return start_event.elapsed_time(end_event)
 
 
-def _summary(values: Sequence[float]) -> Timing:
+def summary(values: Sequence[float]) -> Timing:
+    """Median and quartiles."""
+    if len(values) == 1:
+        return Timing(values[0], values[0], values[0], 1)
     lower, median, upper = statistics.quantiles(values, n=4, method="inclusive")
     return Timing(median, lower, upper, len(values))
-
-
-def peak_memory(
-    script: Path, provider: str, case: Case, mode: str, dtype: str, device: torch.device
-) -> float | None:
-    """MiB above the inputs that one call needs: resident size in a process of its own on a CPU, the
-    allocator's peak on a GPU. None if the process did not survive.
-    """
-    command = [
-        sys.executable,
-        str(script),
-        "--measure-memory",
-        provider,
-        json.dumps(case),
-        mode,
-        dtype,
-        str(device),
-    ]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=os.environ)
-    try:
-        return float(result.stdout.splitlines()[-1])
-    except (IndexError, ValueError):
-        return None
-
-
-def floor_milliseconds(case: Case, mode: str, rates: "Rates") -> float:
-    """Least time for the case by the cost model of docs/math.md, section 4, at measured rates.
-
-    Pairs of blocks: d / 2 + k multiply-adds a pair forward and 3 d / 2 + 2 k + 1 more backward, one
-    exponential each time.
-    """
-    multiply_adds = WIDTH / 2 + case.classes
-    exponentials = 1.0
-    if mode != "forward":
-        multiply_adds += 3 * WIDTH / 2 + 2 * case.classes + 1
-        exponentials += 1.0
-    return 1e3 * case.pairs * (2 * multiply_adds / rates.flops + exponentials / rates.exponentials)
-
-
-class Rates(NamedTuple):
-    """What this machine does per second, measured in the same run."""
-
-    flops: float
-    exponentials: float
-
-
-def calibrate(device: torch.device, dtype: torch.dtype) -> Rates:
-    """Rates of a large matrix product, in `dtype` or float32, whichever is faster, and of exp."""
-    size = 1024 if device.type == "cpu" else 8192
-    single = torch.randn(size, size, device=device)
-    a = single.to(dtype)
-    x = torch.randn(2**18 if device.type == "cpu" else 2**26, device=device)
-    out = torch.empty_like(x)
-    calls: dict[str, Callable[[], object]] = {
-        "product": lambda: a @ a,
-        "single": lambda: single @ single,
-        "exp": lambda: torch.exp(x, out=out),
-    }
-    for call in calls.values():
-        call()
-    times = interleaved(calls, 1.0, device)
-    return Rates(2 * size**3 / (1e-3 * times["product"].lower), x.numel() / (1e-3 * times["exp"].lower))

@@ -1,23 +1,29 @@
-"""Tables and plots from result rows."""
+"""Tables from result rows: for the terminal and for the documents."""
 
 import sys
 from collections import defaultdict
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 Row = dict[str, Any]
+KEY = ("case", "batch", "nodes", "walks", "classes", "mode", "dtype", "precision", "sharpness", "hardware")
+
+
+def best_rival(group: list[Row]) -> Row | None:
+    """The fastest of the others; one whose error is over the budget or unknown counts for nothing."""
+    rivals = [r for r in group if not r["ours"] and r["status"] == "ok" and r["within"]]
+    return min(rivals, key=lambda r: r["median"], default=None)
 
 
 def speedup(row: Row, group: list[Row]) -> tuple[float, float, float] | None:
     """Best rival's median over ours, and the same with the quartiles that make it smallest and largest.
 
-    None for a rival, for one of ours whose error is over the budget, and where no rival is left to compare
-    with: a rival over the budget counts for nothing either.
+    None for a rival, for one of ours whose error is over the budget, and where no rival is left.
     """
-    rivals = [r for r in group if not r["ours"] and r["status"] == "ok" and r["within"]]
-    if not row["ours"] or row["status"] != "ok" or not row["within"] or not rivals:
+    best = best_rival(group)
+    if best is None or not row["ours"] or row["status"] != "ok" or not row["within"]:
         return None
-    best = min(rivals, key=lambda r: r["median"])
     return (
         best["median"] / row["median"],
         best["lower"] / row["upper"],
@@ -26,15 +32,62 @@ def speedup(row: Row, group: list[Row]) -> tuple[float, float, float] | None:
 
 
 def groups(rows: list[Row]) -> dict[tuple[Any, ...], list[Row]]:
-    """Rows measured side by side: same case, mode, dtype and precision."""
+    """Rows measured side by side."""
     found: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
     for row in rows:
-        key = (row["case"], row["batch"], row["nodes"], row["walks"], row["classes"])
-        found[(*key, row["mode"], row["dtype"], row["precision"])].append(row)
+        found[tuple(row[field] for field in KEY)].append(row)
     return found
 
 
-def print_group(key: tuple[Any, ...], group: list[Row]) -> None:
+def kind(row: Row) -> str:
+    """Dtype with, for float32, the precision of products."""
+    return f"{row['dtype']} ({row['precision']})" if row["dtype"] == "float32" else row["dtype"]
+
+
+def title(row: Row) -> str:
+    """What a group is about."""
+    sizes = f"B = {row['batch']}, N = {row['nodes']:,}, T = {row['walks']}, k = {row['classes']}"
+    return f"{row['case']}, {row['mode']}, {kind(row)}: {sizes}"
+
+
+def counted(row: Row) -> str:
+    """What the case takes at least."""
+    return (
+        f"at least {digits(1e-9 * row['flops'])} GFLOP, {digits(1e-6 * row['exponentials'])} M exponentials, "
+        f"{digits(2**-20 * row['bytes'])} MiB moved; floor {digits(row['floor'])} ms"
+    )
+
+
+def digits(value: float) -> str:
+    """Three digits, or all of a thousand and more."""
+    return f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
+
+
+def cells(row: Row, group: list[Row], on_gpu: bool) -> list[str]:
+    """Texts of one row that was measured, after the provider's name, in the order of `headings`."""
+    ratio = speedup(row, group)
+    found = [
+        digits(row["median"]),
+        f"{digits(row['lower'])} - {digits(row['upper'])}",
+        f"{row['repetitions']}",
+        "" if ratio is None else f"{ratio[0]:.2f} ({ratio[1]:.2f} - {ratio[2]:.2f})",
+        f"{100 * row['floor'] / row['median']:.0f}",
+        "unknown" if row["error"] is None else f"{row['error']:.1e}",
+        "" if row.get("memory") is None else f"{row['memory']:,.0f}",
+    ]
+    return [*found, "" if row.get("graph") is None else digits(row["graph"])] if on_gpu else found
+
+
+def headings(on_gpu: bool) -> list[str]:
+    """Columns after the provider's name."""
+    found = ["median ms", "quartiles", "n", "x best rival", "% of floor", "error", "peak MiB"]
+    return [*found, "graph ms"] if on_gpu else found
+
+
+ERROR = 5  # the column
+
+
+def print_group(group: list[Row]) -> None:
     """One group as a table for the terminal, or as Markdown where rich is not installed."""
     try:
         from rich.console import Console
@@ -42,137 +95,61 @@ def print_group(key: tuple[Any, ...], group: list[Row]) -> None:
     except ImportError:
         print(markdown(group), flush=True)
         return
+    on_gpu = group[0]["device"] != "cpu"
     console = Console(width=None if sys.stdout.isatty() else 130)
-    case, batch, nodes, walks, classes, mode, dtype, precision = key
-    title = f"{case}: B = {batch}, N = {nodes}, T = {walks}, k = {classes}, {mode}, {dtype} ({precision})"
-    table = Table(title=title, title_justify="left", title_style="bold")
+    table = Table(title=f"{title(group[0])}\n{counted(group[0])}", title_justify="left", title_style="bold")
     table.add_column("provider")
-    for name in ("median ms", "quartiles", "x best rival", "% of floor", "error", "peak MiB"):
-        table.add_column(name, justify="right")
+    for name in headings(on_gpu):
+        table.add_column(name, justify="right", no_wrap=True)
+    unable = []
     for row in group:
         if row["status"] != "ok":
-            table.add_row(row["provider"], f"[dim]{row['status']}", "", "", "", "", "")
+            unable.append(row)
             continue
-        ratio = speedup(row, group)
-        error = "unknown" if row["error"] is None else f"{row['error']:.1e}"
-        table.add_row(
-            f"[bold]{row['provider']}" if row["ours"] else row["provider"],
-            f"{row['median']:.1f}",
-            f"{row['lower']:.1f} - {row['upper']:.1f}",
-            "" if ratio is None else f"{ratio[0]:.2f} ({ratio[1]:.2f} - {ratio[2]:.2f})",
-            f"{100 * row['floor'] / row['median']:.0f}",
-            error if row["within"] else f"[red]{error}",
-            "" if row.get("memory") is None else f"{row['memory']:.0f}",
-        )
+        texts = cells(row, group, on_gpu)
+        if row["error"] is not None and not row["within"]:
+            texts[ERROR] = f"[bold red]{texts[ERROR]}[/] (of {row['allowed']:.1e})"
+        table.add_row(f"[bold]{row['provider']}" if row["ours"] else row["provider"], *texts)
     console.print(table)
+    for row in unable:
+        console.print(f"  {row['provider']}: {row['status']}", style="dim", markup=False, highlight=False)
+    console.file.flush()
 
 
-def markdown(rows: list[Row]) -> str:
-    """The rows as Markdown tables, for the documents."""
-    lines: list[str] = []
-    for key, group in groups(rows).items():
-        case, batch, nodes, walks, classes, mode, dtype, precision = key
-        first = group[0]
-        lines += [
-            f"**{case}, {mode}, {dtype} ({precision})**: "
-            f"B = {batch}, N = {nodes}, T = {walks}, k = {classes}; "
-            f"{first['hardware']}, {first['threads']} threads, torch {first['torch']}, "
-            f"commit {first['commit']}, {first['date']}",
-            "",
-            "| provider | ms, median (quartiles) | times the best rival | % of floor | error | peak MiB |",
-            "| --- | --- | --- | --- | --- | --- |",
-        ]
-        for row in group:
-            if row["status"] != "ok":
-                lines.append(f"| {row['provider']} | {row['status']} | | | | |")
-                continue
-            ratio = speedup(row, group)
-            error = "unknown" if row["error"] is None else f"{row['error']:.1e}"
-            cells = (
-                row["provider"],
-                f"{row['median']:.1f} ({row['lower']:.1f} - {row['upper']:.1f})",
-                "" if ratio is None else f"{ratio[0]:.2f}",
-                f"{100 * row['floor'] / row['median']:.0f}",
-                error if row["within"] else f"{error}, over the budget",
-                "" if row.get("memory") is None else f"{row['memory']:.0f}",
-            )
-            lines.append("| " + " | ".join(cells) + " |")
-        lines.append("")
-    return "\n".join(lines)
+def markdown(group: list[Row], heading: str = "") -> str:
+    """One group as Markdown."""
+    on_gpu = group[0]["device"] != "cpu"
+    names = ["provider", *headings(on_gpu)]
+    least = counted(group[0])
+    lines = [f"{heading}{title(group[0])}", "", f"{least[0].upper()}{least[1:]}.", ""]
+    if any(row["status"] == "ok" for row in group):
+        lines += [f"| {' | '.join(names)} |", "| --- " + "| ---: " * (len(names) - 1) + "|"]
+    for row in group:
+        if row["status"] == "ok":
+            texts = cells(row, group, on_gpu)
+            if row["error"] is not None and not row["within"]:
+                texts[ERROR] = f"**{texts[ERROR]}, over the {row['allowed']:.1e} allowed**"
+            lines.append(f"| {row['provider']} | {' | '.join(texts)} |")
+    unable = [f"{row['provider']}: {row['status']}" for row in group if row["status"] != "ok"]
+    return "\n".join([*lines, "", *([f"Not measured: {'; '.join(unable)}.", ""] if unable else [])])
 
 
-def plot(rows: list[Row], folder: Path) -> list[Path]:
-    """Time and memory against N, error and share of the floor, as PNG files; none without matplotlib."""
+@contextmanager
+def progress(total: int) -> Iterator[Callable[[str], None]]:
+    """A bar on a terminal, nothing elsewhere; yields a function that names the next of `total` parts."""
     try:
-        import matplotlib
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
     except ImportError:
-        return []
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+        yield lambda text: None
+        return
+    if not sys.stdout.isatty():
+        yield lambda text: None
+        return
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, transient=True) as bar:
+        task = bar.add_task("", total=total, completed=-1)
 
-    folder.mkdir(parents=True, exist_ok=True)
-    written = []
-    names = list(dict.fromkeys(row["provider"] for row in rows))
-    colours = {name: pyplot.get_cmap("tab20")(i % 20) for i, name in enumerate(names)}
-    for (mode, dtype), some in _by(rows, "mode", "dtype").items():
-        good = [row for row in some if row["status"] == "ok"]
-        sweep = [row for row in good if row["case"] == "sweep"]
-        for quantity, label in (("median", "ms"), ("memory", "MiB above the inputs")):
-            points = [row for row in sweep if row.get(quantity)]
-            if not points:
-                continue
-            figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
-            for name, line in _by(points, "provider").items():
-                style = {"color": colours[name[0]], "linewidth": 2.5 if line[0]["ours"] else 1.2}
-                axes.loglog(
-                    [r["nodes"] for r in line], [r[quantity] for r in line], "o-", label=name[0], **style
-                )
-                ended = [r for r in some if r["provider"] == name[0] and r["status"] == "out of memory"]
-                if ended:
-                    axes.plot(line[-1]["nodes"], line[-1][quantity], "x", markersize=14, color=style["color"])
-                    axes.annotate("out of memory", (line[-1]["nodes"], line[-1][quantity]))
-            axes.set(xlabel="N", ylabel=label, title=f"one walk, {mode}, {dtype}")
-            axes.grid(True, which="major", alpha=0.3)
-            axes.legend(fontsize=8)
-            written.append(_save(figure, folder / f"{quantity}-{_slug(mode)}-{dtype}.png"))
-        others = [row for row in good if row["case"] != "sweep"]
-        for quantity, label in (("error", "relative error"), ("share", "% of floor")):
-            figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
-            cases = list(dict.fromkeys(row["case"] for row in others))
-            drawn = [r for r in others if quantity == "share" or r["error"]]
-            if not drawn:
-                pyplot.close(figure)
-                continue
-            present = [name for name in names if any(r["provider"] == name for r in drawn)]
-            width = 0.8 / len(present)
-            for i, name in enumerate(present):
-                bars = [r for r in drawn if r["provider"] == name]
-                values = [r["error"] if quantity == "error" else 100 * r["floor"] / r["median"] for r in bars]
-                places = [cases.index(r["case"]) + i * width for r in bars]
-                axes.bar(places, values, width, label=name, color=colours[name])
-            if quantity == "error":
-                axes.set_yscale("log")
-            axes.set_xticks([i + 0.4 for i in range(len(cases))], cases)
-            axes.set(ylabel=label, title=f"{mode}, {dtype}")
-            axes.legend(fontsize=8)
-            written.append(_save(figure, folder / f"{quantity}-{_slug(mode)}-{dtype}.png"))
-    return written
+        def advance(text: str) -> None:
+            bar.update(task, advance=1, description=text)
 
-
-def _by(rows: list[Row], *fields: str) -> dict[tuple[Any, ...], list[Row]]:
-    found: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
-    for row in rows:
-        found[tuple(row[field] for field in fields)].append(row)
-    return found
-
-
-def _slug(mode: str) -> str:
-    return mode.replace("+", "-")
-
-
-def _save(figure: Any, path: Path) -> Path:
-    from matplotlib import pyplot
-
-    figure.savefig(path, dpi=110)
-    pyplot.close(figure)
-    return path
+        yield advance

@@ -5,6 +5,7 @@ import platform
 import subprocess
 from collections.abc import Iterable
 from datetime import datetime, timezone
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +13,33 @@ import torch
 
 from difnet_kernels.info import cpu_description
 
+PACKAGES = ("numpy", "triton", "timm", "pykeops", "flash-attn-4")
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
+"""Rows that the documents show."""
+RUNS = RESULTS / "runs"
+"""Rows of runs at home; git ignores them."""
 
 
 def environment(device: torch.device) -> dict[str, Any]:
     """Hardware, threads, versions, commit and date: the part that all rows of a run share."""
     return {
+        "device": device.type,
         "hardware": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_description(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "python": platform.python_version(),
+        "versions": {name: found for name in PACKAGES if (found := _version(name))},
         "commit": _commit(),
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
     }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def _commit() -> str:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from difnet.backbones import NUM_BLOCKS, Backbone, Normalize
+from difnet.concurrency import both, one_by_one
 from difnet.heads import DILATIONS, Classifier, ImportanceHead
 from difnet.resampling import upsample_bilinear
 from difnet.similarity import Embedding
@@ -123,6 +124,9 @@ class DifNet(SegmentationNetwork):
             the similarity branch. An entry may come twice; an empty sequence leaves the seed as it is.
         pretrained: timm's weights for both backbones.
 
+    Attributes:
+        concurrent: run the two branches at the same time; False at the start, see docs/benchmarks.md.
+
     Raises:
         ValueError: an entry of `walks` is not one of 0 to 4, or `num_classes` is below 1.
     """
@@ -150,6 +154,7 @@ class DifNet(SegmentationNetwork):
         self.embeddings = nn.ModuleList(Embedding(channels[walk]) for walk in self.walks)
         self.mu_logit = nn.Parameter(torch.zeros(len(self.walks)))
         self.beta_logit = nn.Parameter(torch.zeros(len(self.walks)))
+        self.concurrent = False
 
     @overload
     def forward(self, image: Tensor, *, details: Literal[False] = ...) -> Tensor: ...
@@ -158,12 +163,13 @@ class DifNet(SegmentationNetwork):
     def forward(self, image: Tensor, *, details: bool = False) -> Tensor | Details:
         """Map an RGB image (B, 3, H, W) in [0, 1] to scores (B, k, H, W), or to all `Details`."""
         normalized = self.normalize(image)
-        score_map = self._score_map(normalized)
+        run = both if self.concurrent else one_by_one
+        score_map, sources = run(self._score_map, self._sources, normalized)
         importance = self.importance(score_map).to(score_map.dtype)
         seed = importance * score_map
         height, width = seed.shape[-2:]
 
-        features = self._embed(normalized, (height, width))
+        features = self._embed(sources, (height, width))
         mu, beta = self.mu_logit.to(seed.dtype).sigmoid(), self.beta_logit.to(seed.dtype).sigmoid()
         nodes = seed.flatten(2).transpose(1, 2)
         walked = cascaded_random_walk(features, nodes, mu, beta, return_states=details)
@@ -184,11 +190,13 @@ class DifNet(SegmentationNetwork):
         """
         normalized = self.normalize(image)
         height, width = self.seed_branch(normalized)[-1].shape[-2:]
-        return self._embed(normalized, (height, width))
+        return self._embed(self._sources(normalized), (height, width))
 
-    def _embed(self, normalized: Tensor, size: tuple[int, int]) -> list[Tensor]:
-        blocks = self.similarity_branch(normalized) if self.similarity_branch else []
-        sources = [normalized, *blocks]
+    def _sources(self, normalized: Tensor) -> list[Tensor]:
+        """What can drive a walk: the normalised image, and the blocks of the similarity branch."""
+        return [normalized, *(self.similarity_branch(normalized) if self.similarity_branch else [])]
+
+    def _embed(self, sources: list[Tensor], size: tuple[int, int]) -> list[Tensor]:
         return [psi(sources[walk], size) for walk, psi in zip(self.walks, self.embeddings, strict=True)]
 
 

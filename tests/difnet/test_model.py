@@ -140,6 +140,26 @@ def test_gradients_are_bitwise_reproducible(image):
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
+@pytest.mark.parametrize("autocast", [False, True])
+def test_concurrent_branches_give_the_same(autocast, image):
+    model = softened(build("test_resnet"))
+    threads = torch.get_num_threads()
+    found = []
+    for model.concurrent in (False, True):
+        model.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            scores = model(image)
+        F.cross_entropy(scores, torch.zeros(2, 65, 97, dtype=torch.long)).backward()
+        found.append((scores.detach(), *(p.grad for p in model.parameters())))
+    assert torch.get_num_threads() == threads
+    for expected, actual in zip(*found, strict=True):
+        torch.testing.assert_close(actual, expected)
+    with torch.inference_mode():
+        assert model(image).is_inference()
+    with torch.no_grad():
+        assert not model(image).requires_grad
+
+
 def test_autocast_keeps_seed_and_scores_in_float32(image):
     model = softened(build("test_resnet"))
     embedding_types = []

@@ -1,0 +1,199 @@
+"""The network: Table 4 of the paper on the machine at hand, and the arrangements it can run in.
+
+    python benchmarks/bench_model.py                                # everything, in less than ten minutes
+    python benchmarks/bench_model.py --networks difnet50 --arrangements plain compiled
+
+Images are [3, 505, 505], one at a time, k = 21; weights are random, batch norms at the statistics of the
+image. First --arrange is run in every arrangement, inference and training step. The error is the distance of
+the scores, or of the gradient of all weights, from those of "plain"; that of plain is from float64, on a
+small image. One more than twice (gradients: three times) as far off is marked. Then every network is run in
+the arrangement "plain", with seed branch, similarity branch and diffusion timed apart as well; diffusion with
+each operator backend, the total with the preferred one and with "reference", which stores P. Long calls are
+repeated less often, the longest timed once; the column n says how often.
+"""
+
+import argparse
+import logging
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import torch
+from measure import LONG, Timing, interleaved, once, summary
+from memory import limit_to_available, peak_here
+from model_report import plot_networks, print_arrangements, print_networks
+from networks import (
+    ARRANGEMENTS,
+    INFERENCE,
+    NETWORK_MODES,
+    PLAIN,
+    Setup,
+    backend,
+    flops,
+    parts,
+    whole,
+)
+from report import progress
+from rows import RUNS, Rows, environment
+
+from difnet.model import DifNet
+from difnet_kernels import backends
+from difnet_kernels.testing import FORWARD_FACTOR, GRADIENT_FACTOR
+
+logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # that there is no CUDA is known
+NETWORKS = ("difnet18", "difnet34", "difnet50", "simdeeplab50", "simdeeplab101")
+TOTAL = "total"
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--networks", nargs="*", default=list(NETWORKS))
+    parser.add_argument("--arrange", default="difnet18", help="the network for the arrangements")
+    parser.add_argument("--arrangements", nargs="*", choices=ARRANGEMENTS, default=list(ARRANGEMENTS))
+    parser.add_argument("--modes", nargs="+", choices=NETWORK_MODES, default=list(NETWORK_MODES))
+    parser.add_argument("--size", type=int, default=505)
+    parser.add_argument("--seconds", type=float, default=4.0, help="time for each table's line")
+    parser.add_argument("--minutes", type=float, default=9.0, help="no new line is begun after this long")
+    parser.add_argument("--memory", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument(
+        "--out", type=Path, default=None, help="rows; by default under benchmarks/results/runs"
+    )
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, print, write."""
+    options = parse(arguments)
+    deadline = time.monotonic() + 60 * options.minutes
+    left_out = []
+    device = torch.device(options.device)
+    shared = environment(device)
+    out = options.out or RUNS / f"model-{device.type}-{time.strftime('%Y%m%d-%H%M%S')}.jsonl"
+    rows = Rows(out, {"benchmark": "model", "size": options.size, **shared})
+    print(f"{shared['hardware']}, {shared['threads']} threads, torch {shared['torch']}, {shared['commit']}")
+    if device.type == "cpu":
+        limit_to_available()
+    arranged = [(arrange, options.arrange, mode) for mode in options.modes if options.arrangements]
+    apart = [(take_apart, network, mode) for mode in options.modes for network in options.networks]
+    todo = [*arranged[:1], *apart, *arranged[1:]]  # the longest, which compiles a training step, last
+    try:
+        with progress(len(todo)) as advance:
+            for measured, network, mode in todo:
+                text = f"{network}, {mode}, {'arrangements' if measured is arrange else 'parts'}"
+                advance(text)
+                if time.monotonic() > deadline:
+                    left_out.append(text)
+                    continue
+                measured(network, mode, options, device, rows)
+    except KeyboardInterrupt:
+        print("stopped; what was measured is kept")
+    if left_out:
+        print(f"left out after --minutes {options.minutes:g}: {'; '.join(left_out)}")
+    if not rows.rows:
+        return 1
+    print_networks(rows.rows)
+    print(f"rows: {out}")
+    for picture in plot_networks(rows.rows, out.with_suffix("")):
+        print(f"plot: {picture}")
+    return 0
+
+
+def arrange(network: str, mode: str, options: argparse.Namespace, device: torch.device, rows: Rows) -> None:
+    """One network in every arrangement: error, time, memory."""
+    plain = Setup(network, options.size, PLAIN, str(device))
+    factor = FORWARD_FACTOR if mode == INFERENCE else GRADIENT_FACTOR
+    own_error = error_of_plain(plain, mode)
+    built = plain.build()
+    reference = whole(plain, mode, *plain.arranged(*built))().detach()
+    calls: dict[str, Callable[[], torch.Tensor]] = {}
+    found: dict[str, dict[str, Any]] = {}
+    for name in options.arrangements:
+        setup = plain._replace(arrangement=ARRANGEMENTS[name])
+        try:
+            call = whole(setup, mode, *setup.arranged(*built))
+            error = own_error if setup == plain else distance(call(), reference)
+            calls[name] = call
+            found[name] = {"status": "ok", "error": error, "within": error <= factor * own_error}
+        except Exception as error:
+            reason = f"cannot run: {str(error).strip().splitlines()[0][:90]}"
+            found[name] = {"status": reason, "error": None, "within": False}
+    times = interleaved(calls, options.seconds * len(calls), device)
+    for name, values in found.items():
+        values |= times[name]._asdict() if name in times else {}
+        if name in times and options.memory:
+            values["memory"] = peak_here(calls[name], str(device))
+        rows.add(table="arrangements", network=network, arrangement=name, mode=mode, **values)
+    print_arrangements([r for r in rows.rows if r["table"] == "arrangements" and r["mode"] == mode])
+
+
+def error_of_plain(plain: Setup, mode: str) -> float:
+    """Distance of float32 from float64, on a small image: float64 convolutions are slow."""
+    small = plain._replace(size=min(plain.size, 65))
+    model, image = small.build()
+    single = whole(small, mode, *small.arranged(model, image))()
+    return distance(single, whole(small, mode, model.double(), image.double())())
+
+
+def distance(found: torch.Tensor, truth: torch.Tensor) -> float:
+    """|found - truth| / |truth|, over all elements."""
+    return ((found.double() - truth.double()).norm() / truth.double().norm()).item()
+
+
+def take_apart(
+    network: str, mode: str, options: argparse.Namespace, device: torch.device, rows: Rows
+) -> None:
+    """Parts and total of one network, by every backend that can run here."""
+    setup = Setup(network, options.size, PLAIN, str(device))
+    model, image = setup.build()
+    usable = [s.name for s in backends() if s.available] if isinstance(model, DifNet) else []
+    step = whole(setup, mode, model, image)
+
+    def walked_by(name: str | None) -> Callable[[], object]:
+        def call() -> None:
+            with backend(name):
+                step()
+
+        return call
+
+    ends = dict.fromkeys((*usable[:1], *usable[-1:]))  # the preferred backend, and the one that stores P
+    totals = {f"{TOTAL}, {name}": walked_by(name) for name in ends} or {TOTAL: walked_by(None)}
+    memory = {name: peak_here(call, str(device)) for name, call in totals.items()} if options.memory else {}
+    times = interleaved(totals, options.seconds * len(totals), device)
+    if isinstance(model, DifNet):
+        pieces = parts(setup, mode, model, image, usable)
+        times = timed(pieces, options.seconds, device) | times
+    counted, walks = flops(setup, mode)
+    common = {
+        "table": "networks",
+        "network": network,
+        "arrangement": PLAIN.name,
+        "mode": mode,
+        "status": "ok",
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "flops": counted,
+        "walk_flops": walks,
+    }
+    for name, timing in times.items():
+        part, _, by = name.partition(", ")
+        values: dict[str, Any] = {"part": part, "backend": by or None, "memory": memory.get(name)}
+        rows.add(**common, **values, **timing._asdict())
+
+
+def timed(calls: dict[str, Callable[[], object]], seconds: float, device: torch.device) -> dict[str, Timing]:
+    """A first call of each, which counts as the only one where it is longer than `LONG`."""
+    first = {name: once(call, device) for name, call in calls.items()}
+    long = {name: summary([ms]) for name, ms in first.items() if ms > 1e3 * LONG}
+    rest = interleaved({n: call for n, call in calls.items() if n not in long}, seconds, device)
+    return {name: long[name] if name in long else rest[name] for name in calls}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

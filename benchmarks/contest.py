@@ -1,0 +1,181 @@
+"""All providers on one case: errors first, then times taken in turns, then memory; one row each."""
+
+import argparse
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from cases import Case
+from floor import calibrate, counts, floor_milliseconds
+from measure import LONG, graphed, interleaved, once, summary
+from memory import available_mebibytes, peak_mebibytes
+from providers import Provider, forget_compiled, step
+from rows import Rows
+from truth import Truth, Verdict, find_truth, judge
+
+from difnet_kernels.testing import Inputs
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class Contest(NamedTuple):
+    """What the providers compete on."""
+
+    case: Case
+    mode: str
+    dtype: str
+    precision: str
+    sharpness: str
+
+    def call(self, provider: Provider, device: torch.device) -> Callable[[], object]:
+        """The provider's call on this contest's inputs."""
+        return step(provider, self.case.inputs(self.sharpness, DTYPES[self.dtype], device), self.mode)
+
+    def smaller(self, row: dict[str, Any]) -> bool:
+        """Whether a row is of the same series as this contest, at a smaller N."""
+        same = all(row[name] == getattr(self, name) for name in ("mode", "dtype", "precision"))
+        return same and row["case"] == self.case.name and row["nodes"] < self.case.nodes
+
+    def small(self) -> "Contest":
+        """The same on a few nodes, to warm up."""
+        case = self.case._replace(batch=1, nodes=min(self.case.nodes, 1024), walks=1)
+        return self._replace(case=case)
+
+
+class Entry(NamedTuple):
+    """How far a provider came."""
+
+    status: str
+    verdict: Verdict | None = None
+    call: Callable[[], object] | None = None
+    seconds: float | None = None
+    """Of the only call, where it was long."""
+
+
+def hold(
+    contest: Contest, found: Sequence[Provider], options: argparse.Namespace, device: torch.device, rows: Rows
+) -> None:
+    """Measure every provider and add its row."""
+    forget_compiled()
+    torch.set_float32_matmul_precision(contest.precision)
+    case, dtype = contest.case, DTYPES[contest.dtype]
+    counted = counts(case, contest.mode, dtype, device)
+    rates = calibrate(device, dtype, contest.precision)
+    inputs = case.inputs(contest.sharpness, dtype, device)
+    truth = find_truth(case, inputs, contest.mode)
+
+    entries = {}
+    for provider in found:
+        status = "left out" if provider.name in options.without else provider.unavailable
+        status = status or hopeless(provider, contest, options.patience, rows.rows, device)
+        entries[provider.name] = Entry(status) if status else enter(provider, contest, inputs, truth, device)
+    calls = {name: e.call for name, e in entries.items() if e.call and e.seconds is None}
+    times = interleaved(calls, options.seconds, device)
+    times |= {name: summary([1e3 * e.seconds]) for name, e in entries.items() if e.seconds is not None}
+    replays = {}
+    if device.type == "cuda":
+        graphs = {name: graphed(call, device) for name, call in calls.items()}
+        captured = {name: graph for name, graph in graphs.items() if graph is not calls[name]}
+        replays = interleaved(captured, options.seconds, device)
+
+    shared = {
+        **contest._asdict(),
+        "case": case.name,
+        **{field: getattr(case, field) for field in ("batch", "nodes", "walks", "classes")},
+        **counted._asdict(),
+        "floor": floor_milliseconds(counted, rates, device),
+        "floor_rates": rates._asdict(),
+    }
+    for provider in found:
+        entry = entries[provider.name]
+        values: dict[str, Any] = {"status": entry.status, "error": None, "within": False}
+        if entry.verdict is not None:
+            values |= entry.verdict._asdict()
+        if provider.name in times:
+            values |= times[provider.name]._asdict()
+            if provider.name in replays:
+                values["graph"] = replays[provider.name].median
+            if options.memory:
+                values["memory"] = peak_mebibytes(prepare, provider, contest, str(device), device=device.type)
+        rows.add(**shared, provider=provider.name, ours=provider.ours, **values)
+
+
+def prepare(
+    provider: Provider, contest: Contest, device: str
+) -> tuple[Callable[[], object], Callable[[], object]]:
+    """For a process of its own: the warm-up and the call whose memory counts."""
+    flat = contest._replace(sharpness="flat")  # the quickest to make
+    place = torch.device(device)
+    call = flat.call(provider, place)
+    return call if provider.compiles else flat.small().call(provider, place), call
+
+
+def enter(
+    provider: Provider, contest: Contest, inputs: Inputs, truth: Truth | None, device: torch.device
+) -> Entry:
+    """One call, checked against the truth. A rival that cannot run is listed with its reason."""
+    try:
+        call = step(provider, inputs, contest.mode)
+        start = time.perf_counter()
+        found = call()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds = time.perf_counter() - start
+        verdict = None if truth is None else judge(found, truth)
+    except Exception as error:
+        return Entry(reason(error))
+    long = seconds > LONG and not provider.compiles
+    return Entry("ok", verdict, call, seconds if long else None)
+
+
+def hopeless(
+    provider: Provider,
+    contest: Contest,
+    patience: float,
+    rows: Sequence[dict[str, Any]],
+    device: torch.device,
+) -> str | None:
+    """Why a provider need not be tried, by its rows at smaller N and its time on few nodes."""
+    pairs = contest.case.pairs
+    smaller = [row for row in rows if row["provider"] == provider.name and contest.smaller(row)]
+    if smaller:
+        row = max(smaller, key=lambda r: r["nodes"])
+        at = f"from N = {row['nodes']:,}"
+        if row["status"].startswith(("too slow", "out of memory")):
+            return row["status"].split(", from")[0] + f", {at}"
+        growth = pairs / (row["walks"] * row["batch"] * row["nodes"] ** 2)
+        gibibytes = (row.get("memory") or 0) * growth / 2**10
+        if device.type == "cpu" and 2**10 * gibibytes > available_mebibytes():
+            return f"out of memory: about {gibibytes:.0f} GiB, {at}"
+        expected = 1e-3 * row.get("median", 0.0) * growth
+    elif provider.compiles:  # for each size anew, so that a trial would cost more than it saves
+        return None
+    else:
+        small = contest.small()
+        at = f"from N = {small.case.nodes:,}"
+        try:
+            call = small.call(provider, device)
+            call()
+            expected = fewest_seconds(call, device) * pairs / small.case.pairs
+        except Exception as error:
+            return reason(error)
+    return f"too slow: about {expected:.0f} s a call, {at}" if expected > patience else None
+
+
+def fewest_seconds(call: Callable[[], object], device: torch.device) -> float:
+    """Of the calls of half a second: a busy machine must not end a provider's part."""
+    seconds = [1e-3 * once(call, device)]
+    while sum(seconds) < 0.5 and len(seconds) < 20:
+        seconds.append(1e-3 * once(call, device))
+    return min(seconds)
+
+
+def reason(error: Exception) -> str:
+    """One line about a provider that failed."""
+    if "No available kernel" in str(error):
+        return "cannot run: refuses this input"
+    text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in text:
+        return "out of memory"
+    return f"cannot run: {text[:90]}"

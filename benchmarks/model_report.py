@@ -1,0 +1,182 @@
+"""Tables and a plot of the network's rows."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from report import Row, digits
+
+ARRANGEMENT_HEADINGS = ["arrangement", "median ms", "quartiles", "n", "x plain", "error", "peak MiB"]
+NETWORK_HEADINGS = [
+    "network", "M parameters", "GFLOP", "of walks", "seed ms", "similarity ms", "diffusion ms", "total ms",
+    "n", "share", "eager P", "total, eager P", "peak MiB", "eager P",
+]  # fmt: skip
+
+
+def arrangement_cells(rows: list[Row]) -> list[list[str]]:
+    """One line for each arrangement of one network in one mode."""
+    plain = next((r for r in rows if r["arrangement"] == "plain" and r["status"] == "ok"), None)
+    lines = []
+    for row in rows:
+        if row["status"] != "ok":
+            lines.append([row["arrangement"], row["status"], *[""] * (len(ARRANGEMENT_HEADINGS) - 2)])
+            continue
+        lines.append(
+            [
+                row["arrangement"],
+                digits(row["median"]),
+                f"{digits(row['lower'])} - {digits(row['upper'])}",
+                str(row["repetitions"]),
+                f"{plain['median'] / row['median']:.2f}" if plain else "",
+                f"{row['error']:.1e}" + ("" if row["within"] else " *"),
+                "" if row.get("memory") is None else f"{row['memory']:,.0f}",
+            ]
+        )
+    return lines
+
+
+def network_cells(rows: list[Row]) -> list[list[str]]:
+    """One line for each network in one mode: with the preferred backend, and beside it with P stored."""
+    lines = []
+    for network in dict.fromkeys(row["network"] for row in rows):
+        mine = [row for row in rows if row["network"] == network]
+        default = next((r["backend"] for r in mine if r["backend"]), None)
+
+        def of(part: str, backend: str | None, mine: list[Row] = mine) -> Row | None:
+            return next((r for r in mine if (r["part"], r["backend"]) == (part, backend)), None)
+
+        total = of("total", default)
+        if total is None:
+            continue
+        diffusion, eager = of("diffusion", default), of("total", "reference")
+        lines.append(
+            [
+                network,
+                f"{1e-6 * total['parameters']:.1f}",
+                f"{1e-9 * total['flops']:.0f}",
+                f"{1e-9 * total['walk_flops']:.1f}" if default else "",
+                _median(of("seed branch", None)),
+                _median(of("similarity branch", None)),
+                _median(diffusion),
+                _median(total),
+                str(total["repetitions"]),
+                f"{100 * diffusion['median'] / total['median']:.1f} %" if diffusion else "",
+                _median(of("diffusion", "reference")),
+                _median(eager),
+                _memory(total),
+                _memory(eager),
+            ]
+        )
+    return lines
+
+
+def _median(row: Row | None) -> str:
+    return "" if row is None else digits(row["median"])
+
+
+def _memory(row: Row | None) -> str:
+    return "" if row is None or row.get("memory") is None else f"{row['memory']:,.0f}"
+
+
+def by_mode(rows: list[Row], table: str) -> dict[str, list[Row]]:
+    """Rows of one table, inference first."""
+    mine = [row for row in rows if row["table"] == table]
+    return {mode: [r for r in mine if r["mode"] == mode] for mode in dict.fromkeys(r["mode"] for r in mine)}
+
+
+def print_arrangements(rows: list[Row]) -> None:
+    """One table on the terminal."""
+    first = rows[0]
+    _print(
+        f"{first['network']} at {first['size']}: {first['mode']}",
+        ARRANGEMENT_HEADINGS,
+        arrangement_cells(rows),
+    )
+    if not all(row["within"] for row in rows):
+        print("* further from plain than twice (gradients: three times) the error of plain against float64")
+
+
+def print_networks(rows: list[Row]) -> None:
+    """One table for each mode on the terminal."""
+    for mode, some in by_mode(rows, "networks").items():
+        _print(
+            f"plain, [3, {some[0]['size']}, {some[0]['size']}]: {mode}", NETWORK_HEADINGS, network_cells(some)
+        )
+
+
+def _print(title: str, headings: list[str], lines: list[list[str]]) -> None:
+    try:
+        from rich.console import Console
+        from rich.table import Table
+    except ImportError:
+        print(title, markdown_table(headings, lines), sep="\n\n", flush=True)
+        return
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for i, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if i else "left")
+    for line in lines:
+        table.add_row(*line)
+    console.print(table)
+    console.file.flush()
+
+
+def markdown_table(headings: list[str], lines: list[list[str]]) -> str:
+    """A Markdown table, numbers to the right."""
+    rows = [headings, ["---", *["---:"] * (len(headings) - 1)], *lines]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def plot_networks(rows: list[Row], folder: Path) -> list[Path]:
+    """Where the time of each network goes, by backend, as PNG; none without matplotlib."""
+    try:
+        import matplotlib
+    except ImportError:
+        return []
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    written = []
+    for mode, some in by_mode(rows, "networks").items():
+        figure, axes = pyplot.subplots(figsize=(9, 5), layout="constrained")
+        _stack(axes, some)
+        first = some[0]
+        axes.set(ylabel="ms, median", title=f"one image [3, {first['size']}, {first['size']}]: {mode}")
+        axes.grid(True, axis="y", alpha=0.3)
+        axes.legend(fontsize=8)
+        text = f"{first['hardware']}, {first['threads']} threads, torch {first['torch']}, {first['commit']}"
+        figure.supxlabel(text, fontsize=7, color="grey")
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"networks-{mode.replace(' ', '-')}.png"
+        figure.savefig(path, dpi=110)
+        pyplot.close(figure)
+        written.append(path)
+    return written
+
+
+def _stack(axes: Any, rows: list[Row]) -> None:
+    """Seed branch, similarity branch, diffusion and the rest of the total on top of each other."""
+    bars = [(r["network"], r["backend"], r["median"]) for r in rows if r["part"] == "total"]
+    bottoms = [0.0] * len(bars)
+    ticks = range(len(bars))
+
+    def part(name: str, of: Callable[[str, str | None], float]) -> None:
+        heights = [of(network, by) for network, by, _ in bars]
+        axes.bar(ticks, heights, 0.7, bottom=bottoms, label=name)
+        for i, height in enumerate(heights):
+            bottoms[i] += height
+
+    for name in ("seed branch", "similarity branch", "diffusion"):
+
+        def median(network: str, by: str | None, name: str = name) -> float:
+            key = (network, name, by if name == "diffusion" else None)
+            return next((r["median"] for r in rows if (r["network"], r["part"], r["backend"]) == key), 0.0)
+
+        part(name, median)
+    totals = {(network, by): total for network, by, total in bars}
+    index = {(network, by): i for i, (network, by, _) in enumerate(bars)}
+    part("the rest", lambda network, by: max(0.0, totals[network, by] - bottoms[index[network, by]]))
+    axes.set_xticks(
+        ticks, [network if by is None else f"{network}\n{by}" for network, by, _ in bars], fontsize=8
+    )

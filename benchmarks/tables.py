@@ -1,0 +1,181 @@
+"""Write the tables of docs/benchmarks.md and README.md from the rows in benchmarks/results, with the plots.
+
+    python benchmarks/tables.py             # write; `make tables`
+    python benchmarks/tables.py --check     # 1 if a document is not what the rows say
+
+A generated part stands between `<!-- begin NAME -->` and `<!-- end NAME -->`. All else is text, without
+measured numbers.
+"""
+
+import argparse
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from model_report import (
+    ARRANGEMENT_HEADINGS,
+    NETWORK_HEADINGS,
+    arrangement_cells,
+    by_mode,
+    markdown_table,
+    network_cells,
+    plot_networks,
+)
+from plots import plot
+from report import Row, best_rival, digits, groups, kind, markdown, speedup
+from rows import RESULTS, ROOT, load
+
+DOCUMENTS = ("README.md", "docs/benchmarks.md")
+README_HEADINGS = [
+    "", "backend", "ms", "best rival", "ms", "ratio", "eager ms", "peak MiB", "of eager",
+    "% of floor", "error",
+]  # fmt: skip
+SUMMARY_CASES = ("paper-inference", "paper-training", "full-resolution")
+
+Files = dict[Path, list[Row]]
+
+
+def read(folder: Path = RESULTS) -> Files:
+    """The rows of every file in the folder."""
+    return {path: rows for path in sorted(folder.glob("*.jsonl")) if (rows := load([path]))}
+
+
+def of(files: Files, benchmark: str) -> Files:
+    """The files of one benchmark."""
+    return {path: rows for path, rows in files.items() if rows[0]["benchmark"] == benchmark}
+
+
+def where(row: Row) -> str:
+    """On what, with what and when rows were measured."""
+    versions = ", ".join(f"{name} {version}" for name, version in row["versions"].items())
+    return (
+        f"{row['hardware']}, {row['threads']} threads, Python {row['python']}, torch {row['torch']}, "
+        f"{versions}; commit {row['commit']}, {row['date']}"
+    )
+
+
+def summary_table(files: Files) -> str:
+    """For the README: the paper's cases, our fastest backend against the best rival, and eager."""
+    parts = []
+    for rows in of(files, "rw").values():
+        lines = []
+        for group in groups([row for row in rows if row["case"] in SUMMARY_CASES]).values():
+            ours = [r for r in group if r["ours"] and r["status"] == "ok" and r["within"]]
+            if not ours:
+                continue
+            best = min(ours, key=lambda r: r["median"])
+            rival, ratio = best_rival(group), speedup(best, group)
+            eager = next((r for r in group if r["provider"] == "eager" and r["status"] == "ok"), {})
+            lines.append(
+                [
+                    f"{best['case']}, {best['mode']}, {kind(best)}",
+                    best["provider"].removeprefix("difnet "),
+                    digits(best["median"]),
+                    rival["provider"] if rival else "none",
+                    digits(rival["median"]) if rival else "",
+                    f"{ratio[0]:.2f} ({ratio[1]:.2f} - {ratio[2]:.2f})" if ratio else "",
+                    digits(eager["median"]) if eager else "",
+                    f"{best['memory']:,.0f}" if best.get("memory") is not None else "",
+                    f"{eager['memory']:,.0f}" if eager.get("memory") is not None else "",
+                    f"{100 * best['floor'] / best['median']:.0f}",
+                    f"{best['error']:.1e}",
+                ]
+            )
+        if lines:
+            parts += [f"{where(rows[0])}:", "", markdown_table(README_HEADINGS, lines), ""]
+    return "\n".join(parts) or missing("rw")
+
+
+def walk_tables(files: Files) -> str:
+    """Every group of operator rows with plots."""
+    parts = []
+    for path, rows in of(files, "rw").items():
+        parts += [
+            f"### {rows[0]['hardware']}",
+            "",
+            f"{where(rows[0])}. Rows: `{path.relative_to(ROOT)}`.",
+            "",
+        ]
+        source = rows[0]["floor_rates"]["source"]
+        parts += [f"Rates of the floor: {source}.", "", *pictures(path)]
+        parts += [markdown(group, "#### ") for group in groups(rows).values()]
+    return "\n".join(parts) or missing("rw")
+
+
+def network_tables(files: Files) -> str:
+    """Arrangements and Table 4."""
+    parts = []
+    for path, rows in of(files, "model").items():
+        first = rows[0]
+        parts += [f"### {first['hardware']}", "", f"{where(first)}. Rows: `{path.relative_to(ROOT)}`.", ""]
+        parts += pictures(path)
+        shape = f"[3, {first['size']}, {first['size']}]"
+        for mode, some in by_mode(rows, "networks").items():
+            table = markdown_table(NETWORK_HEADINGS, network_cells(some))
+            parts += [f"#### Networks, {mode}, one image {shape}", "", table, ""]
+        for mode, some in by_mode(rows, "arrangements").items():
+            table = markdown_table(ARRANGEMENT_HEADINGS, arrangement_cells(some))
+            parts += [f"#### Arrangements of {some[0]['network']}, {mode}, one image {shape}", "", table, ""]
+    return "\n".join(parts) or missing("model")
+
+
+def pictures(path: Path) -> list[str]:
+    """Links to the plots beside a file of rows."""
+    found = sorted(path.with_suffix("").glob("*.png"))
+    lines = [f"![{p.stem.replace('-', ' ')}](../{p.relative_to(ROOT)})" for p in found]
+    return [*lines, ""] if lines else []
+
+
+def missing(benchmark: str) -> str:
+    """What stands where nothing has been measured yet."""
+    command = f"python benchmarks/bench_{benchmark}.py --out benchmarks/results/{benchmark}-cpu.jsonl"
+    return f"No rows yet: `{command}`, then `make tables`.\n"
+
+
+SECTIONS: dict[str, Callable[[Files], str]] = {
+    "summary": summary_table,
+    "walks": walk_tables,
+    "networks": network_tables,
+}
+
+
+def fill(text: str, files: Files) -> str:
+    """The document with its generated parts made anew."""
+
+    def section(match: re.Match[str]) -> str:
+        name = match[1]
+        return f"<!-- begin {name} -->\n\n{SECTIONS[name](files).strip()}\n\n<!-- end {name} -->"
+
+    return re.sub(r"<!-- begin (\w+) -->.*?<!-- end \1 -->", section, text, flags=re.S)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write or check."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--check", action="store_true")
+    options = parser.parse_args(arguments)
+    files = read()
+    if not options.check:
+        for benchmark, draw in (("rw", plot), ("model", plot_networks)):
+            for path, rows in of(files, benchmark).items():
+                draw(rows, path.with_suffix(""))
+    different = []
+    for name in DOCUMENTS:
+        path = ROOT / name
+        old = path.read_text(encoding="utf-8")
+        new = fill(old, files)
+        if new != old:
+            different.append(name)
+            if not options.check:
+                path.write_text(new, encoding="utf-8")
+    print(f"{'differ from the rows' if options.check else 'written'}: {', '.join(different) or 'none'}")
+    return int(options.check and bool(different))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

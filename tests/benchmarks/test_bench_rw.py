@@ -1,0 +1,233 @@
+import io
+import signal
+import subprocess
+import sys
+import time
+from contextlib import redirect_stdout
+from functools import partial
+from pathlib import Path
+
+import bench_rw
+import pytest
+import torch
+from cases import CASES
+from contest import Contest, hold, hopeless
+from floor import counts, cpu_peak
+from measure import interleaved
+from memory import peak_mebibytes
+from providers import Provider, providers, step
+from report import groups, print_group, speedup
+from rows import Rows, load
+from truth import find_truth, judge
+
+ROOT = Path(__file__).parents[2]
+CPU = torch.device("cpu")
+TINY = CASES["tiny"][0]
+QUICK = [
+    "--seconds",
+    "0.01",
+    "--no-memory",
+    "--without",
+    "eager, compiled",
+    "FlexAttention, compiled",
+    "KeOps",
+]
+
+
+def almost(provider, x):
+    """The right result, a thousandth too large."""
+    return 1.001 * provider.run(x)
+
+
+def by_name(name):
+    return next(p for p in providers(CPU) if p.name == name)
+
+
+def measured(tmp_path, mode, more):
+    options = bench_rw.parse(QUICK)
+    rows = Rows(tmp_path / "rows.jsonl", {"hardware": "here", "device": "cpu"})
+    contest = Contest(TINY, mode, "float32", "highest", "mixed")
+    hold(contest, [by_name("difnet blockwise"), by_name("eager"), *more], options, CPU, rows)
+    return load([rows.path])
+
+
+@pytest.mark.parametrize("mode", ["forward", "forward+backward"])
+@pytest.mark.parametrize("ours", [True, False])
+def test_a_wrong_provider_is_caught(tmp_path, mode, ours):
+    wrong = Provider("wrong", partial(almost, by_name("eager")), ours)
+    rows = measured(tmp_path, mode, [wrong])
+    found = {row["provider"]: row for row in rows}
+    assert found["difnet blockwise"]["within"]
+    assert found["eager"]["within"]
+    assert not found["wrong"]["within"]
+    assert 0.9e-3 < found["wrong"]["error"] < 3e-3
+    assert speedup(found["wrong"], rows) is None, "no speed-up may be claimed for a wrong result"
+    without = [row for row in rows if row["provider"] != "wrong"]
+    assert speedup(found["difnet blockwise"], rows) == speedup(found["difnet blockwise"], without)
+
+
+def test_a_wrong_gradient_is_caught():
+    class Detached(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, y):
+            return y.clone()
+
+        @staticmethod
+        def backward(ctx, grad):
+            return 0.99 * grad
+
+    eager = by_name("eager")
+    wrong = Provider("wrong", lambda x: Detached.apply(eager.run(x)))
+    inputs = TINY.inputs("mixed", torch.float32, CPU)
+    truth = find_truth(TINY, inputs, "forward+backward")
+    assert judge(step(eager, inputs, "forward+backward")(), truth).within
+    verdict = judge(step(wrong, inputs, "forward+backward")(), truth)
+    assert not verdict.within
+    assert verdict.worst != "output"
+
+
+def test_the_error_is_shown_in_red(tmp_path, monkeypatch):
+    pytest.importorskip("rich")
+    rows = measured(tmp_path, "forward", [Provider("wrong", partial(almost, by_name("eager")))])
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    text = io.StringIO()
+    with redirect_stdout(text):
+        print_group(next(iter(groups(rows).values())))
+    line = next(line for line in text.getvalue().splitlines() if "wrong" in line)
+    assert "\x1b[1;31m1.0e-03" in line or "\x1b[31m1.0e-03" in line
+
+
+def test_one_that_cannot_run_is_listed_with_its_reason(tmp_path):
+    def fails(x):
+        raise RuntimeError("no such instruction")
+
+    def starves(x):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    more = [
+        Provider("fails", fails),
+        Provider("starves", starves),
+        Provider("absent", fails, False, "not here"),
+    ]
+    found = {row["provider"]: row["status"] for row in measured(tmp_path, "forward", more)}
+    assert found["fails"] == "cannot run: no such instruction"
+    assert found["starves"] == "out of memory"
+    assert found["absent"] == "not here"
+    assert found["eager"] == "ok"
+
+
+def test_a_series_ends_where_time_or_memory_does():
+    contest = Contest(TINY._replace(nodes=4000, batch=1, walks=1), "forward", "float32", "highest", "mixed")
+    row = {"provider": "eager", "case": "tiny", "mode": "forward", "dtype": "float32", "precision": "highest"}
+    row |= {"batch": 1, "nodes": 1000, "walks": 1, "status": "ok", "median": 100.0, "memory": 10.0}
+    eager = by_name("eager")
+    assert hopeless(eager, contest, 10.0, [row], CPU) is None
+    assert hopeless(eager, contest, 1.0, [row], CPU) == "too slow: about 2 s a call, from N = 1,000"
+    huge = row | {"memory": 2.0**40}
+    assert hopeless(eager, contest, 10.0, [huge], CPU).startswith("out of memory: about")
+    ended = row | {"status": "out of memory"}
+    assert hopeless(eager, contest, 10.0, [ended], CPU) == "out of memory, from N = 1,000"
+    assert hopeless(eager, contest._replace(dtype="bfloat16"), 10.0, [ended], CPU) is None
+
+
+def test_sampled_rows_are_those_of_the_whole():
+    case = TINY._replace(walks=1, nodes=300)
+    inputs = case.inputs("mixed", torch.float32, CPU)
+    truth = find_truth(case, inputs, "forward")
+    assert truth.rows is not None
+    eager = by_name("eager")
+    assert judge(step(eager, inputs, "forward")(), truth).within
+    whole = step(eager, inputs.to(torch.float64), "forward")()["output"]
+    torch.testing.assert_close(truth.exact["output"], whole[:, truth.rows])
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL])
+def test_a_stopped_run_leaves_valid_rows(tmp_path, stop):
+    out = tmp_path / "rows.jsonl"
+    command = [sys.executable, "benchmarks/bench_rw.py", *QUICK, "--out", str(out)]
+    command += ["--cases", "tiny", "native-walk", "--seconds", "600", "--dtypes", "float32"]
+    command += ["--precisions", "highest", "--modes", "forward"]
+    command[command.index("0.01")] = "0.1"
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and not (out.exists() and load([out])):
+            time.sleep(0.1)
+        process.send_signal(stop)
+        process.wait(60)
+    finally:
+        process.kill()
+    with out.open("a", encoding="utf-8") as file:
+        file.write('{"cut sho')
+    rows = load([out])
+    assert rows
+    assert all({"provider", "status", "hardware", "commit", "date", "threads"} <= row.keys() for row in rows)
+
+
+def test_every_instruction_set_is_a_provider(monkeypatch):
+    module = sys.modules["difnet_kernels.backends"]  # as an attribute of the package it is the function
+    monkeypatch.setattr(module, "instruction_sets", lambda: ("new", "old"), raising=False)
+    names = [p.name for p in providers(CPU, ["all"])]
+    assert {"difnet native, new", "difnet native, old"} <= set(names)
+    assert not any(p.isa for p in providers(CPU))
+    assert [p.isa for p in providers(CPU, ["old"]) if p.isa] == ["old"]
+
+
+def test_the_instruction_set_is_forced_for_the_call_alone(monkeypatch):
+    import os
+
+    monkeypatch.delenv("DIFNET_CPU_ISA", raising=False)
+    seen = []
+
+    def run(x):
+        seen.append(os.environ.get("DIFNET_CPU_ISA"))
+        return x.seed
+
+    inputs = TINY.inputs("flat", torch.float32, CPU)
+    step(Provider("p", run, True, isa="old"), inputs, "forward")()
+    assert seen == ["old"]
+    assert "DIFNET_CPU_ISA" not in os.environ
+
+
+def test_calls_take_turns():
+    order = []
+    calls = {"a": lambda: order.append("a"), "b": lambda: order.append("b")}
+    times = interleaved(calls, 0.0, CPU)
+    assert order == ["a", "b"] * times["a"].repetitions
+
+
+def test_operations_are_counted_by_the_formulas():
+    case = TINY._replace(walks=3, batch=2, nodes=10, classes=21)
+    pairs = 3 * 2 * 10 * 10
+    forward = counts(case, "forward", torch.float32, CPU)
+    assert forward.flops == 2 * (64 / 2 + 21 + 1) * pairs
+    assert forward.exponentials == pairs / 2
+    both = counts(case, "forward+backward", torch.float32, CPU)
+    assert both.flops - forward.flops == 2 * (3 * 64 / 2 + 2 * 21 + 1) * pairs
+    assert both.exponentials == pairs
+
+
+def test_the_peak_is_measured_or_the_reason_is_given(monkeypatch):
+    monkeypatch.setenv("CXX", "/nonexistent/compiler")
+    cpu_peak.cache_clear()
+    assert "nonexistent" in cpu_peak(1)
+    monkeypatch.delenv("CXX")
+    cpu_peak.cache_clear()
+    found = cpu_peak(1)
+    assert isinstance(found, str) or found.keys() >= {"fma", "exp"}
+
+
+def allocate(mebibytes):
+    def call():
+        torch.ones(mebibytes * 2**18)
+
+    return (lambda: None), call
+
+
+def test_peak_memory_is_that_of_the_call():
+    assert peak_mebibytes(allocate, 100, device="cpu") == pytest.approx(100, abs=10)
+
+
+def test_memory_of_a_call_that_fails_is_none():
+    assert peak_mebibytes(allocate, "not a number", device="cpu") is None

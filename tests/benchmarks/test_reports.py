@@ -1,0 +1,104 @@
+"""Tables and plots from invented rows, and the other commands in small."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tables
+from plots import plot
+from report import groups, markdown
+from rows import load
+
+ROOT = Path(__file__).parents[2]
+HALF = "bfloat16, channels-last"
+
+
+def row(provider, nodes, **values):
+    return {
+        "benchmark": "rw", "device": "cpu", "hardware": "a CPU", "threads": 2, "torch": "2", "python": "3",
+        "versions": {}, "commit": "abc", "date": "2026-01-01", "case": "sweep", "batch": 1, "nodes": nodes,
+        "walks": 1, "classes": 21, "mode": "forward", "dtype": "float32", "precision": "highest",
+        "sharpness": "mixed", "flops": 1e9, "exponentials": 1e6, "bytes": 2**20, "floor": 1.0,
+        "floor_rates": {"flops": 1e12, "exponentials": 1e9, "source": "a loop"}, "provider": provider,
+        "ours": provider.startswith("difnet"), "status": "ok", "error": 1e-7, "allowed": 3e-7, "within": True,
+        "median": 2.0, "lower": 1.5, "upper": 3.0, "repetitions": 5, "memory": 10.0, **values,
+    }  # fmt: skip
+
+
+ROWS = [
+    row("difnet native", 1024),
+    row("eager", 1024, median=6.0, lower=5.0, upper=7.0, memory=100.0),
+    row("wrong", 1024, median=0.1, error=1.0, within=False),
+    row("difnet native", 4096, median=30.0),
+    row("eager", 4096, status="out of memory", error=None, within=False, median=None, memory=None),
+]
+
+
+def test_tables_claim_nothing_over_a_wrong_result():
+    first, second = (markdown(group) for group in groups(ROWS).values())
+    assert "| difnet native | 2 | 1.5 - 3 | 5 | 3.00 (1.67 - 4.67) | 50 | 1.0e-07 | 10 |" in first
+    assert "**1.0e+00, over the 3.0e-07 allowed**" in first
+    assert "Not measured: eager: out of memory." in second
+
+
+def test_plots_are_drawn_with_what_ran_out_of_memory(tmp_path):
+    pytest.importorskip("matplotlib")
+    names = {path.name for path in plot(ROWS, tmp_path)}
+    end = "forward-float32-highest.png"
+    assert names == {f"time-{end}", f"memory-{end}", f"floor-{end}", "error-forward.png"}
+    assert all((tmp_path / name).stat().st_size > 10_000 for name in names)
+
+
+def test_documents_follow_the_rows(tmp_path):
+    (tmp_path / "rows.jsonl").write_text(
+        "".join(json.dumps(r | {"case": "paper-inference"}) + "\n" for r in ROWS[:2])
+    )
+    text = "before\n<!-- begin summary -->\n| typed | 99 |\n<!-- end summary -->\nafter"
+    filled = tables.fill(text, tables.read(tmp_path))
+    assert "typed" not in filled
+    assert "| 2 | eager | 6 | 3.00 (1.67 - 4.67) | 6 | 10 | 100 | 50 | 1.0e-07 |" in filled
+    assert filled.startswith("before")
+    assert filled.endswith("after")
+    assert tables.fill(filled, tables.read(tmp_path)) == filled
+
+
+@pytest.mark.slow
+def test_pytest_benchmark_compares_runs(tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "benchmarks",
+        "--benchmark-only",
+        "-p",
+        "no:cacheprovider",
+        "-q",
+    ]
+    command += ["--cases", "tiny", "--dtypes", "float32", "-k", "blockwise", "--benchmark-autosave"]
+    command += [f"--benchmark-storage={tmp_path}"]
+    first = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert first.returncode == 0, first.stdout + first.stderr
+    again = subprocess.run(
+        [*command, "--benchmark-compare"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "Comparing against benchmarks from" in again.stdout + again.stderr
+
+
+@pytest.mark.slow
+def test_the_network_is_measured_in_parts(tmp_path):
+    out = tmp_path / "rows.jsonl"
+    options = ["--size", "65", "--seconds", "0.01", "--no-memory"]
+    options += ["--networks", "test_resnet", "--arrange", "test_resnet"]
+    command = [sys.executable, "benchmarks/bench_model.py", *options, "--out", str(out)]
+    command += ["--arrangements", "plain", HALF]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = load([out])
+    parts = {row["part"] for row in rows if row["table"] == "networks"}
+    assert parts == {"seed branch", "similarity branch", "diffusion", "total"}
+    arrangements = {row["arrangement"]: row for row in rows if row["table"] == "arrangements"}
+    assert arrangements["plain"]["within"]
+    assert not arrangements[HALF]["within"], "half the digits are not within float32's budget"
