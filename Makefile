@@ -4,6 +4,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
+SUITE = $(addprefix tests/kernels/test_,accuracy.py derivatives.py properties.py training_twin.py checks.py)
+
 # The kernels without torch, and the program that checks them.
 CHECK = -std=c++17 -g -O1 -Wall -Wextra -Werror -Wno-psabi -ffp-contract=fast -fno-math-errno -fno-trapping-math -pthread \
   tests/native/check.cpp $(filter-out csrc/registration.cpp,$(wildcard csrc/*.cpp))
@@ -36,7 +38,7 @@ bare:                          ## in an environment of its own: the operator wit
 
 isas: $(VENV)/ready            ## the operator's tests on the compiled kernels of every instruction set of this machine
 	for isa in $$($(BIN)/python -c 'from difnet_kernels.backends import instruction_sets; print(*instruction_sets()[1:])'); do \
-	  DIFNET_CPU_ISA=$$isa $(BIN)/python -m pytest -q -k native tests/kernels || exit 1; done
+	  echo "== $$isa"; DIFNET_CPU_ISA=$$isa $(BIN)/python -m pytest -q -k native $(SUITE) || exit 1; done
 
 sanitize: $(VENV)/ready        ## the compiled kernels under AddressSanitizer, UBSan, ThreadSanitizer and valgrind
 	mkdir -p build
