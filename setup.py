@@ -18,6 +18,7 @@ FLAGS = [
     *("-fvisibility=hidden", "-Wno-psabi", "-DTORCH_TARGET_VERSION=0x020b000000000000"),
 ]
 
+WITHOUT = "difnet-kernels: installing without the compiled CPU kernels"
 SANITIZERS = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
 
 
@@ -37,9 +38,21 @@ def obstacle():
     return None
 
 
-def extension():
+def extension(required):
     """The extension, on LibTorch's stable ABI and Python's limited API: one binary for all versions."""
     from torch.utils.cpp_extension import BuildExtension, CppExtension
+
+    class Build(BuildExtension):
+        """Goes on without the extension where it need not be there and does not compile."""
+
+        def build_extensions(self):
+            try:
+                super().build_extensions()
+            except Exception as error:
+                if required:
+                    raise
+                print(f"{WITHOUT}: they do not compile here: {error}", file=sys.stderr)
+                self.extensions.clear()
 
     sanitizers = SANITIZERS if os.environ.get("DIFNET_SANITIZE") == "1" else []  # for `make sanitize`
     native = CppExtension(
@@ -50,7 +63,7 @@ def extension():
         extra_link_args=sanitizers[1:],
         py_limited_api=True,
     )
-    return {"ext_modules": [native], "cmdclass": {"build_ext": BuildExtension}}
+    return {"ext_modules": [native], "cmdclass": {"build_ext": Build}}
 
 
 def options():
@@ -62,10 +75,10 @@ def options():
         return {}
     reason = obstacle()
     if reason is None:
-        return extension() | {"options": {"bdist_wheel": {"py_limited_api": "cp310"}}}
+        return extension(required=wish == "1") | {"options": {"bdist_wheel": {"py_limited_api": "cp310"}}}
     if wish == "1":
         sys.exit(f"DIFNET_BUILD=1: {reason}")
-    print(f"difnet-kernels: installing without the compiled CPU kernels: {reason}", file=sys.stderr)
+    print(f"{WITHOUT}: {reason}", file=sys.stderr)
     return {}
 
 

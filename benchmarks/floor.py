@@ -4,7 +4,7 @@ Counts for each pair of nodes, with d wide features and k classes (docs/math.md,
 one more column of the product with the states:
 
     CPU, pairs of blocks   forward   d / 2 + k + 1 multiply-adds, 1/2 exponential (e_ij = e_ji)
-                           backward  3 d / 2 + 2 k + 1 more, and 1/2
+                           backward  3 d / 2 + 2 k + 2 more, and 1/2
     GPU, row blocks        forward   d + k + 1 multiply-adds, 1 exponential
                            backward  2 d + 3 k + 2 more, and 1
 
@@ -55,7 +55,7 @@ def counts(case: Case, mode: str, dtype: torch.dtype, device: torch.device) -> C
     feature, value = d * dtype.itemsize, 4
     node_bytes = feature + 3 * k * value  # F, seed and y_t in, y_{t+1} out
     if mode != FORWARD:
-        multiply_adds += 2 * d + 3 * k + 2 if row_blocks else 3 * d / 2 + 2 * k + 1
+        multiply_adds += 2 * d + 3 * k + 2 if row_blocks else 3 * d / 2 + 2 * k + 2
         exponentials *= 2
         node_bytes += (k + 1) * value  # z and row sums out
         node_bytes += 2 * feature + (5 * k + 1) * value  # F, y, z, sums and g in; dF, dy and ds out

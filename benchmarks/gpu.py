@@ -48,7 +48,8 @@ def stages(rehearse: bool, out: Path) -> list[Stage]:
     small += (
         ["--cases", "tiny", "--dtypes", "bfloat16", "--seconds", "0.1"]
         if rehearse
-        else ["--dtypes", "float32", "bfloat16", "--precisions", "highest", "--seconds", "1"]
+        else ["--cases", "paper-inference", "paper-training", "--dtypes", "float32", "bfloat16"]
+        + ["--precisions", "highest", "--seconds", "1", "--minutes", "1.2"]
     )
     rows = rows_of(rehearse, out)
     nodes = (
@@ -112,7 +113,8 @@ def stamp(rows: Path) -> None:
         triton = version("triton")
     except PackageNotFoundError:
         triton = "none"
-    measured = [json.loads(line) for line in rows.read_text().splitlines()]
+    # A benchmark that was stopped may leave half a line.
+    measured = [json.loads(line) for line in rows.read_text().splitlines() if line.endswith("}")]
     rows.write_text(
         "".join(json.dumps({**row, "driver": driver, "triton": triton}) + "\n" for row in measured)
     )

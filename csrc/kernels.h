@@ -1,4 +1,4 @@
-// The kernels of one instruction set: included by one file for each, compiled with that set's flags. DIFNET_ISA names
+// The kernels of one instruction set: included by one file for each, compiled for that set. DIFNET_ISA names
 // an inline namespace, so that the linker never takes a function compiled for one set in place of another's.
 #pragma once
 

@@ -64,10 +64,12 @@ class ModelTiles {
     for (int row = 0; row < 16; ++row)
       for (int pair = 0; pair < 16; ++pair)
         for (int column = 0; column < 16; ++column) {
-          float* sum = reinterpret_cast<float*>(tiles_[C][row]) + column;
           const uint16_t *a = tiles_[A][row] + 2 * pair, *b = tiles_[B][pair] + 2 * column;
-          *sum += from_bfloat16(a[0]) * from_bfloat16(b[0]);
-          *sum += from_bfloat16(a[1]) * from_bfloat16(b[1]);
+          float sum;
+          std::memcpy(&sum, tiles_[C][row] + 2 * column, sizeof sum);
+          sum += from_bfloat16(a[0]) * from_bfloat16(b[0]);
+          sum += from_bfloat16(a[1]) * from_bfloat16(b[1]);
+          std::memcpy(tiles_[C][row] + 2 * column, &sum, sizeof sum);
         }
   }
 
@@ -106,7 +108,8 @@ struct MatrixUnit {
       }
   }
 
-  // As Registers::add; depth, rows and columns are rounded up to whole tiles.
+  // C (rows, columns) += X Y over `depth` elements, all rounded up to whole tiles. The sums go on from C: started from
+  // zero they would take another pass over it, and operands of 16 bits round more than that loses.
   static inline void add(
       const Element* x, int64_t row, const Element* y, int64_t ldy, int64_t depth, int rows, float* c, int64_t ldc,
       int64_t columns) {

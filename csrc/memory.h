@@ -1,6 +1,7 @@
 // Strided reading and writing in any dtype, aligned zeroed memory, and a parallel loop.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <new>
@@ -12,6 +13,32 @@ namespace difnet {
 inline namespace DIFNET_ISA {
 
 constexpr int64_t round_up(int64_t value, int64_t to) { return (value + to - 1) / to * to; }
+
+// float16 in plain code: compilers have no type for it everywhere, and only inputs and outputs pass here.
+inline float from_float16(uint16_t half) {
+  uint32_t bits = static_cast<uint32_t>(half & 0x7fff) << 13;
+  float value;
+  if (bits >= 0x0f800000) {  // infinity or NaN
+    bits |= 0x7f800000;
+    std::memcpy(&value, &bits, sizeof value);
+  } else {
+    std::memcpy(&value, &bits, sizeof value);
+    value *= 0x1p112f;  // exponents are counted from -15, not -127
+  }
+  return half & 0x8000 ? -value : value;
+}
+
+inline uint16_t to_float16(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  const uint16_t sign = bits >> 16 & 0x8000;
+  const float size = std::abs(value);
+  if (value != value) return sign | 0x7e00;
+  if (size >= 65520) return sign | 0x7c00;
+  if (size < 0x1p-14f) return sign | static_cast<uint16_t>(std::nearbyint(size * 0x1p24f));
+  bits = (bits & 0x7fffffff) - (112u << 23);
+  return sign | static_cast<uint16_t>((bits + 0xfff + (bits >> 13 & 1)) >> 13);  // to the nearest, ties to even
+}
 
 // `count` numbers of row (b, i) of an array.
 template <class T>
@@ -34,8 +61,8 @@ inline void read_row(const Array& array, int64_t b, int64_t i, int64_t count, T*
       break;
     }
     case Type::float16: {
-      const auto* from = static_cast<const _Float16*>(array.data) + start;
-      for (int64_t c = 0; c < count; ++c) to[c] = static_cast<T>(from[c * step]);
+      const auto* from = static_cast<const uint16_t*>(array.data) + start;
+      for (int64_t c = 0; c < count; ++c) to[c] = from_float16(from[c * step]);
       break;
     }
   }
@@ -56,7 +83,8 @@ inline void write_row(void* data, Type type, int64_t start, int64_t count, const
         static_cast<uint16_t*>(data)[start + c] = to_bfloat16(static_cast<float>(from[c]));
       break;
     case Type::float16:
-      for (int64_t c = 0; c < count; ++c) static_cast<_Float16*>(data)[start + c] = static_cast<_Float16>(from[c]);
+      for (int64_t c = 0; c < count; ++c)
+        static_cast<uint16_t*>(data)[start + c] = to_float16(static_cast<float>(from[c]));
       break;
   }
 }

@@ -5,6 +5,7 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <initializer_list>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -48,8 +49,33 @@ double number(const Tensor& tensor) {
                                                      : *static_cast<const float*>(tensor.data_ptr());
 }
 
-difnet::Sizes sizes_of(const Tensor& feature, const Tensor& state) {
-  return {feature.size(0), feature.size(1), feature.size(2), state.size(2)};
+// Sizes of a call whose arguments are what difnet_kernels/ops.py says they are; throws where one is not.
+difnet::Sizes sizes_of(
+    const Tensor& feature, const Tensor& state, std::initializer_list<Tensor> per_class,
+    const std::optional<Tensor>& node_bias, std::initializer_list<Tensor> numbers) {
+  const auto demand = [](bool holds, const char* what) {
+    if (!holds) throw std::invalid_argument(std::string("the walk's compiled kernels: expected ") + what);
+  };
+  const auto is_double = [](const Tensor& tensor) { return type_of(tensor) == difnet::Type::float64; };
+  demand(feature.dim() == 3 && state.dim() == 3, "feature (B, N, d) and state (B, N, k)");
+  const difnet::Sizes sizes{feature.size(0), feature.size(1), feature.size(2), state.size(2)};
+  demand(sizes.batch > 0 && sizes.nodes > 0 && sizes.width > 0 && sizes.classes > 0, "B, N, d and k of 1 at least");
+  const ScalarType type = is_double(feature) ? ScalarType::Double : ScalarType::Float;
+  for (const Tensor& tensor : per_class) {
+    demand(tensor.scalar_type() == type, "states in float64 where the feature is, in float32 elsewhere");
+    demand(
+        tensor.dim() == 3 && tensor.size(0) == sizes.batch && tensor.size(1) == sizes.nodes &&
+            tensor.size(2) == sizes.classes,
+        "states, seed and gradients of one shape (B, N, k)");
+  }
+  if (node_bias.has_value())
+    demand(
+        node_bias->scalar_type() == type && node_bias->dim() == 2 && node_bias->size(0) == sizes.batch &&
+            node_bias->size(1) == sizes.nodes,
+        "node_bias (B, N) in the states' type");
+  for (const Tensor& tensor : numbers)
+    demand(tensor.scalar_type() == type && tensor.dim() == 0, "mu and beta without axes, in the states' type");
+  return sizes;
 }
 
 // PyTorch's threads.
@@ -60,8 +86,9 @@ difnet::Pool pool() {
   return {static_cast<int>(torch::stable::get_num_threads()), run};
 }
 
-// torch.get_float32_matmul_precision(), which the stable ABI does not have.
-difnet::Precision float32_precision() {
+// torch.get_float32_matmul_precision(), which the stable ABI does not have; where it has no answer, "highest".
+difnet::Precision float32_precision(const Tensor& feature) {
+  if (feature.scalar_type() != ScalarType::Float || !Py_IsInitialized()) return difnet::Precision::highest;
   const PyGILState_STATE state = PyGILState_Ensure();
   PyObject* torch = PyImport_ImportModule("torch");
   PyObject* answer = torch == nullptr ? nullptr : PyObject_CallMethod(torch, "get_float32_matmul_precision", nullptr);
@@ -78,13 +105,13 @@ difnet::Precision float32_precision() {
 
 std::tuple<Tensor, Tensor, Tensor> walk_forward(
     Tensor feature, Tensor state, Tensor seed, Tensor mu, Tensor beta, std::optional<Tensor> node_bias) {
-  const difnet::Sizes sizes = sizes_of(feature, state);
+  const difnet::Sizes sizes = sizes_of(feature, state, {state, seed}, node_bias, {mu, beta});
   const std::vector<int64_t> shape{sizes.batch, sizes.nodes, sizes.classes};
   Tensor new_state = torch::stable::new_empty(state, shape), z = torch::stable::new_empty(state, shape);
   Tensor lse = torch::stable::new_empty(state, {sizes.batch, sizes.nodes});
   difnet::chosen_kernels().forward(
       {sizes, array_of(feature), array_of(state), array_of(seed), array_of(node_bias), number(mu), number(beta),
-       float32_precision(), new_state.data_ptr(), z.data_ptr(), lse.data_ptr(), pool()});
+       float32_precision(feature), new_state.data_ptr(), z.data_ptr(), lse.data_ptr(), pool()});
   return {new_state, z, lse};
 }
 
@@ -98,7 +125,7 @@ void set(const Tensor& tensor, double value) {
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> walk_backward(
     Tensor grad, Tensor feature, Tensor state, Tensor seed, Tensor z, Tensor lse, Tensor mu, Tensor beta,
     std::optional<Tensor> node_bias, std::vector<bool> output_mask) {
-  const difnet::Sizes sizes = sizes_of(feature, state);
+  const difnet::Sizes sizes = sizes_of(feature, state, {grad, state, seed, z}, node_bias, {mu, beta});
   const std::vector<int64_t> per_node{sizes.batch, sizes.nodes}, none{0}, scalar;
   const std::vector<int64_t> per_class{sizes.batch, sizes.nodes, sizes.classes};
   const auto make = [&](int output, const Tensor& like, const std::vector<int64_t>& shape) {
@@ -113,7 +140,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> walk_backward(
   double of_mu = 0, of_beta = 0;
   difnet::chosen_kernels().backward(
       {sizes, array_of(grad), array_of(feature), array_of(state), array_of(seed), array_of(z), array_of(lse),
-       array_of(node_bias), number(mu), number(beta), float32_precision(), pointer(0, grad_feature), pointer(1, grad_state),
+       array_of(node_bias), number(mu), number(beta), float32_precision(feature), pointer(0, grad_feature), pointer(1, grad_state),
        pointer(2, grad_seed), pointer(5, grad_bias), &of_mu, &of_beta, pool()});
   if (output_mask[3]) set(grad_mu, of_mu);
   if (output_mask[4]) set(grad_beta, of_beta);

@@ -118,7 +118,8 @@ struct Scores {
         plain += lengths[block_of(b, block) * 2];
         moved += lengths[block_of(b, block) * 2 + 1];
       }
-      if (moved > plain) std::fill_n(centre + b * width, width, T(0));
+      // Also where a feature is not finite: it must not reach all rows through the centre.
+      if (!(moved <= plain)) std::fill_n(centre + b * width, width, T(0));
     }
   }
 
@@ -130,7 +131,7 @@ struct Scores {
         double dot = 0, squares = 0, prior = 0;
         for (int64_t c = 0; c < width; ++c) {
           x[c] -= mean[c];
-          dot += static_cast<double>(x[c]) * mean[c];
+          if (mean[c] != 0) dot += static_cast<double>(x[c]) * mean[c];
           squares += static_cast<double>(x[c]) * x[c];
           features.set(block_of(b, block), i, 0, c, x[c]);
         }
@@ -160,7 +161,8 @@ struct Scores {
         // powers of two, so that states and weighted states are rounded alike, and the rest is in the exponent.
         if (!shared[b]) {
           column[i] = static_cast<T>(bias[i]);
-          weight[i] = A::kPair == 1 && std::isfinite(column[i]) ? static_cast<T>(std::exp2(bias[i] - column[i])) : T(1);
+          const double lost = bias[i] - column[i];
+          weight[i] = A::kPair == 1 && std::abs(lost) < 1 ? static_cast<T>(std::exp2(lost)) : T(1);
           return;
         }
         const double logarithm = bias[i] - column[i] - top, whole = A::kPair == 1 ? logarithm : std::rint(logarithm);

@@ -11,9 +11,10 @@ namespace difnet {
 inline namespace DIFNET_ISA {
 
 constexpr size_t kVectorBytes = DIFNET_VECTOR_BYTES;  // of the instruction set
+// The constraint of a vector register.
 #if defined(__x86_64__)
 #define DIFNET_REGISTER "v"
-#else
+#elif defined(__aarch64__)
 #define DIFNET_REGISTER "w"
 #endif
 
@@ -48,7 +49,7 @@ struct Coefficients<6> {
 };
 
 // 2^x for x <= 1 or so, with a polynomial of the given degree. Results under 2^-126, the smallest normal number, are
-// exactly 0: arithmetic on subnormal numbers is slow, and beside a row sum of at least 1/2 they change nothing.
+// exactly 0: arithmetic on subnormal numbers is slow, and where they are flushed, row sums are 2^39 times as large or more.
 // NaN stays NaN; -inf gives 0.
 template <class T, int W, int Degree>
 class PowerOfTwo;
@@ -65,7 +66,7 @@ class PowerOfTwo<float, W, Degree> {
   }
 
   Vector operator()(Vector x) const {
-    typedef int32_t Integers __attribute__((vector_size(W * sizeof(int32_t))));
+    typedef uint32_t Integers __attribute__((vector_size(W * sizeof(uint32_t))));
     const auto low = x < low_;  // false for NaN
     x = low ? low_ : x;
     // x = n + r with |r| <= 1/2; adding 1.5 * 2^23 rounds n to the low bits of the mantissa.
@@ -85,7 +86,9 @@ class PowerOfTwo<float, W, Degree> {
  private:
   static Vector hold(float value) {
     Vector vector = Simd<float, W>::broadcast(value);
+#if defined(DIFNET_REGISTER)
     if constexpr (sizeof vector == kVectorBytes) asm("" : "+" DIFNET_REGISTER(vector));
+#endif
     return vector;
   }
 

@@ -46,7 +46,8 @@ struct Backward {
   Array grad, feature, state, seed, z, row_sum, node_bias;
   double mu, beta;
   Precision precision;  // that of the forward
-  // Contiguous; null where not asked for. grad_feature is (B, N, d) in the type of state, whatever feature's is.
+  // Contiguous; null where not asked for. grad_feature is (B, N, d) in the type of feature, the rest
+  // in that of state.
   void *grad_feature, *grad_state, *grad_seed, *grad_node_bias;
   double *grad_mu, *grad_beta;
   Pool pool;

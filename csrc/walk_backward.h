@@ -51,7 +51,7 @@ void walk_backward(const Backward& call) {
       read_row(call.row_sum, b, source, 1, &row_sum);
       read_row(call.grad, b, source, k, a);
       read_row(call.z, b, source, k, z);
-            for (int64_t c = 0; c < k; ++c) {
+      for (int64_t c = 0; c < k; ++c) {
         a[c] = a[c] * scale / row_sum;
         delta += held(a[c]) * z[c];
         brought.set(at, i, c, a[c]);

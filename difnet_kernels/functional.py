@@ -28,7 +28,9 @@ def cascaded_random_walk(
 
     Args:
         features: F_t, a sequence of T tensors (B, N, d_t), or one tensor (T, B, N, d). Their dtype decides
-            the matrix arithmetic; scores and sums are float32 at least. Nothing scales the scores.
+            the matrix arithmetic, for float32 together with torch.set_float32_matmul_precision, which must
+            not be called between a forward and its backward; scores and sums are float32 at least. Nothing
+            scales the scores.
         seed: s, (B, N, k).
         mu: (T,) on the inputs' device, in [0, 1]: the share of the walk against the seed. Not checked, since
             reading it would synchronise with the device.

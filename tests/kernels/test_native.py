@@ -71,10 +71,14 @@ sys.exit(bool(failed))
 """
 
 
-@pytest.mark.parametrize("precision", ["high", "medium"])
-def test_float32_in_bfloat16_parts(precision):
+@pytest.mark.parametrize(
+    ("precision", "isa"), [("high", "amx-model"), ("medium", "amx-model"), ("medium", "avx512_bf16")]
+)
+def test_float32_in_bfloat16_parts(precision, isa):
     """One bfloat16 number may err like eager in bfloat16; the sum of two is 256 times finer."""
-    result = run(PRECISION, precision, DIFNET_CPU_ISA="amx-model")
+    if isa != "amx-model" and isa not in instruction_sets():
+        pytest.skip(f"{isa} cannot run here")
+    result = run(PRECISION, precision, DIFNET_CPU_ISA=isa)
     assert result.returncode == 0, result.stdout + result.stderr
 
 
@@ -99,7 +103,7 @@ def test_unknown_instruction_set_is_an_error():
 
 
 def everything(inputs, backend="native"):
-    copy = inputs.to(inputs.seed.dtype).requires_grad_()
+    copy = inputs.to(inputs.features[0].dtype, inputs.seed.dtype).requires_grad_()
     y = cascaded_random_walk(
         copy.features,
         copy.seed,
@@ -134,6 +138,47 @@ def test_both_forms_of_the_exponentials(spread):
     inputs = inputs._replace(node_bias=spread * torch.rand_like(inputs.node_bias))
     errors = testing.measure_errors(inputs, torch.float32, "native")
     assert all(error.within for error in errors), "\n".join(map(str, errors))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("bias", [-1e10, -1e20, -1e30, 1e10])
+def test_finite_masks(bias, dtype):
+    """Numbers so large that float32 rounds them by more than a weight can make good."""
+    inputs = testing.make_inputs(2, 130, 16, 3, 1, node_bias=True)
+    inputs.node_bias[:, :, 7] = bias
+    inputs = inputs.to(dtype, torch.float32)
+    for ours, truth in zip(everything(inputs, "native"), everything(inputs, "reference"), strict=True):
+        assert ours.isfinite().all()
+        size = max(truth.abs().max().item(), 1.0)
+        assert (ours - truth).abs().max() <= size * (1e-4 if dtype == torch.float32 else 0.05)
+
+
+def test_an_infinite_feature_reaches_only_the_rows_it_influences():
+    feature = torch.randn(1, 200, 1, generator=torch.Generator().manual_seed(0)).abs()
+    feature[0, :100] *= -1
+    feature[0, 150] = float("inf")  # whose scores with negative features are -inf
+    state, half = torch.randn(1, 200, 3), torch.tensor(0.5)
+    ours, truth = (random_walk(feature, state, state, half, half, backend=b) for b in ("native", "reference"))
+    assert truth[0, :100].isfinite().all()
+    assert truth[0, 100:].isnan().all()
+    torch.testing.assert_close(ours, truth, equal_nan=True)
+
+
+def test_the_operator_refuses_what_its_kernels_cannot_read():
+    from difnet_kernels import ops
+
+    walk, half = ops.walk_forward("native"), torch.tensor(0.5)
+    feature, state = torch.randn(2, 5, 3), torch.randn(2, 5, 4)
+    for wrong in (
+        (feature, state.bfloat16(), state.bfloat16(), half, half, None),
+        (feature.bfloat16(), state.double(), state.double(), half.double(), half.double(), None),
+        (feature, state, state[:, :4], half, half, None),
+        (feature, state, state, half.bfloat16(), half, None),
+        (feature[:, :0], state[:, :0], state[:, :0], half, half, None),
+        (feature, state, state, half, half, torch.zeros(2, 4)),
+    ):
+        with pytest.raises(ValueError, match="the walk's compiled kernels: expected"):
+            walk(*wrong)
 
 
 def test_images_of_both_forms_in_one_batch():

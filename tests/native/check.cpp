@@ -191,13 +191,12 @@ bool same(const Results& one, const Results& two) {
 }  // namespace
 
 int main(int count, char** arguments) {
-  const int64_t most = count > 1 ? std::atoll(arguments[1]) : 400;
+  const int64_t most = count > 1 ? std::atoll(arguments[1]) : 200;
   std::vector<const Kernels*> kernels = available_kernels();
   kernels.push_back(&amx_model_kernels);
   int failed = 0, checked = 0;
-  for (const int64_t nodes : {int64_t{1}, int64_t{63}, int64_t{97}, int64_t{200}, most}) {
-    if (nodes > most) continue;
-    const Sizes sizes{nodes > 200 ? 1 : 3, nodes, 20, 5};
+  for (const Sizes& sizes : {Sizes{3, 1, 20, 5}, {3, 63, 20, 5}, {2, 97, 64, 21}, {1, 130, 1, 1}, {1, 97, 90, 70}, {1, 200, 33, 60}}) {
+    if (sizes.nodes > most) continue;
     const Case cases[] = {
         {sizes, Type::float64, Precision::highest, 1, 1e-12}, {sizes, Type::float64, Precision::highest, 200, 1e-12},
         {sizes, Type::float32, Precision::highest, 1, 1e-5},  {sizes, Type::float32, Precision::highest, 200, 1e-4},
@@ -215,7 +214,7 @@ int main(int count, char** arguments) {
         if (near && repeats) continue;
         ++failed;
         std::printf(
-            "%s, %d nodes, type %d, bias %g: error %.1e of %.1e, %s\n", k->name, static_cast<int>(nodes),
+            "%s, %d nodes, type %d, bias %g: error %.1e of %.1e, %s\n", k->name, static_cast<int>(sizes.nodes),
             static_cast<int>(c.type), c.spread, error(found, truth), c.allowed,
             repeats ? "repeatable" : "other bits on other threads");
       }
