@@ -48,8 +48,20 @@ def stages(rehearse: bool, out: Path) -> list[Stage]:
     small += (
         ["--cases", "tiny", "--dtypes", "bfloat16", "--seconds", "0.1"]
         if rehearse
-        else ["--cases", "paper-inference", "paper-training", "--dtypes", "float32", "bfloat16"]
-        + ["--precisions", "highest", "--seconds", "1", "--minutes", "1.2"]
+        else [
+            "--cases",
+            "paper-inference",
+            "paper-training",
+            "--dtypes",
+            "float32",
+            "bfloat16",
+            "--precisions",
+            "highest",
+            "--seconds",
+            "1",
+            "--minutes",
+            "1.2",
+        ]
     )
     rows = rows_of(rehearse, out)
     nodes = (
