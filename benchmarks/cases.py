@@ -47,8 +47,8 @@ CASES = {
     "camvid": [Case("camvid", 1, 45 * 60, 5, 11)],
     "native-walk": [
         Case("native-walk", 1, 64 * 64, 1, 21),
-        Case("native-walk", 1, 128 * 128, 1, 21),
         Case("native-walk", 16, 41 * 41, 1, 21),
+        Case("native-walk", 1, 128 * 128, 1, 21),
     ],
     "full-resolution": [Case("full-resolution", 1, 505 * 505, 1, 21, (FORWARD,))],
     "tiny": [Case("tiny", 1, 150, 2, 5)],

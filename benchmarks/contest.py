@@ -73,11 +73,12 @@ def hold(
     calls = {name: e.call for name, e in entries.items() if e.call and e.seconds is None}
     times = interleaved(calls, options.seconds, device)
     times |= {name: summary([1e3 * e.seconds]) for name, e in entries.items() if e.seconds is not None}
+    # One graph at a time: each holds the memory of its call.
     replays = {}
-    if device.type == "cuda":
-        graphs = {name: graphed(call, device) for name, call in calls.items()}
-        captured = {name: graph for name, graph in graphs.items() if graph is not calls[name]}
-        replays = interleaved(captured, options.seconds, device)
+    for name, call in calls.items() if device.type == "cuda" else ():
+        graph = graphed(call, device)
+        if graph is not call:
+            replays |= interleaved({name: graph}, options.seconds / len(calls), device)
 
     shared = {
         **contest._asdict(),
@@ -105,10 +106,9 @@ def prepare(
     provider: Provider, contest: Contest, device: str
 ) -> tuple[Callable[[], object], Callable[[], object]]:
     """For a process of its own: the warm-up and the call whose memory counts."""
-    flat = contest._replace(sharpness="flat")  # the quickest to make
     place = torch.device(device)
-    call = flat.call(provider, place)
-    return call if provider.compiles else flat.small().call(provider, place), call
+    call = contest.call(provider, place)
+    return call if provider.compiles else contest.small().call(provider, place), call
 
 
 def enter(

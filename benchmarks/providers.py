@@ -21,6 +21,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from truth import Results, results, with_gradients
 
 from difnet_kernels import backends, cascaded_random_walk
+from difnet_kernels.backends import instruction_sets
 from difnet_kernels.testing import Inputs
 
 os.environ.setdefault("PYKEOPS_VERBOSE", "0")
@@ -83,16 +84,11 @@ def _forced(isa: str | None) -> Iterator[None]:
             os.environ |= {} if previous is None else {ISA_VARIABLE: previous}
 
 
-def instruction_sets() -> tuple[str, ...]:
-    """Those that the native backend can use here, best first; none where it does not say."""
-    known = getattr(importlib.import_module("difnet_kernels.backends"), "instruction_sets", tuple)
-    return tuple(known())
-
-
 def providers(device: torch.device, isas: Sequence[str] = ("best",)) -> list[Provider]:
     """Every provider, those that cannot run here with the reason.
 
-    `isas` are instruction sets of the native backend: "best", what it chooses itself, "all", or names.
+    `isas` are instruction sets of the native backend: "best", which it chooses itself, "all", for the others
+    too, or names.
     """
     found = []
     for s in backends():
@@ -101,7 +97,7 @@ def providers(device: torch.device, isas: Sequence[str] = ("best",)) -> list[Pro
         reason = None if s.available else s.reason
         found.append(Provider(f"difnet {s.name}", partial(_ours, s.name), True, reason))
         if s.name == "native":
-            sets = instruction_sets() if "all" in isas else [isa for isa in isas if isa != "best"]
+            sets = instruction_sets()[1:] if "all" in isas else [isa for isa in isas if isa != "best"]
             found += [
                 Provider(f"difnet native, {i}", partial(_ours, "native"), True, reason, isa=i) for i in sets
             ]
