@@ -127,7 +127,7 @@ def _operand_dtypes(feature: Tensor) -> tuple[torch.dtype, torch.dtype]:
 
 class _Packed(NamedTuple):
     G: Tensor
-    bias: Tensor
+    penalty: Tensor
     centre: Tensor
     sums: Tensor
     weights: Tensor
@@ -170,8 +170,8 @@ def _walk_forward(
     units = state.new_empty(at.batch, at.blocks) if at.scaled else state
     bias_or_state, bias_strides = _bias(node_bias, state)
     pack_forward_kernel[(at.batch * at.blocks,)](
-        feature, bias_or_state, packed.sums, packed.weights, state, packed.G, packed.bias, packed.centre, Y,
-        units, at.nodes, at.blocks, *feature.stride(), *bias_strides, *state.stride(),
+        feature, bias_or_state, packed.sums, packed.weights, state, packed.G, packed.penalty, packed.centre,
+        Y, units, at.nodes, at.blocks, *feature.stride(), *bias_strides, *state.stride(),
         **at.packing, num_warps=8,
     )  # fmt: skip
 
@@ -185,9 +185,9 @@ def _walk_forward(
         part = state.new_empty(at.batch, at.k_chunks, splits, at.size, at.k)
         part_top = state.new_empty(at.batch, at.k_chunks, splits, at.size)
     walk_forward_kernel[(programs * splits,)](
-        packed.G, Y, packed.bias, units, state, seed, mu, beta, new_state, z, lse, part, part_top,
+        packed.G, Y, packed.penalty, units, state, seed, mu, beta, new_state, z, lse, part, part_top,
         at.nodes, at.blocks, row_blocks, splits, *state.stride(), *seed.stride(),
-        CLASSES=at.classes, **at.chunks, HAS_BIAS=at.has_bias or not at.scaled, SCALED=at.scaled,
+        CLASSES=at.classes, **at.chunks, HAS_PENALTY=at.has_bias or not at.scaled, SCALED=at.scaled,
         SPLIT=splits > 1, PRECISION=at.precision, BLOCK_I=tile.block_i, BLOCK_J=tile.block_j,
         num_warps=tile.num_warps, num_stages=tile.num_stages,
     )  # fmt: skip
@@ -195,7 +195,7 @@ def _walk_forward(
         combine_forward_kernel[(at.batch * at.k_chunks * at.size // COMBINE_BLOCK,)](
             state, seed, mu, beta, new_state, z, lse, part, part_top,
             at.nodes, at.blocks, splits, *state.stride(), *seed.stride(),
-            CLASSES=at.classes, K=at.k, K_CHUNKS=at.k_chunks, SCALED=at.scaled, BLOCK=COMBINE_BLOCK,
+            CLASSES=at.classes, K=at.k, K_CHUNKS=at.k_chunks, BLOCK=COMBINE_BLOCK,
         )  # fmt: skip
     return new_state, z, lse
 
@@ -244,7 +244,7 @@ def _walk_backward(
     bias_or_state, bias_strides = _bias(node_bias, state)
     pack_backward_kernel[(at.batch * at.blocks,)](
         feature, bias_or_state, packed.sums, packed.weights, grad, state, seed, z, lse.contiguous(), mu, beta,
-        packed.G, packed.bias, packed.centre, Y, A, delta, lse_padded, exponents_y, exponents_a, grad_seed,
+        packed.G, packed.penalty, packed.centre, Y, A, delta, lse_padded, exponents_y, exponents_a, grad_seed,
         partial, at.nodes, at.blocks, *feature.stride(), *bias_strides,
         *grad.stride(), *state.stride(), *seed.stride(), *z.stride(),
         **at.packing, num_warps=8,
@@ -277,11 +277,11 @@ def _walk_backward(
                 state.new_empty(*shape) if scores else state,
             ]
         walk_backward_kernel[(programs * splits,)](
-            packed.G, Y, A, packed.bias, lse_padded, delta, exponents_y, exponents_a, packed.centre, grad,
+            packed.G, Y, A, packed.penalty, lse_padded, delta, exponents_y, exponents_a, packed.centre, grad,
             beta, grad_feature, grad_state, grad_bias, *parts,
             at.nodes, at.blocks, row_blocks, splits, *grad.stride(),
             WIDTH=at.width, CLASSES=at.classes, **at.chunks, **needs,
-            HAS_BIAS=at.has_bias or centred, SCALED=at.scaled, SPLIT=splits > 1,
+            HAS_PENALTY=at.has_bias or centred, SCALED=at.scaled, SPLIT=splits > 1,
             PRECISION=at.precision, BLOCK_I=tile.block_i, BLOCK_J=tile.block_j,
             num_warps=tile.num_warps, num_stages=tile.num_stages,
         )  # fmt: skip

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from triton.compiler import make_backend
 from triton.runtime.jit import create_function_from_signature
 
 from difnet_kernels import testing
-from difnet_kernels.triton import launch, tiles
+from difnet_kernels.triton import ahead_of_time, launch, tiles
 from difnet_kernels.triton.ahead_of_time import SHARED_MEMORY, compile_sweep
 
 KERNELS = ("walk_forward", "walk_backward")
@@ -68,8 +69,20 @@ def test_sm_90_uses_wgmma_and_nothing_slower(kernel):
     assert done == tile.block_i * tile.block_j * width
 
 
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_scores_are_rounded_before_penalties(kernel, dtype, monkeypatch):
+    """As an initial accumulator a penalty would make scores that differ from one sweep to another."""
+    monkeypatch.setattr(ahead_of_time, "_read_cubin", lambda compiled, _: compiled.asm["ttgir"])
+    tile = tiles.choose(kernel, "16", 64, 32, "sm_90")
+    text = compile_sweep(kernel, dtype, 64, 32, "sm_90", tile, has_bias=True, precision="tf32")
+    accumulators = re.findall(r"%s\w* = ttng\.warp_group_dot [^,]+, [^,]+, (%\w+)", text)
+    assert accumulators
+    assert all(name.startswith("%cst") for name in accumulators), accumulators
+
+
 @pytest.mark.parametrize(
-    ("kernel", "exponentials", "slots"), [("walk_forward", 1, 8), ("walk_backward", 2, 17)]
+    ("kernel", "exponentials", "slots"), [("walk_forward", 1, 9), ("walk_backward", 2, 17.5)]
 )
 def test_instructions_per_pair(kernel, exponentials, slots):
     """One exponential per pair forward and two backward, and few enough other instructions to hide."""
