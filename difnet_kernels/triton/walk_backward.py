@@ -28,6 +28,10 @@ from difnet_kernels.triton.primitives import (
     rounded,
 )
 
+# P is at most 1 and multiplied as float16, whose digits end at 2^-14 and numbers at 2^16: P^T a is summed
+# from 2^14 P.
+RAISED: tl.constexpr = tl.constexpr(14)
+
 
 @triton.jit(
     do_not_specialize=["nodes", "blocks", "row_blocks", "splits", "grad_b", "grad_n"],
@@ -78,7 +82,7 @@ def walk_backward_kernel(
         e_w = e_y + e_a - (8 if CLASSES < 64 else 4)
         # The parts of exponents that belong to the rows.
         row_ij = e_y + e_a_i - e_w
-        row_ji = e_y_i + e_a - e_w
+        row_ji = e_y_i + e_a - e_w - RAISED
 
     of_feature = tl.zeros((BLOCK_I, D), delta.dtype.element_ty)
     of_state = tl.zeros((BLOCK_I, K), delta.dtype.element_ty)
@@ -106,7 +110,7 @@ def walk_backward_kernel(
         p_ji = ((s - h_i if HAS_PENALTY else s) - l_j) * LOG2E
         if SCALED:
             e_y_j, e_a_j = tl.load(exponents_y + columns // PACK), tl.load(exponents_a + columns // PACK)
-            p_ji += e_a_j - e_a
+            p_ji += e_a_j - e_a + RAISED
         p_ji = tl.exp2(p_ji)
         if NEED_STATE:
             of_state = add_dot(of_state, rounded(p_ji, a_j.dtype, PRECISION), a_j, PRECISION)
@@ -138,7 +142,8 @@ def walk_backward_kernel(
             of_feature = add_dot(of_feature, rounded(w, g_j.dtype, PRECISION), g_j, PRECISION)
 
     if SCALED:
-        of_feature, of_bias, of_state = _scale(of_feature, e_w), _scale(of_bias, e_w), _scale(of_state, e_a)
+        of_feature, of_bias = _scale(of_feature, e_w), _scale(of_bias, e_w)
+        of_state = _scale(of_state, e_a - RAISED)
     i = i.to(tl.int64)
     if SPLIT:
         cell = ((batch * CHUNKS + chunk) * splits + split) * size_64 + i

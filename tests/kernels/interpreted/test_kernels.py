@@ -1,5 +1,7 @@
 """The kernels, line by line in Triton's interpreter, through the public functions."""
 
+import math
+
 import pytest
 import torch
 import triton
@@ -126,6 +128,44 @@ def test_one_huge_row(dtype, node_bias):
             # The features' own rounding, and that of float32 where the huge row is multiplied.
             error, size = by_row(x, true)
             assert (error <= 1e-2 * size + 2.0**-18 * 1e4).all(), (name, error.max())
+
+
+@pytest.mark.usefixtures("splits")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_loud_gradient_does_not_deafen_other_blocks(dtype):
+    """Nodes see those of their own block alone, so each row of dy is as loud as its block."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = testing.make_inputs(1, 384, 16, 5, 1, "flat")
+    feature = 0.1 * torch.randn(1, 384, 16, generator=generator, dtype=torch.float64)
+    feature[..., :3] = 8 * torch.eye(3, dtype=torch.float64)[torch.arange(384) // launch.PACK]
+    inputs = inputs._replace(features=[feature], beta=torch.ones_like(inputs.beta))
+    weight = loudness_of_blocks(384, 5, [0.0, 20.0, 3.0])
+    inputs = inputs.to(dtype, torch.float32)
+    ours = run(inputs.to(dtype, torch.float32).requires_grad_(), weight=weight)
+    truth = run(inputs.to(torch.float64).requires_grad_(), "reference", weight)
+    state = 1 + inputs.names().index("state")
+    error, size = by_row(ours[state], truth[state])
+    assert size[:128].max() < 2**-10 * size[128:256].min()
+    assert (error <= 2e-3 * size).all(), (error / size).max()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_weights_as_small_as_at_full_resolution(dtype):
+    """A node that takes nearly all of every row leaves the others weights near 2^-18, as 255,025 nodes do."""
+    inputs = testing.make_inputs(1, 200, 16, 5, 1, "flat", node_bias=True)
+    inputs.node_bias[:] = 0
+    inputs.node_bias[..., 0] = 18 * math.log(2)
+    inputs = inputs._replace(
+        features=[0.1 * inputs.features[0]], mu=torch.ones_like(inputs.mu), beta=torch.ones_like(inputs.beta)
+    ).to(dtype, torch.float32)
+    weight = 1 + loudness_of_blocks(200, 5, [-2.0, -2.0])
+    ours = run(inputs.to(dtype, torch.float32).requires_grad_(), weight=weight)
+    truth = run(inputs.to(torch.float64).requires_grad_(), "reference", weight)
+    for name, x, true in zip(["output", *inputs.names()], ours, truth, strict=True):
+        if name == "state":
+            error, size = by_row(x, true)
+            assert size[1:].max() < 2e-3
+            assert (error <= 5e-4 * size).all(), (error / size).max()
 
 
 @pytest.mark.parametrize("exponent", [-20, 20, 34])
