@@ -112,24 +112,39 @@ def asked_for(monkeypatch):
     return keys
 
 
-@pytest.mark.parametrize("layout", ["contiguous", "channels first", "a slice"])
+LAYOUTS = {
+    "contiguous": lambda x: x.contiguous(),
+    "channels first": lambda x: x.mT.contiguous().mT,
+    "a slice": lambda x: torch.nn.functional.pad(x, (1, 2))[..., 1:-2],
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("splits", [1, 3])
-def test_one_compilation_for_all_sizes(asked_for, monkeypatch, layout, dtype, splits):
+@pytest.mark.parametrize("node_bias", [True, False])
+@pytest.mark.parametrize("wanted", [[True] * 6, [False, True] + [False] * 4])
+def test_one_compilation_for_all_sizes(asked_for, monkeypatch, layout, dtype, splits, node_bias, wanted):
     """Neither N nor B nor where a tensor starts is a key, not even at 1 or at a multiple of 16."""
     monkeypatch.setattr(launch, "_splits", lambda *_: splits)
-    lay = {
-        "contiguous": lambda x: x.contiguous(),
-        "channels first": lambda x: x.mT.contiguous().mT,
-        "a slice": lambda x: torch.nn.functional.pad(x, (1, 0))[..., 1:],
-    }[layout]
-    for batch, nodes in ((1, 130), (1, 144), (2, 257), (16, 33), (3, 128), (1, 4096)):
-        inputs = testing.make_inputs(batch, nodes, 20, 5, 5, "flat", node_bias=True).to(dtype, torch.float32)
-        for t, feature in enumerate(inputs.features):
-            state, seed, scalars = lay(inputs.state), lay(inputs.seed), (inputs.mu[t], inputs.beta[t])
-            rest = (*scalars, inputs.node_bias[t])
-            _, *saved = launch.walk_forward(lay(feature), state, seed, *rest)
-            launch.walk_backward(seed, lay(feature), state, seed, *saved, *rest, [True] * 6)
+    wanted = [*wanted[:5], wanted[5] and node_bias]
+
+    def lay(x, offset):
+        x = LAYOUTS[layout](x)
+        base = x.new_empty(offset + sum((n - 1) * s for n, s in zip(x.shape, x.stride(), strict=True)) + 1)
+        assert base.data_ptr() % 16 == 0
+        return base[offset:].as_strided(x.shape, x.stride(), offset).copy_(x)
+
+    sizes = ((1, 130), (1, 144), (2, 257), (16, 33), (3, 128), (1, 4096))
+    for offset, (batch, nodes) in ((offset, size) for size in sizes for offset in (0, 1)):
+        inputs = testing.make_inputs(batch, nodes, 20, 5, 2, "flat", node_bias=node_bias)
+        inputs = inputs.to(dtype, torch.float32)
+        feature, state, seed = (lay(x, offset) for x in (inputs.features[0], inputs.state, inputs.seed))
+        bias = lay(inputs.node_bias[0], offset) if node_bias else None
+        rest = inputs.mu[offset], inputs.beta[offset], bias
+        assert bool(state.data_ptr() % 16) == bool(offset)
+        _, *saved = launch.walk_forward(feature, state, seed, *rest)
+        launch.walk_backward(seed, feature, state, seed, *saved, *rest, wanted)
     assert len(asked_for) == (4 if dtype == torch.bfloat16 else 5) + 2 * (splits > 1)
     assert {name: len(keys) for name, keys in asked_for.items()} == dict.fromkeys(asked_for, 1)
 
