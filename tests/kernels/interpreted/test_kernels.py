@@ -80,7 +80,8 @@ def test_ragged_nodes(nodes, dtype):
 
 
 @pytest.mark.parametrize(
-    ("width", "classes"), [(1, 1), (3, 15), (33, 16), (100, 31), (128, 60), (130, 65), (16, 127), (20, 128)]
+    ("width", "classes"),
+    [(1, 1), (3, 15), (33, 16), (100, 31), (128, 60), (130, 65), (16, 127), (20, 128), (130, 130)],
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_any_width(width, classes, dtype):
