@@ -106,8 +106,7 @@ def compile_sweep(
             signature[name] = "constexpr"
         elif name in pointers:
             signature[name] = types.get(name, value)
-            # 0-d tensors that are elements of a vector are aligned to themselves alone.
-            if name not in ("mu", "beta"):
+            if not function.params[position].do_not_specialize_on_alignment:
                 attributes[(position,)] = [["tt.divisibility", 16]]
         else:
             signature[name] = "i32"

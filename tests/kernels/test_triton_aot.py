@@ -149,6 +149,22 @@ def test_one_compilation_for_all_sizes(asked_for, monkeypatch, layout, dtype, sp
     assert {name: len(keys) for name, keys in asked_for.items()} == dict.fromkeys(asked_for, 1)
 
 
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_no_alignment_that_a_launch_does_not_promise(kernel, monkeypatch):
+    seen = {}
+
+    def source(function, signature, values, attributes):
+        seen.update({function.arg_names[position]: signature[function.arg_names[position]]
+                     for (position,) in attributes})  # fmt: skip
+        raise NotImplementedError
+
+    monkeypatch.setattr(ahead_of_time, "ASTSource", source)
+    with pytest.raises(NotImplementedError):
+        compiled(kernel, "sm_90")
+    assert {"G", "Y", "lse"} <= seen.keys()
+    assert not {"state", "seed", "grad", "mu", "beta"} & seen.keys()
+
+
 def test_every_architecture_has_every_entry():
     for architecture in tiles.ARCHITECTURES:
         keys = set(tiles.entries(architecture))
