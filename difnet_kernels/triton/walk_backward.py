@@ -79,10 +79,10 @@ def walk_backward_kernel(
         e_y_i, e_a_i = tl.load(exponents_y + rows // PACK), tl.load(exponents_a + rows // PACK)
         # W is kept in units of 2^e_w. |W| < 4 k 2^(e_y + e_a), which the float16 of float16 features must
         # hold, and with as many digits as it can where P is flat and W small.
-        e_w = e_y + e_a - (8 if CLASSES < 64 else 4)
-        # The parts of exponents that belong to the rows.
-        row_ij = e_y + e_a_i - e_w
-        row_ji = e_y_i + e_a - e_w - RAISED
+        room = 8 if CLASSES < 64 else 4
+        e_w = e_y + e_a - room
+        # The range of bfloat16 holds quiet blocks too; float16 follows the blocks at hand.
+        e_t = e_w
 
     of_feature = tl.zeros((BLOCK_I, D), delta.dtype.element_ty)
     of_state = tl.zeros((BLOCK_I, K), delta.dtype.element_ty)
@@ -111,6 +111,10 @@ def walk_backward_kernel(
         if SCALED:
             e_y_j, e_a_j = tl.load(exponents_y + columns // PACK), tl.load(exponents_a + columns // PACK)
             p_ji += e_a_j - e_a + RAISED
+            if G.dtype.element_ty == tl.float16:
+                old, e_t = e_t, tl.maximum(tl.maximum(e_y_i + e_a_j, e_y_j + e_a_i) - room, e_w - 60)
+                of_feature *= tl.exp2(old - e_t)
+            row_ji = e_y_i + e_a - e_t - RAISED
         p_ji = tl.exp2(p_ji)
         if NEED_STATE:
             of_state = add_dot(of_state, rounded(p_ji, a_j.dtype, PRECISION), a_j, PRECISION)
@@ -125,7 +129,7 @@ def walk_backward_kernel(
             else:
                 w = (w - delta_j) * p_ji
             if NEED_BIAS or CENTRED:
-                of_bias += tl.sum(w, axis=1)
+                of_bias += tl.sum(w, axis=1) * (tl.exp2(e_t - e_w) if SCALED else 1.0)
         if NEED_FEATURE:
             if K_CHUNKS == 1:
                 ds_ij = dot(a_i, tl.trans(y_j), PRECISION)
@@ -133,7 +137,7 @@ def walk_backward_kernel(
                 ds_ij = product(A, rows, Y, columns, size, K, K_CHUNKS, BLOCK_I, BLOCK_J, PRECISION)
             p_ij = ((s - h_j if HAS_PENALTY else s) - l_i[:, None]) * LOG2E
             if SCALED:
-                p_ij += row_ij + (e_y_j - e_y)
+                p_ij += e_y_j + e_a_i - e_t
                 w += (ds_ij - (delta_i * tl.exp2(-e_y_j))[:, None]) * tl.exp2(p_ij)
             else:
                 w += (ds_ij - delta_i[:, None]) * tl.exp2(p_ij)
@@ -142,7 +146,7 @@ def walk_backward_kernel(
             of_feature = add_dot(of_feature, rounded(w, g_j.dtype, PRECISION), g_j, PRECISION)
 
     if SCALED:
-        of_feature, of_bias = _scale(of_feature, e_w), _scale(of_bias, e_w)
+        of_feature, of_bias = _scale(of_feature, e_t), _scale(of_bias, e_w)
         of_state = _scale(of_state, e_a - RAISED)
     i = i.to(tl.int64)
     if SPLIT:
