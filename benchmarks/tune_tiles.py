@@ -5,13 +5,18 @@
 
 Candidates are those of the static report that compile for this GPU without spills; the best of its ranking
 are timed, forward and backward, at a batch that fills the GPU. An entry changes only where another tile is
-more than 2 % faster than the one in the table; results outside the table's own error budget do not count.
+more than 2 % faster than the one in the table. A tile whose output or gradients are outside the error budget
+(difnet_kernels.testing) is dropped; the table's own must hold it too. The table is written once, at the end.
 """
 
 import argparse
+import os
 import re
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -20,8 +25,9 @@ from cases import Case
 from measure import graphed, interleaved
 
 from difnet_kernels import cascaded_random_walk
+from difnet_kernels.testing import Inputs, measure_errors
 from difnet_kernels.triton import launch, tiles
-from difnet_kernels.triton.tiles import Tile
+from difnet_kernels.triton.tiles import Key, Tile
 
 PRECISION = {"16": "highest", "tf32": "medium", "tf32x3": "high", "fp32": "highest"}
 
@@ -47,13 +53,30 @@ def shortlist(kernel: str, dtype: str, d: int, k: int, architecture: str, length
     return [present, *(tile for *_, tile in sorted(ranked)[:length] if tile[:4] != present[:4])]
 
 
-def time_tile(kernel: str, tile: Tile, inputs: tuple, device: torch.device, seconds: float) -> float:
-    """Milliseconds of the forward, or of forward and backward, with one kernel's tile replaced."""
+@contextmanager
+def replaced(kernel: str, tile: Tile) -> Iterator[None]:
+    """One kernel's tile in place of the table's."""
     chosen = tiles.choose
 
     def choose(name: str, *key: object) -> Tile:
         return tile if name == kernel else chosen(name, *key)
 
+    tiles.choose = choose
+    try:
+        yield
+    finally:
+        tiles.choose = chosen
+
+
+def faults(kernel: str, tile: Tile, inputs: Inputs) -> list[str]:
+    """The output and the gradients that are outside the error budget with this tile."""
+    with replaced(kernel, tile):
+        errors = measure_errors(inputs, inputs.features[0].dtype, "triton", torch.float32)
+    return [f"{e.name} is {e.ours:.1e} off where {e.allowed:.1e} is allowed" for e in errors if not e.within]
+
+
+def time_tile(kernel: str, tile: Tile, inputs: Inputs, device: torch.device, seconds: float) -> float:
+    """Milliseconds of the forward, or of forward and backward, with one kernel's tile replaced."""
     arguments = inputs[:4]  # features, seed, mu, beta
     tensors = [*inputs.features, *inputs[1:4]]
 
@@ -65,28 +88,25 @@ def time_tile(kernel: str, tile: Tile, inputs: tuple, device: torch.device, seco
         y = cascaded_random_walk(*arguments, backend="triton")
         return torch.autograd.grad(y, tensors, torch.ones_like(y))
 
-    tiles.choose = choose
-    try:
+    with replaced(kernel, tile):
         function = forward if kernel == "walk_forward" else both
         return interleaved({"tile": graphed(function, device)}, seconds, device)["tile"].median
-    finally:
-        tiles.choose = chosen
 
 
-def write(key: tuple[str, str, int, int, str], tile: Tile, note: str) -> None:
-    """Replace one line of the table."""
+def write(changes: dict[Key, Tile], note: str) -> None:
+    """Replace the lines of these keys, all or none."""
     path = Path(tiles.__file__)
-    kernel, dtype, d, k, architecture = key
-    prefix = f'    ("{kernel}", "{dtype}", {d}, {k}, "{architecture}"): '
-    text, count = re.subn(
-        rf"^{re.escape(prefix)}.*$",
-        f"{prefix}Tile({', '.join(map(str, tile))}),  # {note}",
-        path.read_text(),
-        flags=re.M,
-    )
-    if count != 1:
-        raise SystemExit(f"{path}: expected one line for {key}, found {count}; add it first")
-    path.write_text(text)
+    text = path.read_text()
+    for (kernel, dtype, d, k, architecture), tile in changes.items():
+        prefix = f'    ("{kernel}", "{dtype}", {d}, {k}, "{architecture}"): '
+        line = f"{prefix}Tile({', '.join(map(str, tile))}),  # {note}"
+        text, count = re.subn(rf"^{re.escape(prefix)}.*$", lambda _, line=line: line, text, flags=re.M)
+        if count != 1:
+            raise SystemExit(f"{path}: expected one line for {prefix.strip()} found {count}; add it first")
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".py", delete=False) as file:
+        file.write(text)
+    os.chmod(file.name, path.stat().st_mode)
+    os.replace(file.name, path)
 
 
 def main() -> int:
@@ -103,8 +123,11 @@ def main() -> int:
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     architecture = launch.architecture_of(device)
+    if architecture not in (*tiles.ARCHITECTURES, "interpreter"):
+        raise SystemExit(f"{architecture} has no entries in {tiles.__file__}; add them first")
     name = torch.cuda.get_device_name() if device.type == "cuda" else "interpreter"
     case = Case("tuning", options.batch, options.nodes, 1, 21)
+    changes: dict[Key, Tile] = {}
     for dtype in options.dtypes:
         torch.set_float32_matmul_precision(PRECISION[dtype])
         inputs = case.inputs("pooled", DTYPES[dtype][0], device)
@@ -116,6 +139,10 @@ def main() -> int:
             times = {}
             for tile in (present, *others):
                 try:
+                    wrong = faults(kernel, tile, inputs)
+                    if wrong:
+                        print(f"  {tile} is dropped: {'; '.join(wrong)}", flush=True)
+                        continue
                     times[tile] = time_tile(kernel, tile, inputs, device, options.seconds)
                 except Exception as error:
                     print(f"  {tile}: {type(error).__name__}: {str(error).splitlines()[0][:80]}")
@@ -126,9 +153,9 @@ def main() -> int:
             best = min(times, key=times.__getitem__)
             if times[best] < 0.98 * times[present]:
                 print(f"{kernel} {dtype}: {tuple(present)} -> {tuple(best)}")
-                if not options.dry_run and device.type == "cuda":
-                    key = tiles.key(kernel, at.dtype, at.d, at.k, architecture)
-                    write(key, best, f"{name}, {time.strftime('%Y-%m-%d')}")
+                changes[tiles.key(kernel, at.dtype, at.d, at.k, architecture)] = best
+    if changes and not options.dry_run and device.type == "cuda":
+        write(changes, f"{name}, {time.strftime('%Y-%m-%d')}")
     return 0
 
 

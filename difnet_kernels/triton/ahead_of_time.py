@@ -88,7 +88,7 @@ def compile_sweep(
     value = "*fp64" if dtype == torch.float64 else "*fp32"
     element = {torch.bfloat16: "*bf16", torch.float16: "*fp16"}.get(dtype, value)
     constants: dict[str, Any] = {
-        "D": d, "D_CHUNKS": 1, "CLASSES": k - 1, "K": k, "K_CHUNKS": 1, "HAS_BIAS": has_bias or not scaled,
+        "D": d, "D_CHUNKS": 1, "CLASSES": k - 1, "K": k, "K_CHUNKS": 1, "HAS_PENALTY": has_bias or not scaled,
         "SCALED": scaled, "SPLIT": split, "PRECISION": precision, "BLOCK_I": tile.block_i,
         "BLOCK_J": tile.block_j, "WIDTH": d, "CHUNKS": 1, "CENTRED": not scaled, "NEED_FEATURE": True,
         "NEED_STATE": True, "NEED_BIAS": has_bias, "state_k": 1, "seed_k": 1, "grad_k": 1,
@@ -96,7 +96,7 @@ def compile_sweep(
     types = {"G": element, "grad_feature": element, "Y": "*fp16" if scaled else value}
     types["A"] = types["Y"]
     pointers = {
-        "bias", "units", "state", "seed", "mu", "beta", "new_state", "z", "lse", "part", "part_top",
+        "penalty", "units", "state", "seed", "mu", "beta", "new_state", "z", "lse", "part", "part_top",
         "delta", "exponents_y", "exponents_a", "centre", "grad", "grad_state", "grad_bias",
         "part_feature", "part_state", "part_bias", *types,
     }  # fmt: skip
@@ -106,8 +106,7 @@ def compile_sweep(
             signature[name] = "constexpr"
         elif name in pointers:
             signature[name] = types.get(name, value)
-            # 0-d tensors that are elements of a vector are aligned to themselves alone.
-            if name not in ("mu", "beta"):
+            if not function.params[position].do_not_specialize_on_alignment:
                 attributes[(position,)] = [["tt.divisibility", 16]]
         else:
             signature[name] = "i32"

@@ -127,7 +127,7 @@ def _operand_dtypes(feature: Tensor) -> tuple[torch.dtype, torch.dtype]:
 
 class _Packed(NamedTuple):
     G: Tensor
-    bias: Tensor
+    penalty: Tensor
     centre: Tensor
     sums: Tensor
     weights: Tensor
@@ -136,8 +136,9 @@ class _Packed(NamedTuple):
 def _pack_features(feature: Tensor, like: Tensor, at: Layout) -> _Packed:
     """Room for the packed features, and the sums that give their centre."""
     centred = not at.scaled
-    sums = like.new_empty(at.batch, at.blocks, at.d_chunks * at.d) if centred else like
-    weights = like.new_empty(at.batch, at.blocks) if centred else like
+    nothing = _nothing(like)
+    sums = like.new_empty(at.batch, at.blocks, at.d_chunks * at.d) if centred else nothing
+    weights = like.new_empty(at.batch, at.blocks) if centred else nothing
     if centred:
         centre_kernel[(at.batch * at.blocks,)](
             feature, sums, weights, at.nodes, at.blocks, *feature.stride(),
@@ -145,8 +146,8 @@ def _pack_features(feature: Tensor, like: Tensor, at: Layout) -> _Packed:
         )  # fmt: skip
     return _Packed(
         feature.new_empty(at.batch, at.d_chunks, at.size, at.d),
-        like.new_empty(at.batch, at.size) if centred or at.has_bias else like,
-        like.new_empty(at.batch, at.d_chunks * at.d) if centred else like,
+        like.new_empty(at.batch, at.size) if centred or at.has_bias else nothing,
+        like.new_empty(at.batch, at.d_chunks * at.d) if centred else nothing,
         sums,
         weights,
     )
@@ -167,11 +168,11 @@ def _walk_forward(
     tile = tiles.choose("walk_forward", at.dtype, at.d, at.k, architecture_of(feature.device))
     packed = _pack_features(feature, state, at)
     Y = state.new_empty(at.batch, at.k_chunks, at.size, at.k, dtype=_operand_dtypes(feature)[1])
-    units = state.new_empty(at.batch, at.blocks) if at.scaled else state
-    bias_or_state, bias_strides = _bias(node_bias, state)
+    units = state.new_empty(at.batch, at.blocks) if at.scaled else _nothing(state)
+    bias, bias_strides = _bias(node_bias, state)
     pack_forward_kernel[(at.batch * at.blocks,)](
-        feature, bias_or_state, packed.sums, packed.weights, state, packed.G, packed.bias, packed.centre, Y,
-        units, at.nodes, at.blocks, *feature.stride(), *bias_strides, *state.stride(),
+        feature, bias, packed.sums, packed.weights, state, packed.G, packed.penalty, packed.centre,
+        Y, units, at.nodes, at.blocks, *feature.stride(), *bias_strides, *state.stride(),
         **at.packing, num_warps=8,
     )  # fmt: skip
 
@@ -185,9 +186,9 @@ def _walk_forward(
         part = state.new_empty(at.batch, at.k_chunks, splits, at.size, at.k)
         part_top = state.new_empty(at.batch, at.k_chunks, splits, at.size)
     walk_forward_kernel[(programs * splits,)](
-        packed.G, Y, packed.bias, units, state, seed, mu, beta, new_state, z, lse, part, part_top,
+        packed.G, Y, packed.penalty, units, state, seed, mu, beta, new_state, z, lse, part, part_top,
         at.nodes, at.blocks, row_blocks, splits, *state.stride(), *seed.stride(),
-        CLASSES=at.classes, **at.chunks, HAS_BIAS=at.has_bias or not at.scaled, SCALED=at.scaled,
+        CLASSES=at.classes, **at.chunks, HAS_PENALTY=at.has_bias or not at.scaled, SCALED=at.scaled,
         SPLIT=splits > 1, PRECISION=at.precision, BLOCK_I=tile.block_i, BLOCK_J=tile.block_j,
         num_warps=tile.num_warps, num_stages=tile.num_stages,
     )  # fmt: skip
@@ -195,7 +196,7 @@ def _walk_forward(
         combine_forward_kernel[(at.batch * at.k_chunks * at.size // COMBINE_BLOCK,)](
             state, seed, mu, beta, new_state, z, lse, part, part_top,
             at.nodes, at.blocks, splits, *state.stride(), *seed.stride(),
-            CLASSES=at.classes, K=at.k, K_CHUNKS=at.k_chunks, SCALED=at.scaled, BLOCK=COMBINE_BLOCK,
+            CLASSES=at.classes, K=at.k, K_CHUNKS=at.k_chunks, BLOCK=COMBINE_BLOCK,
         )  # fmt: skip
     return new_state, z, lse
 
@@ -241,18 +242,18 @@ def _walk_backward(
     exponents_y, exponents_a = (state.new_empty(at.batch, at.blocks) for _ in range(2))
     partial = state.new_empty(2, at.batch * at.blocks)
     grad_seed = state.new_empty(state.shape)
-    bias_or_state, bias_strides = _bias(node_bias, state)
+    bias, bias_strides = _bias(node_bias, state)
     pack_backward_kernel[(at.batch * at.blocks,)](
-        feature, bias_or_state, packed.sums, packed.weights, grad, state, seed, z, lse.contiguous(), mu, beta,
-        packed.G, packed.bias, packed.centre, Y, A, delta, lse_padded, exponents_y, exponents_a, grad_seed,
+        feature, bias, packed.sums, packed.weights, grad, state, seed, z, lse.contiguous(), mu, beta,
+        packed.G, packed.penalty, packed.centre, Y, A, delta, lse_padded, exponents_y, exponents_a, grad_seed,
         partial, at.nodes, at.blocks, *feature.stride(), *bias_strides,
         *grad.stride(), *state.stride(), *seed.stride(), *z.stride(),
         **at.packing, num_warps=8,
     )  # fmt: skip
     grad_mu_beta = partial.sum(dim=1) if need_mu or need_beta else partial
 
-    nothing = state.new_empty(0)
-    grad_feature = feature.new_empty(feature.shape) if need_feature else feature.new_empty(0)
+    nothing = _nothing(state)
+    grad_feature = feature.new_empty(feature.shape) if need_feature else _nothing(feature)
     grad_state = state.new_empty(state.shape) if need_state else nothing
     grad_bias = state.new_empty(state.shape[:2]) if need_bias else nothing
     if need_feature or need_state or need_bias:
@@ -268,20 +269,20 @@ def _walk_backward(
         row_blocks = _blocks(at.nodes, tile.block_i)
         programs = at.batch * row_blocks * needs["CHUNKS"]
         splits = _splits(programs, at.size // tile.block_j, tile.resident, feature.device)
-        parts = [state] * 3
+        parts = [nothing] * 3
         if splits > 1:
             shape = (at.batch, needs["CHUNKS"], splits, at.size)
             parts = [
-                state.new_empty(*shape, at.d) if need_feature else state,
-                state.new_empty(*shape, at.k) if need_state else state,
-                state.new_empty(*shape) if scores else state,
+                state.new_empty(*shape, at.d) if need_feature else nothing,
+                state.new_empty(*shape, at.k) if need_state else nothing,
+                state.new_empty(*shape) if scores else nothing,
             ]
         walk_backward_kernel[(programs * splits,)](
-            packed.G, Y, A, packed.bias, lse_padded, delta, exponents_y, exponents_a, packed.centre, grad,
+            packed.G, Y, A, packed.penalty, lse_padded, delta, exponents_y, exponents_a, packed.centre, grad,
             beta, grad_feature, grad_state, grad_bias, *parts,
             at.nodes, at.blocks, row_blocks, splits, *grad.stride(),
             WIDTH=at.width, CLASSES=at.classes, **at.chunks, **needs,
-            HAS_BIAS=at.has_bias or centred, SCALED=at.scaled, SPLIT=splits > 1,
+            HAS_PENALTY=at.has_bias or centred, SCALED=at.scaled, SPLIT=splits > 1,
             PRECISION=at.precision, BLOCK_I=tile.block_i, BLOCK_J=tile.block_j,
             num_warps=tile.num_warps, num_stages=tile.num_stages,
         )  # fmt: skip
@@ -301,6 +302,11 @@ def _walk_backward(
     )
 
 
-def _bias(node_bias: Tensor | None, stand_in: Tensor) -> tuple[Tensor, tuple[int, ...]]:
-    """The node bias and its strides; any tensor where there is none, since the kernels do not read it."""
-    return (stand_in, (0, 0)) if node_bias is None else (node_bias, node_bias.stride())
+def _nothing(like: Tensor) -> Tensor:
+    """In place of what a kernel does not read: aligned, which a caller's tensor need not be."""
+    return like.new_empty(0)
+
+
+def _bias(node_bias: Tensor | None, like: Tensor) -> tuple[Tensor, tuple[int, ...]]:
+    """The node bias and its strides."""
+    return (_nothing(like), (0, 0)) if node_bias is None else (node_bias, node_bias.stride())

@@ -1,7 +1,7 @@
 r"""What a sweep reads, in one layout: contiguous, padded, in the dtype of the matrix units.
 
     G   (B, D_CHUNKS, NP, D)   features: centred where they are float32 or float64, else as given
-    b   (B, NP)                bias of the scores in units of the exponent, c_j + centre . g_j; -inf beyond N
+    h   (B, NP)                penalty of the scores, -(c_j + centre . g_j) with c the node bias; inf beyond N
     Y   (B, K_CHUNKS, NP, K)   state; forward, the last column of a chunk holds ones: row sums come with P y
     A   (B, K_CHUNKS, NP, K)   a = beta mu g, backward only
 
@@ -14,13 +14,15 @@ the dtype.
 
 The centre of float32 features is sum_i f_i/|f_i| / sum_i 1/|f_i|: their mean when lengths are alike, as
 after a max pool, and one pass and deaf to a few huge rows, which would pull a mean away from all others.
+
+The sign of h is what keeps a score the same in every sweep: Triton turns a sum with a product into the
+product's initial accumulator where nothing else uses the product, which rounds otherwise.
 """
 
 import triton
 import triton.language as tl
 
 from difnet_kernels.triton.primitives import (
-    LOG2E,
     PACK,
     exponent_of,
     lerp,
@@ -71,7 +73,7 @@ def _centre_chunk(sums, weights, batch, blocks, d, D: tl.constexpr, D_CHUNKS: tl
 
 @triton.jit
 def _pack_features(
-    feature, node_bias, sums, weights, G, bias, centre, batch, block, nodes, blocks,
+    feature, node_bias, sums, weights, G, penalty, centre, batch, block, nodes, blocks,
     feature_b, feature_n, feature_d, node_bias_b, node_bias_n,
     WIDTH: tl.constexpr, D: tl.constexpr, D_CHUNKS: tl.constexpr,
     HAS_NODE_BIAS: tl.constexpr, CENTRED: tl.constexpr, TF32: tl.constexpr,
@@ -79,9 +81,9 @@ def _pack_features(
     i = block.to(tl.int64) * PACK + tl.arange(0, PACK)
     size = blocks.to(tl.int64) * PACK
     f_i = feature + batch * feature_b + i[:, None] * feature_n
-    b = tl.zeros((PACK,), bias.dtype.element_ty)
+    h = tl.zeros((PACK,), penalty.dtype.element_ty)
     if HAS_NODE_BIAS:
-        b += tl.load(node_bias + batch * node_bias_b + i * node_bias_n, i < nodes, 0.0)
+        h -= tl.load(node_bias + batch * node_bias_b + i * node_bias_n, i < nodes, 0.0)
     for chunk in range(D_CHUNKS):
         d = (chunk * D + tl.arange(0, D)).to(tl.int64)
         inside = (i[:, None] < nodes) & (d[None, :] < WIDTH)
@@ -91,14 +93,12 @@ def _pack_features(
             if block == 0:
                 tl.store(centre + batch * (D_CHUNKS * D) + d, m)
             g = tl.where(inside, g - m[None, :], 0.0)
-            b += tl.sum(g * m[None, :], axis=1)
+            h -= tl.sum(g * m[None, :], axis=1)
         if TF32:
             g = round_to_tf32(g)
         tl.store(G + ((batch * D_CHUNKS + chunk) * size + i[:, None]) * D + tl.arange(0, D)[None, :], g)
     if HAS_NODE_BIAS or CENTRED:
-        if not CENTRED:
-            b = b * LOG2E
-        tl.store(bias + batch * size + i, tl.where(i < nodes, b, -float("inf")))
+        tl.store(penalty + batch * size + i, tl.where(i < nodes, h, float("inf")))
 
 
 @triton.jit
@@ -147,16 +147,16 @@ def _store_packed(Y, batch, chunk, size, i, y, exponent, nodes, ONES: tl.constex
     do_not_specialize_on_alignment=["feature", "node_bias", "state", "feature_d", "state_k"],
 )  # fmt: skip
 def pack_forward_kernel(
-    feature, node_bias, sums, weights, state, G, bias, centre, Y, units, nodes, blocks,
+    feature, node_bias, sums, weights, state, G, penalty, centre, Y, units, nodes, blocks,
     feature_b, feature_n, feature_d, node_bias_b, node_bias_n, state_b, state_n, state_k,
     WIDTH: tl.constexpr, D: tl.constexpr, D_CHUNKS: tl.constexpr,
     CLASSES: tl.constexpr, K: tl.constexpr, K_CHUNKS: tl.constexpr,
     HAS_NODE_BIAS: tl.constexpr, CENTRED: tl.constexpr, SCALED: tl.constexpr, TF32: tl.constexpr,
 ):  # fmt: skip
-    """G, b, centre and Y with the powers of two in it, (B, blocks); one program per block of nodes."""
+    """G, h, centre and Y with the powers of two in it, (B, blocks); one program per block of nodes."""
     block, batch = tl.program_id(0) % blocks, (tl.program_id(0) // blocks).to(tl.int64)
     _pack_features(
-        feature, node_bias, sums, weights, G, bias, centre, batch, block, nodes, blocks,
+        feature, node_bias, sums, weights, G, penalty, centre, batch, block, nodes, blocks,
         feature_b, feature_n, feature_d, node_bias_b, node_bias_n,
         WIDTH, D, D_CHUNKS, HAS_NODE_BIAS, CENTRED, TF32,
     )  # fmt: skip
@@ -191,7 +191,7 @@ def pack_forward_kernel(
 )  # fmt: skip
 def pack_backward_kernel(
     feature, node_bias, sums, weights, grad, state, seed, z, lse, mu, beta,
-    G, bias, centre, Y, A, delta, lse_padded, exponents_y, exponents_a, grad_seed, partial,
+    G, penalty, centre, Y, A, delta, lse_padded, exponents_y, exponents_a, grad_seed, partial,
     nodes, blocks, feature_b, feature_n, feature_d, node_bias_b, node_bias_n,
     grad_b, grad_n, grad_k, state_b, state_n, state_k, seed_b, seed_n, seed_k, z_b, z_n, z_k,
     WIDTH: tl.constexpr, D: tl.constexpr, D_CHUNKS: tl.constexpr,
@@ -205,7 +205,7 @@ def pack_backward_kernel(
     """
     block, batch = tl.program_id(0) % blocks, (tl.program_id(0) // blocks).to(tl.int64)
     _pack_features(
-        feature, node_bias, sums, weights, G, bias, centre, batch, block, nodes, blocks,
+        feature, node_bias, sums, weights, G, penalty, centre, batch, block, nodes, blocks,
         feature_b, feature_n, feature_d, node_bias_b, node_bias_n,
         WIDTH, D, D_CHUNKS, HAS_NODE_BIAS, CENTRED, TF32,
     )  # fmt: skip

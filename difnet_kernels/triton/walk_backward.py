@@ -1,6 +1,6 @@
 r"""What a walk's backward needs every pair of nodes for: dF, P^T a and the gradient of the node bias.
 
-With P_ij = exp(S_ij + b_j - L_i), S = G G^T symmetric, a block of rows I owns its outputs and meets every
+With P_ij = exp(S_ij - h_j - L_i), S = G G^T symmetric, a block of rows I owns its outputs and meets every
 block of columns J once. Both halves of dS + dS^T come from that one tile of scores:
 
     W_ij  = P_ij (a_i . y_j - delta_i) + P_ji (a_j . y_i - delta_j)
@@ -8,8 +8,10 @@ block of columns J once. Both halves of dS + dS^T come from that one tile of sco
     dc_i  = sum_j P_ji (a_j . y_i - delta_j)      (rows of dS sum to zero, so this is also the row sum of W)
 
 Nothing is added to memory that another program writes: no atomics, the same bits every time. P_ij and P_ji
-are at most 1, so two exponentials need no guard. 16-bit states and a come divided by powers of two, one per
-block of nodes (pack.py); sums are kept in units of the image's largest, and multiplied out at the end.
+are at most 1, so two exponentials need no guard: scores, penalties and logarithms meet as in the forward,
+with the same rounding, and exponents are added to what is left. 16-bit states and a come divided by powers
+of two, one per block of nodes (pack.py); sums are kept in units of the image's largest, and multiplied out
+at the end.
 """
 
 import triton
@@ -26,18 +28,22 @@ from difnet_kernels.triton.primitives import (
     rounded,
 )
 
+# P is at most 1 and multiplied as float16, whose digits end at 2^-14 and numbers at 2^16: P^T a is summed
+# from 2^14 P.
+RAISED: tl.constexpr = tl.constexpr(14)
+
 
 @triton.jit(
     do_not_specialize=["nodes", "blocks", "row_blocks", "splits", "grad_b", "grad_n"],
     do_not_specialize_on_alignment=["grad", "beta", "grad_k"],
 )
 def walk_backward_kernel(
-    G, Y, A, bias, lse, delta, exponents_y, exponents_a, centre, grad, beta,
+    G, Y, A, penalty, lse, delta, exponents_y, exponents_a, centre, grad, beta,
     grad_feature, grad_state, grad_bias, part_feature, part_state, part_bias,
     nodes, blocks, row_blocks, splits, grad_b, grad_n, grad_k,
     WIDTH: tl.constexpr, D: tl.constexpr, D_CHUNKS: tl.constexpr,
     CLASSES: tl.constexpr, K: tl.constexpr, K_CHUNKS: tl.constexpr, CHUNKS: tl.constexpr,
-    HAS_BIAS: tl.constexpr, SCALED: tl.constexpr, CENTRED: tl.constexpr,
+    HAS_PENALTY: tl.constexpr, SCALED: tl.constexpr, CENTRED: tl.constexpr,
     NEED_FEATURE: tl.constexpr, NEED_STATE: tl.constexpr, NEED_BIAS: tl.constexpr,
     SPLIT: tl.constexpr, PRECISION: tl.constexpr, BLOCK_I: tl.constexpr, BLOCK_J: tl.constexpr,
 ):  # fmt: skip
@@ -54,7 +60,7 @@ def walk_backward_kernel(
     G += batch * size_64 * (D_CHUNKS * D)
     Y += batch * size_64 * (K_CHUNKS * K)
     A += batch * size_64 * (K_CHUNKS * K)
-    bias += batch * size_64
+    penalty += batch * size_64
     lse += batch * size_64
     delta += batch * size_64
     exponents_y += batch * blocks
@@ -66,17 +72,17 @@ def walk_backward_kernel(
     y_i = load_tile(Y, rows, K, BLOCK_I)
     a_i = load_tile(A, rows, K, BLOCK_I)
     l_i, delta_i = tl.load(lse + i), tl.load(delta + i)
-    if HAS_BIAS:
-        b_i = tl.load(bias + i)[:, None]
+    if HAS_PENALTY:
+        h_i = tl.load(penalty + i)[:, None]
     if SCALED:
         e_y, e_a = largest_of(exponents_y, blocks), largest_of(exponents_a, blocks)
         e_y_i, e_a_i = tl.load(exponents_y + rows // PACK), tl.load(exponents_a + rows // PACK)
         # W is kept in units of 2^e_w. |W| < 4 k 2^(e_y + e_a), which the float16 of float16 features must
         # hold, and with as many digits as it can where P is flat and W small.
-        e_w = e_y + e_a - (8 if CLASSES < 64 else 4)
-        # The parts of exponents that belong to the rows.
-        row_ij = e_y + e_a_i - e_w - l_i
-        row_ji = e_y_i + e_a - e_w
+        room = 8 if CLASSES < 64 else 4
+        e_w = e_y + e_a - room
+        # The range of bfloat16 holds quiet blocks too; float16 follows the blocks at hand.
+        e_t = e_w
 
     of_feature = tl.zeros((BLOCK_I, D), delta.dtype.element_ty)
     of_state = tl.zeros((BLOCK_I, K), delta.dtype.element_ty)
@@ -93,23 +99,23 @@ def walk_backward_kernel(
         else:
             s = product(G, rows, G, columns, size, D, D_CHUNKS, BLOCK_I, BLOCK_J, PRECISION)
         l_j, delta_j = tl.load(lse + j)[None, :], tl.load(delta + j)[None, :]
-        if HAS_BIAS:
-            b_j = tl.load(bias + j)[None, :]
+        if HAS_PENALTY:
+            h_j = tl.load(penalty + j)[None, :]
         if K_CHUNKS == 1:
             y_j = load_tile(Y, columns, K, BLOCK_J)
             a_j = load_tile(A, columns, K, BLOCK_J)
         else:
             a_j = load_tile(A + k_chunk * size_64 * K, columns, K, BLOCK_J)
 
+        p_ji = ((s - h_i if HAS_PENALTY else s) - l_j) * LOG2E
         if SCALED:
             e_y_j, e_a_j = tl.load(exponents_y + columns // PACK), tl.load(exponents_a + columns // PACK)
-            p_ji = s * LOG2E + (e_a_j - e_a - l_j)
-            if HAS_BIAS:
-                p_ji += b_i
-            p_ji = tl.exp2(p_ji)
-        else:
-            # Score plus bias first, then minus the row's logarithm, as in the forward.
-            p_ji = tl.exp2(((s + b_i if HAS_BIAS else s) - l_j) * LOG2E)
+            p_ji += e_a_j - e_a + RAISED
+            if G.dtype.element_ty == tl.float16:
+                old, e_t = e_t, tl.maximum(tl.maximum(e_y_i + e_a_j, e_y_j + e_a_i) - room, e_w - 60)
+                of_feature *= tl.exp2(old - e_t)
+            row_ji = e_y_i + e_a - e_t - RAISED
+        p_ji = tl.exp2(p_ji)
         if NEED_STATE:
             of_state = add_dot(of_state, rounded(p_ji, a_j.dtype, PRECISION), a_j, PRECISION)
         if NEED_FEATURE or NEED_BIAS:
@@ -118,31 +124,30 @@ def walk_backward_kernel(
                 w = dot(y_i, tl.trans(a_j), PRECISION)
             else:
                 w = product(Y, rows, A, columns, size, K, K_CHUNKS, BLOCK_I, BLOCK_J, PRECISION)
-            if SCALED:  # noqa: SIM108
-                w = (w - delta_j * tl.exp2(-e_y_i)) * (p_ji * tl.exp2(row_ji))
+            if SCALED:
+                w = (w * tl.exp2(row_ji) - delta_j * tl.exp2(row_ji - e_y_i)) * p_ji
             else:
                 w = (w - delta_j) * p_ji
             if NEED_BIAS or CENTRED:
-                of_bias += tl.sum(w, axis=1)
+                of_bias += tl.sum(w, axis=1) * (tl.exp2(e_t - e_w) if SCALED else 1.0)
         if NEED_FEATURE:
             if K_CHUNKS == 1:
                 ds_ij = dot(a_i, tl.trans(y_j), PRECISION)
             else:
                 ds_ij = product(A, rows, Y, columns, size, K, K_CHUNKS, BLOCK_I, BLOCK_J, PRECISION)
+            p_ij = ((s - h_j if HAS_PENALTY else s) - l_i[:, None]) * LOG2E
             if SCALED:
-                p_ij = s * LOG2E + (row_ij + (e_y_j - e_y))[:, None]
-                if HAS_BIAS:
-                    p_ij += b_j
+                p_ij += e_y_j + e_a_i - e_t
                 w += (ds_ij - (delta_i * tl.exp2(-e_y_j))[:, None]) * tl.exp2(p_ij)
             else:
-                p_ij = tl.exp2(((s + b_j if HAS_BIAS else s) - l_i[:, None]) * LOG2E)
-                w += (ds_ij - delta_i[:, None]) * p_ij
+                w += (ds_ij - delta_i[:, None]) * tl.exp2(p_ij)
             if D_CHUNKS > 1:
                 g_j = load_tile(G + d_chunk * size_64 * D, columns, D, BLOCK_J)
             of_feature = add_dot(of_feature, rounded(w, g_j.dtype, PRECISION), g_j, PRECISION)
 
     if SCALED:
-        of_feature, of_bias, of_state = _scale(of_feature, e_w), _scale(of_bias, e_w), _scale(of_state, e_a)
+        of_feature, of_bias = _scale(of_feature, e_t), _scale(of_bias, e_w)
+        of_state = _scale(of_state, e_a - RAISED)
     i = i.to(tl.int64)
     if SPLIT:
         cell = ((batch * CHUNKS + chunk) * splits + split) * size_64 + i

@@ -1,10 +1,12 @@
 r"""One walk forward: z = P y and the update of the state, in one sweep over the columns per block of rows.
 
-    p_ij = exp(g_i . g_j + b_j - top_i)     acc_i = sum_j p_ij [y_j, 1]     z_i = acc_i / acc_i[last]
+    p_ij = exp(g_i . g_j - h_j - top_i)     acc_i = sum_j p_ij [y_j, 1]     z_i = acc_i / acc_i[last]
     y'   = beta (mu z + (1 - mu) s) + (1 - beta) y
 
 with top_i the running maximum of the row (online softmax). The last column of the packed state holds ones,
 so the row sum comes out of the same product with the same rounding of P, and a constant state stays constant.
+Differences come before all else, and are not multiplied before they are taken: so no compiler can fuse them,
+the largest weight is exactly 1, and the backward, which takes the same ones, meets the same weights.
 16-bit states come divided by powers of two, one per block of nodes (pack.py); the ones do not.
 Where blocks of rows cannot fill the GPU the columns are split over programs, and a second kernel adds the
 parts.
@@ -32,10 +34,10 @@ from difnet_kernels.triton.primitives import (
     do_not_specialize_on_alignment=["state", "seed", "mu", "beta", "state_k", "seed_k"],
 )
 def walk_forward_kernel(
-    G, Y, bias, units, state, seed, mu, beta, new_state, z, lse, part, part_top,
+    G, Y, penalty, units, state, seed, mu, beta, new_state, z, lse, part, part_top,
     nodes, blocks, row_blocks, splits, state_b, state_n, state_k, seed_b, seed_n, seed_k,
     D: tl.constexpr, D_CHUNKS: tl.constexpr, CLASSES: tl.constexpr, K: tl.constexpr, K_CHUNKS: tl.constexpr,
-    HAS_BIAS: tl.constexpr, SCALED: tl.constexpr, SPLIT: tl.constexpr, PRECISION: tl.constexpr,
+    HAS_PENALTY: tl.constexpr, SCALED: tl.constexpr, SPLIT: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_I: tl.constexpr, BLOCK_J: tl.constexpr,
 ):  # fmt: skip
     """The sweep. Grid: B x row_blocks x K_CHUNKS x splits, the last fastest."""
@@ -47,12 +49,12 @@ def walk_forward_kernel(
     size_64 = size.to(tl.int64)
     G += batch * size_64 * (D_CHUNKS * D)
     Y += (batch * K_CHUNKS + chunk) * size_64 * K
-    bias += batch * size_64
+    penalty += batch * size_64
     units += batch * blocks
 
     g_i = load_tile(G, rows, D, BLOCK_I)
-    top = tl.full((BLOCK_I,), -float("inf"), bias.dtype.element_ty)
-    acc = tl.zeros((BLOCK_I, K), bias.dtype.element_ty)
+    top = tl.full((BLOCK_I,), -float("inf"), penalty.dtype.element_ty)
+    acc = tl.zeros((BLOCK_I, K), penalty.dtype.element_ty)
     if SCALED:
         unit, ones = 1.0, tl.arange(0, K) == K - 1
 
@@ -64,26 +66,12 @@ def walk_forward_kernel(
             s = dot(g_i, tl.trans(load_tile(G, columns, D, BLOCK_J)), PRECISION)
         else:
             s = product(G, rows, G, columns, size, D, D_CHUNKS, BLOCK_I, BLOCK_J, PRECISION)
-        if HAS_BIAS:
-            b_j = tl.load(bias + columns + tl.arange(0, BLOCK_J))[None, :]
-        if SCALED:
-            # In powers of two: the logarithm's base goes into the exponent.
-            if HAS_BIAS:
-                s = s * LOG2E + b_j
-                new_top = tl.maximum(top, tl.max(s, axis=1))
-            else:
-                new_top = tl.maximum(top, tl.max(s, axis=1) * LOG2E)
-            shift = _finite(new_top)
-            p = tl.exp2((s if HAS_BIAS else s * LOG2E) - shift[:, None])
-            alpha = tl.exp2(top - shift)
-        else:
-            # The difference first, so that the largest weight is exactly 1.
-            if HAS_BIAS:
-                s += b_j
-            new_top = tl.maximum(top, tl.max(s, axis=1))
-            shift = _finite(new_top)
-            p = tl.exp2((s - shift[:, None]) * LOG2E)
-            alpha = tl.exp2((top - shift) * LOG2E)
+        if HAS_PENALTY:
+            s -= tl.load(penalty + columns + tl.arange(0, BLOCK_J))[None, :]
+        new_top = tl.maximum(top, tl.max(s, axis=1))
+        shift = _finite(new_top)
+        p = tl.exp2((s - shift[:, None]) * LOG2E)
+        alpha = tl.exp2((top - shift) * LOG2E)
         y_j = load_tile(Y, columns, K, BLOCK_J)
         if SCALED:
             # The sums of the states are kept in the unit of the block at hand, the row sum in its own.
@@ -105,7 +93,7 @@ def walk_forward_kernel(
     else:
         _finish(
             acc, top, i, batch, chunk, state, seed, mu, beta, new_state, z, lse,
-            nodes, state_b, state_n, state_k, seed_b, seed_n, seed_k, CLASSES, K, SCALED,
+            nodes, state_b, state_n, state_k, seed_b, seed_n, seed_k, CLASSES, K,
         )  # fmt: skip
 
 
@@ -116,7 +104,7 @@ def walk_forward_kernel(
 def combine_forward_kernel(
     state, seed, mu, beta, new_state, z, lse, part, part_top,
     nodes, blocks, splits, state_b, state_n, state_k, seed_b, seed_n, seed_k,
-    CLASSES: tl.constexpr, K: tl.constexpr, K_CHUNKS: tl.constexpr, SCALED: tl.constexpr, BLOCK: tl.constexpr,
+    CLASSES: tl.constexpr, K: tl.constexpr, K_CHUNKS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Adds the parts of a split sweep in their order. Grid: B x K_CHUNKS x NP / BLOCK, the last fastest."""
     row_blocks = blocks * (PACK // BLOCK)
@@ -133,16 +121,13 @@ def combine_forward_kernel(
         acc_s = tl.load(part + cell[:, None] * K + tl.arange(0, K)[None, :])
         new_top = tl.maximum(top, top_s)
         shift = _finite(new_top)
-        old, new = top - shift, top_s - shift
-        if not SCALED:
-            old, new = old * LOG2E, new * LOG2E
-        old, new = tl.exp2(old), tl.exp2(new)
+        old, new = tl.exp2((top - shift) * LOG2E), tl.exp2((top_s - shift) * LOG2E)
         acc = acc * old[:, None] + acc_s * new[:, None]
         top = new_top
         cell += size
     _finish(
         acc, top, i, batch, chunk, state, seed, mu, beta, new_state, z, lse,
-        nodes, state_b, state_n, state_k, seed_b, seed_n, seed_k, CLASSES, K, SCALED,
+        nodes, state_b, state_n, state_k, seed_b, seed_n, seed_k, CLASSES, K,
     )  # fmt: skip
 
 
@@ -156,15 +141,12 @@ def _finite(top):
 def _finish(
     acc, top, i, batch, chunk, state, seed, mu, beta, new_state, z, lse,
     nodes, state_b, state_n, state_k, seed_b, seed_n, seed_k,
-    CLASSES: tl.constexpr, K: tl.constexpr, SCALED: tl.constexpr,
+    CLASSES: tl.constexpr, K: tl.constexpr,
 ):  # fmt: skip
-    """z, the row's logarithm (base 2 if SCALED, else natural) and the new state, from the sums of a block."""
+    """z, the row's logarithm and the new state, from the sums of a block."""
     q = tl.arange(0, K)
     row_sum = tl.sum(tl.where((q == K - 1)[None, :], acc, 0.0), axis=1)
-    logarithm = tl.log2(row_sum)
-    if not SCALED:
-        logarithm = logarithm * LN2
-    tl.store(lse + batch * nodes + i, top + logarithm, (i < nodes) & (chunk == 0))
+    tl.store(lse + batch * nodes + i, top + tl.log2(row_sum) * LN2, (i < nodes) & (chunk == 0))
 
     k = (chunk * (K - 1) + q).to(tl.int64)
     inside = (i[:, None] < nodes) & ((q < K - 1) & (k < CLASSES))[None, :]

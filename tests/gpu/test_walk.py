@@ -81,7 +81,7 @@ def test_ragged_nodes(device, rehearsal, nodes, dtype):
 # Each pair compiles kernels of its own; what matters is where widths are padded or cut.
 @pytest.mark.parametrize(
     ("width", "classes"),
-    [(1, 1), (3, 11), (16, 2), (33, 32), (64, 31), (100, 21), (128, 60), (200, 65), (64, 130)],
+    [(1, 1), (3, 11), (16, 2), (33, 32), (64, 31), (100, 21), (128, 60), (200, 65), (64, 130), (200, 130)],
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_any_width(device, rehearsal, width, classes, dtype):
@@ -265,14 +265,14 @@ def test_full_resolution(device, rehearsal):
     feature = 0.35 * torch.randn(1, nodes, 64, device=device, generator=generator)
     feature = feature.to(torch.bfloat16).requires_grad_()
     state = torch.randn(1, nodes, 21, device=device, generator=generator).requires_grad_()
-    half = torch.full((1,), 0.5, device=device)
+    one = torch.ones(1, device=device)  # mu and beta: the output is z = P y alone, dy is P^T grad alone
     if not rehearsal:
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
     start = time.perf_counter()
-    y = cascaded_random_walk([feature], state, half, half, backend="triton")
-    grad = torch.randn(y.shape, device=device, generator=generator)
+    y = cascaded_random_walk([feature], state, one, one, backend="triton")
+    grad = 1 + torch.randn(y.shape, device=device, generator=generator)
     of_feature, of_state = torch.autograd.grad(y, (feature, state), grad)
     if not rehearsal:
         torch.cuda.synchronize()
@@ -286,13 +286,10 @@ def test_full_resolution(device, rehearsal):
         rows = torch.arange(0, nodes, max(1, nodes // 64), device=device)[:64]
         f, s = feature[0].double(), state[0].double()
         z = torch.softmax(f[rows] @ f.T, dim=-1) @ s
-        truth = 0.25 * z + 0.75 * s[rows]
-        torch.testing.assert_close(y[0, rows].double(), truth, rtol=0, atol=1e-3 * truth.abs().max().item())
-        # Columns of P^T a sum to those of a: with y_0 = s the state's gradient sums to that of the output.
+        torch.testing.assert_close(y[0, rows].double(), z, rtol=0, atol=1e-2 * z.abs().max().item())
+        # Columns of P^T a sum to those of a, here about N.
         total = of_state.double().sum(dim=1)
-        torch.testing.assert_close(
-            total, grad.double().sum(dim=1), rtol=0, atol=2e-3 * grad.abs().double().sum(dim=1).max().item()
-        )
+        torch.testing.assert_close(total, grad.double().sum(dim=1), rtol=1e-2, atol=0)
         # The loss does not change when all features are turned together: dF^T F is symmetric.
         turn = of_feature[0].double().T @ f
         assert of_feature.abs().max() > 0

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from triton.compiler import make_backend
 from triton.runtime.jit import create_function_from_signature
 
 from difnet_kernels import testing
-from difnet_kernels.triton import launch, tiles
+from difnet_kernels.triton import ahead_of_time, launch, tiles
 from difnet_kernels.triton.ahead_of_time import SHARED_MEMORY, compile_sweep
 
 KERNELS = ("walk_forward", "walk_backward")
@@ -68,8 +69,20 @@ def test_sm_90_uses_wgmma_and_nothing_slower(kernel):
     assert done == tile.block_i * tile.block_j * width
 
 
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_scores_are_rounded_before_penalties(kernel, dtype, monkeypatch):
+    """As an initial accumulator a penalty would make scores that differ from one sweep to another."""
+    monkeypatch.setattr(ahead_of_time, "_read_cubin", lambda compiled, _: compiled.asm["ttgir"])
+    tile = tiles.choose(kernel, "16", 64, 32, "sm_90")
+    text = compile_sweep(kernel, dtype, 64, 32, "sm_90", tile, has_bias=True, precision="tf32")
+    accumulators = re.findall(r"%s\w* = ttng\.warp_group_dot [^,]+, [^,]+, (%\w+)", text)
+    assert accumulators
+    assert all(name.startswith("%cst") for name in accumulators), accumulators
+
+
 @pytest.mark.parametrize(
-    ("kernel", "exponentials", "slots"), [("walk_forward", 1, 8), ("walk_backward", 2, 17)]
+    ("kernel", "exponentials", "slots"), [("walk_forward", 1, 9), ("walk_backward", 2, 17.5)]
 )
 def test_instructions_per_pair(kernel, exponentials, slots):
     """One exponential per pair forward and two backward, and few enough other instructions to hide."""
@@ -99,26 +112,57 @@ def asked_for(monkeypatch):
     return keys
 
 
-@pytest.mark.parametrize("layout", ["contiguous", "channels first", "a slice"])
+LAYOUTS = {
+    "contiguous": lambda x: x.contiguous(),
+    "channels first": lambda x: x.mT.contiguous().mT,
+    "a slice": lambda x: torch.nn.functional.pad(x, (1, 2))[..., 1:-2],
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("splits", [1, 3])
-def test_one_compilation_for_all_sizes(asked_for, monkeypatch, layout, dtype, splits):
+@pytest.mark.parametrize("node_bias", [True, False])
+@pytest.mark.parametrize("wanted", [[True] * 6, [False, True] + [False] * 4])
+def test_one_compilation_for_all_sizes(asked_for, monkeypatch, layout, dtype, splits, node_bias, wanted):
     """Neither N nor B nor where a tensor starts is a key, not even at 1 or at a multiple of 16."""
     monkeypatch.setattr(launch, "_splits", lambda *_: splits)
-    lay = {
-        "contiguous": lambda x: x.contiguous(),
-        "channels first": lambda x: x.mT.contiguous().mT,
-        "a slice": lambda x: torch.nn.functional.pad(x, (1, 0))[..., 1:],
-    }[layout]
-    for batch, nodes in ((1, 130), (1, 144), (2, 257), (16, 33), (3, 128), (1, 4096)):
-        inputs = testing.make_inputs(batch, nodes, 20, 5, 5, "flat", node_bias=True).to(dtype, torch.float32)
-        for t, feature in enumerate(inputs.features):
-            state, seed, scalars = lay(inputs.state), lay(inputs.seed), (inputs.mu[t], inputs.beta[t])
-            rest = (*scalars, inputs.node_bias[t])
-            _, *saved = launch.walk_forward(lay(feature), state, seed, *rest)
-            launch.walk_backward(seed, lay(feature), state, seed, *saved, *rest, [True] * 6)
+    wanted = [*wanted[:5], wanted[5] and node_bias]
+
+    def lay(x, offset):
+        x = LAYOUTS[layout](x)
+        base = x.new_empty(offset + sum((n - 1) * s for n, s in zip(x.shape, x.stride(), strict=True)) + 1)
+        assert base.data_ptr() % 16 == 0
+        return base[offset:].as_strided(x.shape, x.stride(), offset).copy_(x)
+
+    sizes = ((1, 130), (1, 144), (2, 257), (16, 33), (3, 128), (1, 4096))
+    for offset, (batch, nodes) in ((offset, size) for size in sizes for offset in (0, 1)):
+        inputs = testing.make_inputs(batch, nodes, 20, 5, 2, "flat", node_bias=node_bias)
+        inputs = inputs.to(dtype, torch.float32)
+        feature, state, seed = (lay(x, offset) for x in (inputs.features[0], inputs.state, inputs.seed))
+        bias = lay(inputs.node_bias[0], offset) if node_bias else None
+        rest = inputs.mu[offset], inputs.beta[offset], bias
+        assert bool(state.data_ptr() % 16) == bool(offset)
+        _, *saved = launch.walk_forward(feature, state, seed, *rest)
+        launch.walk_backward(seed, feature, state, seed, *saved, *rest, wanted)
     assert len(asked_for) == (4 if dtype == torch.bfloat16 else 5) + 2 * (splits > 1)
     assert {name: len(keys) for name, keys in asked_for.items()} == dict.fromkeys(asked_for, 1)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_no_alignment_that_a_launch_does_not_promise(kernel, monkeypatch):
+    seen = {}
+
+    def source(function, signature, values, attributes):
+        seen.update({function.arg_names[position]: signature[function.arg_names[position]]
+                     for (position,) in attributes})  # fmt: skip
+        raise NotImplementedError
+
+    monkeypatch.setattr(ahead_of_time, "ASTSource", source)
+    with pytest.raises(NotImplementedError):
+        compiled(kernel, "sm_90")
+    assert {"G", "Y", "lse"} <= seen.keys()
+    assert not {"state", "seed", "grad", "mu", "beta"} & seen.keys()
 
 
 def test_every_architecture_has_every_entry():

@@ -1,5 +1,7 @@
 """The kernels, line by line in Triton's interpreter, through the public functions."""
 
+import math
+
 import pytest
 import torch
 import triton
@@ -20,12 +22,15 @@ def assert_within(errors):
     assert not broken, "\n".join(map(str, broken))
 
 
-def run(inputs, backend="triton"):
+def run(inputs, backend="triton", weight=None):
+    """The output and every gradient of its sum with `weight`."""
     y = cascaded_random_walk(
         inputs.features, inputs.seed, inputs.mu, inputs.beta,
         state=inputs.state, node_bias=inputs.node_bias, backend=backend,
     )  # fmt: skip
-    weight = torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view_as(y)
+    if weight is None:
+        weight = torch.linspace(-1, 1, y.numel()).view_as(y)
+    weight = weight.to(y.dtype)
     wanted = [x for x in inputs.tensors() if x.requires_grad]
     return [y.detach(), *torch.autograd.grad(y, wanted, weight)]
 
@@ -75,7 +80,8 @@ def test_ragged_nodes(nodes, dtype):
 
 
 @pytest.mark.parametrize(
-    ("width", "classes"), [(1, 1), (3, 15), (33, 16), (100, 31), (128, 60), (130, 65), (16, 127), (20, 128)]
+    ("width", "classes"),
+    [(1, 1), (3, 15), (33, 16), (100, 31), (128, 60), (130, 65), (16, 127), (20, 128), (130, 130)],
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_any_width(width, classes, dtype):
@@ -89,6 +95,83 @@ def test_large_scores(scale, dtype):
     inputs = testing.make_inputs(2, 150, 64, 5, 1)
     inputs = inputs._replace(features=[scale * inputs.features[0]])
     assert_within(testing.measure_errors(inputs, dtype, "triton", torch.float32))
+
+
+def by_row(x, true):
+    """Largest error and largest entry of every row of the first image."""
+    return (x.double() - true).abs().amax(dim=-1)[0], true.abs().amax(dim=-1)[0]
+
+
+def loudness_of_blocks(nodes, classes, exponents):
+    """An upstream gradient whose size differs from block to block: 2^exponents."""
+    generator = torch.Generator().manual_seed(1)
+    block = torch.arange(nodes) // launch.PACK
+    return torch.randn(1, nodes, classes, generator=generator) * torch.tensor(exponents).exp2()[block, None]
+
+
+@pytest.mark.usefixtures("splits")
+@pytest.mark.parametrize("node_bias", [False, True])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_one_huge_row(dtype, node_bias):
+    """Scores up to 1e8, whose spacing in float32 is 8: exponents must not be added to them."""
+    inputs = testing.make_inputs(1, 300, 64, 5, 1, "mixed", node_bias=node_bias)
+    feature = inputs.features[0]
+    feature[:, 0] *= 1e4 / feature[:, 0].norm(dim=-1, keepdim=True)
+    inputs = inputs.to(dtype, torch.float32)
+    weight = loudness_of_blocks(300, 5, [-3.0, 0.0, 4.0])
+    ours = run(inputs.to(dtype, torch.float32).requires_grad_(), weight=weight)
+    truth = run(inputs.to(torch.float64).requires_grad_(), "reference", weight)
+    for name, x, true in zip(["output", *inputs.names()], ours, truth, strict=True):
+        if name in ("output", "state"):
+            error, size = by_row(x, true)
+            assert (error <= 2e-3 * size).all(), (name, (error / size).max())
+        elif name.startswith("features"):
+            # The features' own rounding, and that of float32 where the huge row is multiplied.
+            error, size = by_row(x, true)
+            assert (error <= 1e-2 * size + 2.0**-18 * 1e4).all(), (name, error.max())
+
+
+@pytest.mark.usefixtures("splits")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_loud_gradient_does_not_deafen_other_blocks(dtype):
+    """Nodes see those of their own block alone, so each row of dF and dy is as loud as its block."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = testing.make_inputs(1, 384, 16, 5, 1, "flat")
+    feature = 0.1 * torch.randn(1, 384, 16, generator=generator, dtype=torch.float64)
+    feature[..., :3] = 8 * torch.eye(3, dtype=torch.float64)[torch.arange(384) // launch.PACK]
+    inputs = inputs._replace(features=[feature], beta=torch.ones_like(inputs.beta))
+    weight = loudness_of_blocks(384, 5, [-6.0, 14.0, -3.0])
+    inputs = inputs.to(dtype, torch.float32)
+    ours = run(inputs.to(dtype, torch.float32).requires_grad_(), weight=weight)
+    truth = run(inputs.to(torch.float64).requires_grad_(), "reference", weight)
+    for name, x, true in zip(["output", *inputs.names()], ours, truth, strict=True):
+        if name == "state":
+            error, size = by_row(x, true)
+            assert size[:128].max() < 2**-10 * size[128:256].min()
+            assert (error <= 2e-3 * size).all(), (error / size).max()
+        elif name.startswith("features"):
+            error, size = (v.view(3, launch.PACK).amax(dim=-1) for v in by_row(x, true))
+            assert size[0] < 2**-16 * size[1]
+            assert (error <= 8 * torch.finfo(dtype).eps * size).all(), error / size
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_weights_as_small_as_at_full_resolution(dtype):
+    """A node that takes nearly all of every row leaves the others weights near 2^-18, as 255,025 nodes do."""
+    inputs = testing.make_inputs(1, 200, 16, 5, 1, "flat", node_bias=True)
+    inputs.node_bias[:] = 0
+    inputs.node_bias[..., 0] = 18 * math.log(2)
+    inputs = inputs._replace(
+        features=[0.1 * inputs.features[0]], mu=torch.ones_like(inputs.mu), beta=torch.ones_like(inputs.beta)
+    ).to(dtype, torch.float32)
+    weight = 1 + loudness_of_blocks(200, 5, [-2.0, -2.0])
+    ours = run(inputs.to(dtype, torch.float32).requires_grad_(), weight=weight)
+    truth = run(inputs.to(torch.float64).requires_grad_(), "reference", weight)
+    for name, x, true in zip(["output", *inputs.names()], ours, truth, strict=True):
+        if name == "state":
+            error, size = by_row(x, true)
+            assert size[1:].max() < 2e-3
+            assert (error <= 5e-4 * size).all(), (error / size).max()
 
 
 @pytest.mark.parametrize("exponent", [-20, 20, 34])

@@ -1,0 +1,80 @@
+"""benchmarks/tune_tiles.py, what it keeps and what it writes; that it runs is seen in the interpreter."""
+
+import importlib.util
+import shutil
+import sys
+
+import pytest
+
+if importlib.util.find_spec("triton") is None:
+    pytest.skip("Triton is not installed", allow_module_level=True)
+
+import tune_tiles
+
+from difnet_kernels import cascaded_random_walk
+from difnet_kernels.triton import launch, tiles
+from difnet_kernels.triton.tiles import Tile
+
+KEYS = list(tiles.entries("sm_90"))[:2]
+PRESENT, WRONG, RIGHT = (Tile(64, 64, 4, stages, 1) for stages in (1, 2, 3))
+
+
+@pytest.fixture
+def table(tmp_path, monkeypatch):
+    copy = tmp_path / "tiles.py"
+    shutil.copy(tiles.__file__, copy)
+    monkeypatch.setattr(tiles, "__file__", str(copy))
+    return copy
+
+
+def test_table_is_written_at_once(table):
+    before = table.read_text()
+    tune_tiles.write(dict.fromkeys(KEYS, RIGHT), "a device, a day")
+    changed = set(table.read_text().splitlines()) - set(before.splitlines())
+    assert len(changed) == 2
+    assert all(line.endswith("Tile(64, 64, 4, 3, 1),  # a device, a day") for line in changed)
+    assert list(table.parent.iterdir()) == [table]
+
+
+def test_table_stays_whole_where_a_line_is_missing(table):
+    before = table.read_text()
+    with pytest.raises(SystemExit, match="found 0"):
+        tune_tiles.write({KEYS[0]: RIGHT, ("walk_forward", "16", 64, 32, "sm_75"): RIGHT}, "a note")
+    assert table.read_text() == before
+    assert list(table.parent.iterdir()) == [table]
+
+
+def test_unknown_architecture_is_refused(monkeypatch):
+    monkeypatch.setattr(launch, "architecture_of", lambda _: "sm_120")
+    monkeypatch.setattr(sys, "argv", ["tune_tiles.py", "--dry-run"])
+    with pytest.raises(SystemExit, match="sm_120 has no entries"):
+        tune_tiles.main()
+
+
+@pytest.mark.parametrize("spoilt", ["output", "gradient"])
+def test_wrong_results_are_dropped(monkeypatch, capsys, spoilt):
+    """However fast; the walk is the reference's, spoilt where the tile is the wrong one."""
+
+    def walk(*arguments, backend, **options):
+        y = cascaded_random_walk(*arguments, backend="reference", **options)
+        if tiles.choose("walk_forward", "16", 64, 32, "sm_90") != WRONG:
+            return y
+        if spoilt == "output":
+            return 1.5 * y
+        y.register_hook(lambda grad: 0 * grad)
+        return y
+
+    monkeypatch.setattr(tune_tiles, "measure_errors", lambda *a: measure(*a, cascade=walk))
+    measure = sys.modules["difnet_kernels.testing"].measure_errors
+    monkeypatch.setattr(launch, "architecture_of", lambda _: "sm_90")
+    monkeypatch.setattr(tune_tiles, "shortlist", lambda *_: [PRESENT, WRONG, RIGHT])
+    times = {PRESENT: 3.0, WRONG: 1.0, RIGHT: 2.0}
+    monkeypatch.setattr(tune_tiles, "time_tile", lambda kernel, tile, *_: times[tile])
+    monkeypatch.setattr(
+        sys, "argv", ["tune_tiles.py", "--dtypes", "16", "--kernels", "walk_forward",
+                      "--batch", "1", "--nodes", "40", "--dry-run"],
+    )  # fmt: skip
+    assert tune_tiles.main() == 0
+    text = capsys.readouterr().out
+    assert f"{WRONG} is dropped" in text
+    assert f"{tuple(PRESENT)} -> {tuple(RIGHT)}" in text
