@@ -25,10 +25,14 @@ struct Grid {
   }
   int64_t first_node(int64_t block) const { return block == 0 ? 0 : sizes.nodes - (blocks - block) * kEdge; }
 
-  // body(b, block) for every block of every image.
+  // body(b, block, thread) for every block of every image; thread < pool.threads numbers scratch memory.
   template <class F>
   void each_block(const Pool& pool, const F& body) const {
-    for_each(pool, sizes.batch * blocks, [&](int64_t n) { body(n / blocks, n % blocks); });
+    const int64_t count = sizes.batch * blocks;
+    for_each(pool, pool.threads, [&](int64_t thread) {
+      const int64_t end = (thread + 1) * count / pool.threads;
+      for (int64_t n = thread * count / pool.threads; n < end; ++n) body(n / blocks, n % blocks, thread);
+    });
   }
 
   // body(b, I, J) for every pair I <= J of every image. Threads take pairs in one order, so whatever a pair waits for

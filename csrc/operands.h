@@ -25,17 +25,35 @@ inline void each_two_rows(int i0, int j0, const typename A::Number* block, const
 template <class A>
 using Scalar = std::conditional_t<A::kPair == 1, typename A::Number, uint16_t>;
 
-// store(part, scalar) for every part of a number.
-template <class A, int Parts, class Store>
-inline void split(typename A::Number value, const Store& store) {
+// Numbers are turned into scalars this many at a time, on the stack.
+constexpr int kChunk = 64;
+
+// The parts of `count` numbers, kChunk at most: part p of number c is parts[p][c], and 0 beyond them.
+template <class A, int Parts>
+inline void split(const typename A::Number* from, int64_t count, Scalar<A> (&parts)[Parts][kChunk]) {
   if constexpr (A::kPair == 1) {
-    store(0, value);
+    std::copy_n(from, count, parts[0]);
+    std::fill(parts[0] + count, parts[0] + kChunk, Scalar<A>(0));
   } else {
-    for (int part = 0; part < Parts; ++part) {
-      const uint16_t rounded = to_bfloat16(value);
-      store(part, rounded);
-      value -= from_bfloat16(rounded);
-    }
+    alignas(64) float rest[kChunk] = {};
+    std::copy_n(from, count, rest);
+    for (int part = 0; part < Parts; ++part)
+      for (int c = 0; c < kChunk; ++c) {
+        parts[part][c] = to_bfloat16(rest[c]);
+        rest[c] -= from_bfloat16(parts[part][c]);
+      }
+  }
+}
+
+// What is left of a number when its parts are added up.
+template <class A, int Parts>
+inline typename A::Number held(typename A::Number value) {
+  if constexpr (A::kPair == 1) {
+    return value;
+  } else {
+    float sum = 0;
+    for (int part = 0; part < Parts; ++part) sum += from_bfloat16(to_bfloat16(value - sum));
+    return sum;
   }
 }
 
@@ -54,14 +72,22 @@ class Factor {
         by_depth_(nodes * depth_ * A::kPair),
         by_row_(A::kLeftByRow ? nodes * depth_ * A::kPair : 0) {}
 
-  // Number `place` of a group of node i of a block.
-  void set(int64_t block, int i, int group, int64_t place, typename A::Number value) {
-    const int64_t half = place % A::kPair;
-    split<A, Parts>(value, [&](int part, Scalar<A> scalar) {
-      const int64_t element = (part * groups_ + group) * group_ + place / A::kPair;
-      by_depth_[((block * depth_ + element) * kEdge + i) * A::kPair + half] = scalar;
-      if constexpr (A::kLeftByRow) by_row_[((block * kEdge + i) * depth_ + element) * A::kPair + half] = scalar;
-    });
+  // A group of the rows of a block's first `count` nodes; `rows` has `numbers` for each.
+  void set(int64_t block, int count, int group, const typename A::Number* rows, int64_t numbers) {
+    for (int i = 0; i < count; ++i)
+      for (int64_t c = 0; c < numbers; c += kChunk) {
+        const int64_t now = std::min<int64_t>(kChunk, numbers - c), elements = (now + A::kPair - 1) / A::kPair;
+        alignas(64) Scalar<A> parts[Parts][kChunk];
+        split<A, Parts>(rows + i * numbers + c, now, parts);
+        for (int part = 0; part < Parts; ++part) {
+          const int64_t element = (part * groups_ + group) * group_ + c / A::kPair;
+          Scalar<A>* to = by_depth_ + ((block * depth_ + element) * kEdge + i) * A::kPair;
+          for (int64_t e = 0; e < elements; ++e)
+            std::memcpy(to + e * kEdge * A::kPair, parts[part] + e * A::kPair, sizeof(Element));
+          if constexpr (A::kLeftByRow)
+            std::copy_n(parts[part], elements * A::kPair, by_row_ + ((block * kEdge + i) * depth_ + element) * A::kPair);
+        }
+      }
   }
 
   // A::product of blocks I and J for the columns from `first` on, summed over pairs of groups (left[n], right[n]).
@@ -102,12 +128,24 @@ class Summand {
 
   int64_t columns() const { return columns_; }
 
-  void set(int64_t block, int i, int64_t place, typename A::Number value) {
-    const int64_t node = block * kEdge + i;
-    split<A, Parts>(value, [&](int part, Scalar<A> scalar) {
-      by_node_[part * size_ * columns_ + (node / A::kPair * columns_ + place) * A::kPair + node % A::kPair] = scalar;
-      by_number_[(part * size_ / kEdge + block) * kEdge * rows_ + place * kEdge + i] = scalar;
-    });
+  // The rows of a block's first `count` nodes; `rows` has `numbers` for each.
+  void set(int64_t block, int count, const typename A::Number* rows, int64_t numbers) {
+    for (int i = 0; i < count; i += A::kPair)
+      for (int64_t c = 0; c < numbers; c += kChunk) {
+        const int64_t now = std::min<int64_t>(kChunk, numbers - c);
+        alignas(64) Scalar<A> parts[A::kPair][Parts][kChunk] = {};
+        for (int half = 0; half < std::min(A::kPair, count - i); ++half)
+          split<A, Parts>(rows + (i + half) * numbers + c, now, parts[half]);
+        for (int part = 0; part < Parts; ++part) {
+          alignas(64) Scalar<A> elements[kChunk * A::kPair];
+          for (int n = 0; n < kChunk; ++n)
+            for (int half = 0; half < A::kPair; ++half) elements[n * A::kPair + half] = parts[half][part][n];
+          std::copy_n(
+              elements, now * A::kPair, by_node_ + (part * size_ + block * kEdge + i) * columns_ + c * A::kPair);
+          Scalar<A>* to = by_number_ + (part * size_ + block * kEdge) * rows_ + c * kEdge + i;
+          for (int64_t n = 0; n < now; ++n) std::memcpy(to + n * kEdge, elements + n * A::kPair, sizeof(Element));
+        }
+      }
   }
 
   // Elements (node, number), rows of columns().

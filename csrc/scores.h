@@ -7,6 +7,17 @@
 namespace difnet {
 inline namespace DIFNET_ISA {
 
+// The sum of term(0) .. term(count - 1) in eight partial sums, so that additions do not wait for each other.
+template <class F>
+inline double sum_of(int64_t count, const F& term) {
+  double sums[8] = {};
+  int64_t n = 0;
+  for (; n + 8 <= count; n += 8)
+    for (int lane = 0; lane < 8; ++lane) sums[lane] += term(n + lane);
+  for (int lane = 0; n < count; ++n, ++lane) sums[lane] += term(n);
+  return ((sums[0] + sums[1]) + (sums[2] + sums[3])) + ((sums[4] + sums[5]) + (sums[6] + sums[7]));
+}
+
 // Centred features G (math.md, section 3) and the terms that turn scores into exponents of 2, L being log2(e):
 //
 //   P_ij is proportional to 2^(L g_i . g_j + column_j + row_i) weight_j.
@@ -44,7 +55,7 @@ struct Scores {
     column = Buffer<T>(nodes);
     weight = Buffer<T>(nodes);
     shared = Buffer<char>(sizes.batch);
-    grid.each_block(pool, [&](int64_t b, int64_t block) {
+    grid.each_block(pool, [&](int64_t b, int64_t block, int64_t) {
       for (int i = 0; i < grid.nodes_in(block); ++i)
         read_row(feature, b, grid.first_node(block) + i, width, centred + (node(b, block) + i) * width);
     });
@@ -87,7 +98,7 @@ struct Scores {
   void find_centre(const Pool& pool) {
     const int64_t batch = grid.sizes.batch, blocks = grid.blocks;
     Buffer<double> sums(batch * blocks * width), lengths(batch * blocks * 2);
-    grid.each_block(pool, [&](int64_t b, int64_t block) {
+    grid.each_block(pool, [&](int64_t b, int64_t block, int64_t) {
       double* sum = sums + block_of(b, block) * width;
       const T* from = centred + node(b, block) * width;
       for (int i = 0; i < grid.nodes_in(block); ++i, from += width)
@@ -99,17 +110,13 @@ struct Scores {
         for (int64_t block = 0; block < blocks; ++block) sum += sums[block_of(b, block) * width + c];
         centre[b * width + c] = static_cast<T>(sum / grid.sizes.nodes);
       }
-    grid.each_block(pool, [&](int64_t b, int64_t block) {
+    grid.each_block(pool, [&](int64_t b, int64_t block, int64_t) {
       const T *from = centred + node(b, block) * width, *mean = centre + b * width;
       double* sum = lengths + block_of(b, block) * 2;
       for (int i = 0; i < grid.nodes_in(block); ++i, from += width) {
-        T plain = 0, moved = 0;
-        for (int64_t c = 0; c < width; ++c) {
-          plain += from[c] * from[c];
-          moved += (from[c] - mean[c]) * (from[c] - mean[c]);
-        }
-        sum[0] += std::sqrt(plain);
-        sum[1] += std::sqrt(moved);
+        const auto moved = [&](int64_t c) { return static_cast<double>(from[c]) - mean[c]; };
+        sum[0] += std::sqrt(sum_of(width, [&](int64_t c) { return static_cast<double>(from[c]) * from[c]; }));
+        sum[1] += std::sqrt(sum_of(width, [&](int64_t c) { return moved(c) * moved(c); }));
       }
     });
     for (int64_t b = 0; b < batch; ++b) {
@@ -124,21 +131,22 @@ struct Scores {
   }
 
   void subtract_centre(const Array& node_bias, const Pool& pool) {
-    grid.each_block(pool, [&](int64_t b, int64_t block) {
+    grid.each_block(pool, [&](int64_t b, int64_t block, int64_t) {
       const T* mean = centre + b * width;
+      const bool moved = std::any_of(mean, mean + width, [](T value) { return value != 0; });
       T* x = centred + node(b, block) * width;
       for (int i = 0; i < grid.nodes_in(block); ++i, x += width) {
-        double dot = 0, squares = 0, prior = 0;
-        for (int64_t c = 0; c < width; ++c) {
-          x[c] -= mean[c];
-          if (mean[c] != 0) dot += static_cast<double>(x[c]) * mean[c];
-          squares += static_cast<double>(x[c]) * x[c];
-          features.set(block_of(b, block), i, 0, c, x[c]);
+        double dot = 0, prior = 0;
+        if (moved) {  // not where features may be infinite
+          for (int64_t c = 0; c < width; ++c) x[c] -= mean[c];
+          dot = sum_of(width, [&](int64_t c) { return static_cast<double>(x[c]) * mean[c]; });
         }
+        const double squares = sum_of(width, [&](int64_t c) { return static_cast<double>(x[c]) * x[c]; });
         if (node_bias.data != nullptr) read_row(node_bias, b, grid.first_node(block) + i, 1, &prior);
         bias[node(b, block) + i] = kLog2e * (dot + prior);
         column[node(b, block) + i] = static_cast<T>(-kLog2e * (squares / 2));
       }
+      features.set(block_of(b, block), grid.nodes_in(block), 0, centred + node(b, block) * width, width);
     });
   }
 

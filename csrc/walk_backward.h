@@ -20,15 +20,6 @@ void walk_backward(const Backward& call) {
   const int64_t nodes = sizes.batch * grid.padded;
   const T mu = static_cast<T>(call.mu), beta = static_cast<T>(call.beta), scale = static_cast<T>(call.beta * call.mu);
 
-  // What rounding in `split` makes of a number.
-  const auto held = [](T value) {
-    T sum = 0;
-    if constexpr (A::kPair == 1)
-      sum = value;
-    else
-      split<A, Parts>(value, [&](int, uint16_t part) { sum += from_bfloat16(part); });
-    return sum;
-  };
   // delta is a difference's smaller side: in bfloat16 it takes two numbers, and is that of the rounded a.
   constexpr int kTail = A::kPair == 2 && Parts == 1 ? 2 : 1;
   const int64_t columns = k + kTail;
@@ -40,37 +31,37 @@ void walk_backward(const Backward& call) {
   Summand<A, Parts> brought(nodes, columns), summed(need_features ? nodes : 0, width);
   Factor<A, Parts> factors(need_features ? nodes : 0, columns, 2);
   Sums<A> reached(nodes, columns), grad_centred(need_features ? nodes : 0, width);
-  Buffer<T> scratch(sizes.batch * grid.blocks * (5 * k + width));
-  grid.each_block(call.pool, [&](int64_t b, int64_t block) {
-    const int64_t at = scores.block_of(b, block);
-    T *a = scratch + at * (5 * k + width), *z = a + k, *state = z + k;
-    for (int i = 0; i < grid.nodes_in(block); ++i) {
-      const int64_t n = scores.node(b, block) + i, source = grid.first_node(block) + i;
-      const T weight = scores.weight[n];
-      T row_sum = 0, delta = 0;
+  const int64_t room = std::max(kEdge * columns + k, 5 * k + width);
+  Buffer<T> scratch(call.pool.threads * room);
+  grid.each_block(call.pool, [&](int64_t b, int64_t block, int64_t thread) {
+    const int64_t at = scores.block_of(b, block), start = scores.node(b, block);
+    const int count = grid.nodes_in(block);
+    T *rows = scratch + thread * room, *z = rows + kEdge * columns;
+    for (int i = 0; i < count; ++i) {
+      const int64_t source = grid.first_node(block) + i;
+      T *a = rows + i * columns, row_sum = 0;
       read_row(call.row_sum, b, source, 1, &row_sum);
       read_row(call.grad, b, source, k, a);
       read_row(call.z, b, source, k, z);
-      for (int64_t c = 0; c < k; ++c) {
-        a[c] = a[c] * scale / row_sum;
-        delta += held(a[c]) * z[c];
-        brought.set(at, i, c, a[c]);
-      }
-      T deltas[2] = {delta, 0};
-      if constexpr (kTail == 2) deltas[1] = delta - held(delta);
-      for (int tail = 0; tail < kTail; ++tail) brought.set(at, i, k + tail, deltas[tail]);
-      if (!need_features) continue;
-      read_row(call.state, b, source, k, state);
-      for (int64_t c = 0; c < k; ++c) {
-        factors.set(at, i, one, c, a[c]);
-        factors.set(at, i, two, c, weight * state[c]);
-      }
-      for (int tail = 0; tail < kTail; ++tail) {
-        factors.set(at, i, one, k + tail, -deltas[tail]);
-        factors.set(at, i, two, k + tail, weight);
-      }
-      for (int64_t c = 0; c < width; ++c) summed.set(at, i, c, scores.centred[n * width + c]);
+      const T factor = scale / row_sum;
+      for (int64_t c = 0; c < k; ++c) a[c] *= factor;
+      const T delta = static_cast<T>(sum_of(k, [&](int64_t c) { return held<A, Parts>(a[c]) * z[c]; }));
+      a[k] = delta;
+      if constexpr (kTail == 2) a[k + 1] = delta - held<A, Parts>(delta);
     }
+    brought.set(at, count, rows, columns);
+    if (!need_features) return;
+    for (int i = 0; i < count; ++i)
+      for (int64_t c = k; c < columns; ++c) rows[i * columns + c] *= -1;
+    factors.set(at, count, one, rows, columns);
+    for (int i = 0; i < count; ++i) {
+      T *state = rows + i * columns, weight = scores.weight[start + i];
+      read_row(call.state, b, grid.first_node(block) + i, k, state);
+      for (int64_t c = 0; c < k; ++c) state[c] *= weight;
+      std::fill(state + k, state + columns, weight);
+    }
+    factors.set(at, count, two, rows, columns);
+    summed.set(at, count, scores.centred + start * width, width);
   });
 
   if (need_pairs)
@@ -117,10 +108,10 @@ void walk_backward(const Backward& call) {
     });
 
   Buffer<double> sums(sizes.batch * grid.blocks * 2);  // of dmu and dbeta over each block
-  grid.each_block(call.pool, [&](int64_t b, int64_t block) {
+  grid.each_block(call.pool, [&](int64_t b, int64_t block, int64_t thread) {
     const int64_t at = scores.block_of(b, block);
     double* sum = sums + at * 2;
-    T *grad = scratch + at * (5 * k + width), *state = grad + k, *seed = state + k, *z = seed + k;
+    T *grad = scratch + thread * room, *state = grad + k, *seed = state + k, *z = seed + k;
     T *of_state = z + k, *of_feature = of_state + k;
     for (int i = 0; i < grid.nodes_in(block); ++i) {
       const int64_t n = scores.node(b, block) + i, source = grid.first_node(block) + i, out = b * sizes.nodes + source;
@@ -133,7 +124,7 @@ void walk_backward(const Backward& call) {
       for (int tail = 0; tail < kTail; ++tail) of_bias -= weight * reached.get(at, i, k + tail);
       for (int64_t c = 0; c < k; ++c) {
         of_state[c] = weight * reached.get(at, i, c);
-        of_bias += of_state[c] * held(state[c]);
+        of_bias += of_state[c] * held<A, Parts>(state[c]);
         sum[0] += static_cast<double>(grad[c]) * (z[c] - seed[c]);
         sum[1] += static_cast<double>(grad[c]) * (lerp(seed[c], z[c], mu) - state[c]);
         if (call.grad_state != nullptr) static_cast<T*>(call.grad_state)[out * k + c] = of_state[c] + (1 - beta) * grad[c];

@@ -23,15 +23,16 @@ void walk_forward(const Forward& call) {
   const int64_t k = sizes.classes, nodes = sizes.batch * grid.padded;
   Summand<A, Parts> brought(nodes, k + 1);
   Sums<A> total(nodes, k + 1);
-  Buffer<T> scratch(sizes.batch * grid.blocks * k);
-  grid.each_block(call.pool, [&](int64_t b, int64_t block) {
-    T* state = scratch + scores.block_of(b, block) * k;
-    for (int i = 0; i < grid.nodes_in(block); ++i) {
+  Buffer<T> scratch(call.pool.threads * kEdge * (k + 1));
+  grid.each_block(call.pool, [&](int64_t b, int64_t block, int64_t thread) {
+    T *rows = scratch + thread * kEdge * (k + 1), *row = rows;
+    for (int i = 0; i < grid.nodes_in(block); ++i, row += k + 1) {
       const T weight = scores.weight[scores.node(b, block) + i];
-      read_row(call.state, b, grid.first_node(block) + i, k, state);
-      for (int64_t c = 0; c < k; ++c) brought.set(scores.block_of(b, block), i, c, weight * state[c]);
-      brought.set(scores.block_of(b, block), i, k, weight);
+      read_row(call.state, b, grid.first_node(block) + i, k, row);
+      for (int64_t c = 0; c < k; ++c) row[c] *= weight;
+      row[k] = weight;
     }
+    brought.set(scores.block_of(b, block), grid.nodes_in(block), rows, k + 1);
   });
 
   grid.each_pair(call.pool, [&](int64_t b, int64_t I, int64_t J) {
@@ -48,7 +49,7 @@ void walk_forward(const Forward& call) {
     }
   });
 
-  grid.each_block(call.pool, [&](int64_t b, int64_t block) {
+  grid.each_block(call.pool, [&](int64_t b, int64_t block, int64_t) {
     const T mu = static_cast<T>(call.mu), beta = static_cast<T>(call.beta);
     for (int i = 0; i < grid.nodes_in(block); ++i) {
       const int64_t out = b * sizes.nodes + grid.first_node(block) + i, from = scores.block_of(b, block);
