@@ -11,9 +11,9 @@ namespace difnet {
 inline namespace DIFNET_ISA {
 
 // Blocks of kEdge nodes for every image, of which the first may have fewer, and the order of the pairs of blocks: first
-// every block with itself, then the rounds of a tournament, in which each block has one partner. A pair runs when both
-// its blocks have finished their rounds before: no accumulator has two writers, and each sees its pairs in the order of
-// the rounds, so that results depend neither on the number of threads nor on their timing.
+// every player, a block or a few, with itself, then the rounds of a tournament, in which each player has one partner. A
+// match runs when both its players have finished their rounds before: no accumulator has two writers, and each sees its
+// pairs in one order, so that results depend neither on the number of threads nor on their timing.
 struct Grid {
   Sizes sizes;
   int64_t blocks, padded;
@@ -35,16 +35,22 @@ struct Grid {
     });
   }
 
-  // body(b, I, J) for every pair I <= J of every image. Threads take pairs in one order, so whatever a pair waits for
-  // was taken before, by a thread that is running: a single thread gets through as well.
+  // body(b, I, J) for every pair I <= J of every image. Threads take matches in one order, so whatever a match waits
+  // for was taken before, by a thread that is running: a single thread gets through as well.
   template <class F>
   void each_pair(const Pool& pool, const F& body) const {
-    // An even number of players; one of them may be a partner that is not there.
-    const int64_t players = round_up(blocks, 2), matches = players / 2;
-    // As few images at a time as give every thread a pair whose blocks are free: their data stay in the caches.
+    // A player is a few neighbouring blocks of a large image, whose data stay in the caches during a match; matches
+    // enough for many threads are left. An even number of players; one of them may not be there.
+    const int64_t size = std::clamp<int64_t>(blocks / 40, 1, 8);
+    const int64_t players = round_up((blocks + size - 1) / size, 2), matches = players / 2;
+    // As few images at a time as give every thread a match whose players are free: their data stay in the caches.
     const int64_t images = std::min(sizes.batch, (4 * pool.threads + matches - 1) / matches);
     Buffer<Progress> progress(sizes.batch * players);
     std::atomic<int64_t> next{0};
+    const auto play = [&](int64_t b, int64_t one, int64_t other) {
+      for (int64_t I = one * size; I < std::min(blocks, (one + 1) * size); ++I)
+        for (int64_t J = std::max(I, other * size); J < std::min(blocks, (other + 1) * size); ++J) body(b, I, J);
+    };
     for_each(pool, pool.threads, [&](int64_t) {
       int64_t mine = next++, place = 0;
       for (int64_t first = 0; first < sizes.batch; first += images)
@@ -57,10 +63,10 @@ struct Grid {
               of_one.wait_for(round);
               of_other.wait_for(round);
               if (round == 0) {
-                body(b, one, one);
-                if (other < blocks) body(b, other, other);
-              } else if (other < blocks) {
-                body(b, one, other);
+                play(b, one, one);
+                play(b, other, other);
+              } else {
+                play(b, one, other);
               }
               of_one.finish(round);
               of_other.finish(round);

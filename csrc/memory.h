@@ -89,13 +89,16 @@ inline void write_row(void* data, Type type, int64_t start, int64_t count, const
   }
 }
 
-// Zeroed numbers on a cache line's boundary. Throws std::bad_alloc.
+// Numbers on a cache line's boundary, zeroed unless all of them will be written. Throws std::bad_alloc.
+enum class Fill { zeros, nothing };
+
 template <class T>
 class Buffer {
  public:
   Buffer() = default;
-  explicit Buffer(int64_t count) : data_(static_cast<T*>(allocate(count * sizeof(T)))), bytes_(count * sizeof(T)) {
-    std::memset(static_cast<void*>(data_), 0, bytes_);
+  explicit Buffer(int64_t count, Fill fill = Fill::zeros)
+      : data_(static_cast<T*>(allocate(count * sizeof(T)))), bytes_(count * sizeof(T)) {
+    if (fill == Fill::zeros) std::memset(static_cast<void*>(data_), 0, bytes_);
   }
   Buffer(Buffer&& other) noexcept { *this = std::move(other); }
   Buffer& operator=(Buffer&& other) noexcept {

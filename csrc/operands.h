@@ -25,7 +25,7 @@ inline void each_two_rows(int i0, int j0, const typename A::Number* block, const
 template <class A>
 using Scalar = std::conditional_t<A::kPair == 1, typename A::Number, uint16_t>;
 
-// Numbers are turned into scalars this many at a time, on the stack.
+// Numbers are turned into scalars this many at a time, on the stack; a multiple of what operands are padded to.
 constexpr int kChunk = 64;
 
 // The parts of `count` numbers, kChunk at most: part p of number c is parts[p][c], and 0 beyond them.
@@ -36,7 +36,10 @@ inline void split(const typename A::Number* from, int64_t count, Scalar<A> (&par
     std::fill(parts[0] + count, parts[0] + kChunk, Scalar<A>(0));
   } else {
     alignas(64) float rest[kChunk] = {};
-    std::copy_n(from, count, rest);
+    if (count == kChunk)
+      std::memcpy(rest, from, sizeof rest);  // of known length: vectors
+    else
+      std::copy_n(from, count, rest);
     for (int part = 0; part < Parts; ++part)
       for (int c = 0; c < kChunk; ++c) {
         parts[part][c] = to_bfloat16(rest[c]);
@@ -69,14 +72,15 @@ class Factor {
       : group_(round_up(numbers, A::kDepth) / A::kPair),
         groups_(groups),
         depth_(group_ * groups * Parts),
-        by_depth_(nodes * depth_ * A::kPair),
-        by_row_(A::kLeftByRow ? nodes * depth_ * A::kPair : 0) {}
+        by_depth_(nodes * depth_ * A::kPair, Fill::nothing),
+        by_row_(A::kLeftByRow ? nodes * depth_ * A::kPair : 0, Fill::nothing) {}
 
-  // A group of the rows of a block's first `count` nodes; `rows` has `numbers` for each.
+  // A group of the rows of a block, whose first `count` nodes have `numbers` each in `rows`; the rest is 0.
   void set(int64_t block, int count, int group, const typename A::Number* rows, int64_t numbers) {
-    for (int i = 0; i < count; ++i)
+    for (int i = 0; i < kEdge; ++i)
       for (int64_t c = 0; c < numbers; c += kChunk) {
-        const int64_t now = std::min<int64_t>(kChunk, numbers - c), elements = (now + A::kPair - 1) / A::kPair;
+        const int64_t now = i < count ? std::min<int64_t>(kChunk, numbers - c) : 0;
+        const int64_t elements = std::min<int64_t>(kChunk / A::kPair, group_ - c / A::kPair);
         alignas(64) Scalar<A> parts[Parts][kChunk];
         split<A, Parts>(rows + i * numbers + c, now, parts);
         for (int part = 0; part < Parts; ++part) {
@@ -123,27 +127,27 @@ class Summand {
       : columns_(round_up(numbers, A::kColumns)),
         rows_(round_up(numbers, A::kLeftRows)),
         size_(nodes),
-        by_node_(nodes * columns_ * Parts),
-        by_number_(nodes * rows_ * Parts) {}
+        by_node_(nodes * columns_ * Parts, Fill::nothing),
+        by_number_(nodes * rows_ * Parts, Fill::nothing) {}
 
   int64_t columns() const { return columns_; }
 
-  // The rows of a block's first `count` nodes; `rows` has `numbers` for each.
+  // The rows of a block, whose first `count` nodes have `numbers` each in `rows`; the rest is 0.
   void set(int64_t block, int count, const typename A::Number* rows, int64_t numbers) {
-    for (int i = 0; i < count; i += A::kPair)
+    for (int i = 0; i < kEdge; i += A::kPair)
       for (int64_t c = 0; c < numbers; c += kChunk) {
-        const int64_t now = std::min<int64_t>(kChunk, numbers - c);
         alignas(64) Scalar<A> parts[A::kPair][Parts][kChunk] = {};
         for (int half = 0; half < std::min(A::kPair, count - i); ++half)
-          split<A, Parts>(rows + (i + half) * numbers + c, now, parts[half]);
+          split<A, Parts>(rows + (i + half) * numbers + c, std::min<int64_t>(kChunk, numbers - c), parts[half]);
         for (int part = 0; part < Parts; ++part) {
           alignas(64) Scalar<A> elements[kChunk * A::kPair];
           for (int n = 0; n < kChunk; ++n)
             for (int half = 0; half < A::kPair; ++half) elements[n * A::kPair + half] = parts[half][part][n];
-          std::copy_n(
-              elements, now * A::kPair, by_node_ + (part * size_ + block * kEdge + i) * columns_ + c * A::kPair);
-          Scalar<A>* to = by_number_ + (part * size_ + block * kEdge) * rows_ + c * kEdge + i;
-          for (int64_t n = 0; n < now; ++n) std::memcpy(to + n * kEdge, elements + n * A::kPair, sizeof(Element));
+          Scalar<A>* by_node = by_node_ + (part * size_ + block * kEdge + i) * columns_ + c * A::kPair;
+          std::copy_n(elements, std::min<int64_t>(kChunk, columns_ - c) * A::kPair, by_node);
+          Scalar<A>* by_number = by_number_ + (part * size_ + block * kEdge) * rows_ + c * kEdge + i;
+          for (int64_t n = 0; n < std::min<int64_t>(kChunk, rows_ - c); ++n)
+            std::memcpy(by_number + n * kEdge, elements + n * A::kPair, sizeof(Element));
         }
       }
   }

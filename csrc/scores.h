@@ -48,7 +48,7 @@ struct Scores {
       : grid(sizes), width(sizes.width) {
     const int64_t nodes = sizes.batch * grid.padded;
     features = Factor<A, Parts>(nodes, width, 1);
-    centred = Buffer<T>(nodes * width);
+    centred = Buffer<T>(nodes * width, Fill::nothing);
     centre = Buffer<T>(sizes.batch * width);
     bias = Buffer<double>(nodes);
     row = Buffer<T>(nodes);

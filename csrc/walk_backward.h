@@ -32,7 +32,7 @@ void walk_backward(const Backward& call) {
   Factor<A, Parts> factors(need_features ? nodes : 0, columns, 2);
   Sums<A> reached(nodes, columns), grad_centred(need_features ? nodes : 0, width);
   const int64_t room = std::max(kEdge * columns + k, 5 * k + width);
-  Buffer<T> scratch(call.pool.threads * room);
+  Buffer<T> scratch(call.pool.threads * room, Fill::nothing);
   grid.each_block(call.pool, [&](int64_t b, int64_t block, int64_t thread) {
     const int64_t at = scores.block_of(b, block), start = scores.node(b, block);
     const int count = grid.nodes_in(block);

@@ -23,7 +23,7 @@ void walk_forward(const Forward& call) {
   const int64_t k = sizes.classes, nodes = sizes.batch * grid.padded;
   Summand<A, Parts> brought(nodes, k + 1);
   Sums<A> total(nodes, k + 1);
-  Buffer<T> scratch(call.pool.threads * kEdge * (k + 1));
+  Buffer<T> scratch(call.pool.threads * kEdge * (k + 1), Fill::nothing);
   grid.each_block(call.pool, [&](int64_t b, int64_t block, int64_t thread) {
     T *rows = scratch + thread * kEdge * (k + 1), *row = rows;
     for (int i = 0; i < grid.nodes_in(block); ++i, row += k + 1) {
