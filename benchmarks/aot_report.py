@@ -223,6 +223,11 @@ def predict(network: dict[tuple[str, str], tuple[Tile, Cost]]) -> None:
                   f"{ms * filled:9.3f}{programs:10}{splits:7}")  # fmt: skip
 
 
+def _pairs(tile: Tile) -> float:
+    """Of a tile, per thread: unrolled multiply-adds of more than 16 take ptxas ten minutes, and spill."""
+    return tile.block_i * tile.block_j / (32 * tile.num_warps)
+
+
 def rank(architectures: list[str], dtypes: list[str], kernels: list[str], stages: list[int]) -> None:
     """The candidates for every key of the table, best first."""
     print("Clocks of one multiprocessor per 1000 pairs of nodes, predicted; nothing here was run on a GPU.")
@@ -232,7 +237,7 @@ def rank(architectures: list[str], dtypes: list[str], kernels: list[str], stages
         for kernel, dtype, d, k in keys:
             torch_dtype, precision, factor = DTYPES[dtype]
             rows, left = [], 0
-            candidates = [tile for tile in CANDIDATES if tile.num_stages in stages]
+            candidates = [t for t in CANDIDATES if t.num_stages in stages and (factor or _pairs(t) <= 16)]
             for tile in candidates:
                 try:
                     c = compile_sweep(kernel, torch_dtype, d, k, architecture, tile, precision=precision)

@@ -155,21 +155,24 @@ struct Scores {
     constexpr double kSpread = 60 * kLog2e, kNorm = 1e4 * kLog2e;
     constexpr double infinity = std::numeric_limits<double>::infinity();
     for_each(pool, grid.sizes.batch, [&](int64_t b) {
-      double top = -infinity, bottom = infinity;
+      double top = -infinity, bottom = infinity, largest = -infinity;
       bool usable = true;
       each_node(b, [&](int64_t i) {
         const double logarithm = bias[i] - column[i];
         usable &= std::isfinite(logarithm) && -column[i] < kNorm;
+        largest = std::max(largest, bias[i]);
         top = std::max(top, logarithm);
         bottom = std::min(bottom, logarithm);
       });
       shared[b] = usable && top - bottom < kSpread;
+      const double shift = std::isfinite(largest) ? largest : 0;
       each_node(b, [&](int64_t i) {
         // What rounding the column to T lost, the weight makes good. Where numbers are rounded to bfloat16, weights are
         // powers of two, so that states and weighted states are rounded alike, and the rest is in the exponent.
         if (!shared[b]) {
-          column[i] = static_cast<T>(bias[i]);
-          const double lost = bias[i] - column[i];
+          // Small where a node counts: a row takes no notice of what all columns share.
+          column[i] = static_cast<T>(bias[i] - shift);
+          const double lost = bias[i] - shift - column[i];
           weight[i] = A::kPair == 1 && std::abs(lost) < 1 ? static_cast<T>(std::exp2(lost)) : T(1);
           return;
         }
