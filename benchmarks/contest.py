@@ -85,7 +85,7 @@ def hold(
         "case": case.name,
         **{field: getattr(case, field) for field in ("batch", "nodes", "walks", "classes")},
         **counted._asdict(),
-        "floor": floor_milliseconds(counted, rates, device),
+        "floor": floor_milliseconds(counted, rates),
         "floor_rates": rates._asdict(),
     }
     for provider in found:

@@ -1,4 +1,5 @@
 import io
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 import torch
 from cases import CASES
 from contest import Contest, hold, hopeless
-from floor import counts, cpu_peak
+from floor import COMPILERS, Counts, counts, cpu_peak, fastest, floor_milliseconds
 from measure import interleaved
 from memory import peak_mebibytes
 from providers import Provider, providers, step
@@ -206,14 +207,47 @@ def test_operations_are_counted_by_the_formulas():
     assert both.exponentials == pairs
 
 
-def test_the_peak_is_measured_or_the_reason_is_given(monkeypatch):
+@pytest.fixture
+def peak_anew():
+    cpu_peak.cache_clear()
+    yield cpu_peak
+    cpu_peak.cache_clear()
+
+
+def test_the_peak_is_measured(monkeypatch, peak_anew):
+    compiler = next((c for c in COMPILERS if shutil.which(c)), None)
+    if compiler is None:
+        pytest.skip("no C++ compiler was found")
+    monkeypatch.setenv("CXX", f"env {compiler}")  # a command of two words, like "ccache g++"
+    found = peak_anew(1)
+    assert isinstance(found, dict), found
+    assert found.keys() >= {"fma", "exp"}
+    assert all(rate > 1e6 for rate in found.values())
+
+
+def test_the_reason_is_given_where_no_peak_can_be_measured(monkeypatch, peak_anew):
     monkeypatch.setenv("CXX", "/nonexistent/compiler")
-    cpu_peak.cache_clear()
-    assert "nonexistent" in cpu_peak(1)
+    assert "nonexistent" in peak_anew(1)
+    peak_anew.cache_clear()
     monkeypatch.delenv("CXX")
-    cpu_peak.cache_clear()
-    found = cpu_peak(1)
-    assert isinstance(found, str) or found.keys() >= {"fma", "exp"}
+    monkeypatch.setattr("shutil.which", lambda _: None)
+    assert peak_anew(1) == "no C++ compiler was found"
+
+
+def test_products_in_tiles_run_beside_the_exponentials():
+    found = {"fma": 1e9, "exp": 1e8, "dot_bf16": 2e9, "tiles_bf16": 16e9}
+    work = Counts(flops=16e9, exponentials=1e8, bytes=0)
+
+    def milliseconds(dtype, precision="highest", without=()):
+        rates = fastest({n: r for n, r in found.items() if n not in without}, dtype, precision)
+        return floor_milliseconds(work, rates)
+
+    assert milliseconds(torch.float32) == pytest.approx(17e3)
+    assert milliseconds(torch.float16) == pytest.approx(17e3)
+    assert milliseconds(torch.float32, "high") == pytest.approx(3e3)
+    assert milliseconds(torch.float32, "medium") == milliseconds(torch.bfloat16) == pytest.approx(1e3)
+    assert milliseconds(torch.bfloat16, without=["tiles_bf16"]) == pytest.approx(9e3)
+    assert milliseconds(torch.float32, "high", without=["tiles_bf16"]) == pytest.approx(17e3)
 
 
 def allocate(mebibytes):
