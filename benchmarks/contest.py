@@ -99,7 +99,8 @@ def hold(
                 values["graph"] = replays[provider.name].median
             if options.memory:
                 values["memory"] = peak_mebibytes(prepare, provider, contest, str(device), device=device.type)
-        rows.add(**shared, provider=provider.name, ours=provider.ours, **values)
+        named = {"provider": provider.name, "ours": provider.ours, "default": provider.default}
+        rows.add(**shared, **named, **values)
 
 
 def prepare(

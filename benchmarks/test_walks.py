@@ -36,7 +36,7 @@ def test_walks(benchmark, contest, provider, truths, pytestconfig):
     if entry.call is None:
         pytest.skip(entry.status)
     if entry.verdict is not None:
-        benchmark.extra_info |= {"error": entry.verdict.error, "within": entry.verdict.within}
+        benchmark.extra_info |= entry.verdict._asdict()
         assert entry.verdict.within or not provider.ours
 
     def call():
