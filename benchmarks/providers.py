@@ -97,7 +97,7 @@ def providers(device: torch.device, isas: Sequence[str] = ("best",)) -> list[Pro
     for s in backends():
         if s.name == "reference":
             continue
-        reason = _refusal(s.name, device)
+        reason = _refusal(s.name, device) if s.available else s.reason
         default = s.name == choose(None, device)
         found.append(Provider(f"difnet {s.name}", partial(_ours, s.name), True, reason, default=default))
         if s.name == "native":

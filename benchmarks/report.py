@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from cases import FORWARD
+from memory import LEAST
 
 Row = dict[str, Any]
 KEY = ("case", "batch", "nodes", "walks", "classes", "mode", "dtype", "precision", "sharpness", "hardware")
@@ -74,8 +75,10 @@ def quartiles(row: Row) -> str:
 
 
 def memory(row: Row) -> str:
-    """MiB above the inputs, where that is known."""
-    return "" if row.get("memory") is None else f"{row['memory']:,.0f}"
+    """MiB above the inputs, where that is known; marked where it may be more."""
+    if row.get("memory") is None:
+        return ""
+    return f"{'>= ' if row.get('memory_by') == LEAST else ''}{row['memory']:,.0f}"
 
 
 def errors(row: Row) -> list[str]:
@@ -117,6 +120,25 @@ def table(group: list[Row]) -> tuple[list[str], list[list[str]]]:
 def unmeasured(group: list[Row]) -> list[str]:
     """Who was not measured, and why."""
     return [f"{row['provider']}: {row['status']}" for row in group if row["status"] != "ok"]
+
+
+def incomplete(rows: list[Row]) -> str:
+    """What rows lack that a run was to measure, by the numbers that it noted; empty where nothing is missing.
+
+    Parts are the groups of the operator's rows, of the network's one table for a network and mode.
+    """
+    part = KEY if rows[0]["benchmark"] == "rw" else ("table", "network", "mode")
+    found: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
+    for row in rows:
+        found[tuple(row[field] for field in part)].append(row)
+    planned, texts = rows[0].get("planned"), []
+    if planned and len(found) < planned:
+        texts.append(f"{len(found)} of {planned} tables")
+    for some in found.values():
+        count = some[0].get("providers")
+        if count and len(some) < count:
+            texts.append(f"{len(some)} of {count} providers of {title(some[0])}")
+    return f"Incomplete, the run was ended after {'; '.join(texts)}." if texts else ""
 
 
 def print_group(group: list[Row]) -> None:

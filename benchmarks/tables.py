@@ -24,8 +24,20 @@ from model_report import (
     plot_networks,
 )
 from plots import plot
-from report import Row, best_rival, digits, errors, groups, kind, markdown, markdown_table, memory, speedup
-from rows import RESULTS, ROOT, load
+from report import (
+    Row,
+    best_rival,
+    digits,
+    errors,
+    groups,
+    incomplete,
+    kind,
+    markdown,
+    markdown_table,
+    memory,
+    speedup,
+)
+from rows import DIRTY, RESULTS, ROOT, load
 
 DOCUMENTS = ("README.md", "docs/benchmarks.md")
 README_HEADINGS = [
@@ -38,8 +50,14 @@ Files = dict[Path, list[Row]]
 
 
 def read(folder: Path = RESULTS) -> Files:
-    """The rows of every file in the folder."""
-    return {path: rows for path in sorted(folder.glob("*.jsonl")) if (rows := load([path]))}
+    """The rows of every file in the folder; SystemExit where some are not those of a commit."""
+    files = {path: rows for path in sorted(folder.glob("*.jsonl")) if (rows := load([path]))}
+    for path, rows in files.items():
+        if dirty := next((row["commit"] for row in rows if row["commit"].endswith(DIRTY)), None):
+            raise SystemExit(
+                f"{path}: measured on {dirty}, a tree with changes; commit them and measure anew"
+            )
+    return files
 
 
 def of(files: Files, benchmark: str) -> Files:
@@ -50,10 +68,29 @@ def of(files: Files, benchmark: str) -> Files:
 def where(row: Row) -> str:
     """On what, with what and when rows were measured."""
     versions = ", ".join(f"{name} {version}" for name, version in row["versions"].items())
+    driver = f", driver {row['driver']}" if row.get("driver") else ""
     return (
         f"{row['hardware']}, {row['threads']} threads, Python {row['python']}, torch {row['torch']}, "
-        f"{versions}; commit {row['commit']}, {row['date']}"
+        f"{versions}{driver}; commit {row['commit']}, {row['date']}"
     )
+
+
+def origin(path: Path, rows: list[Row]) -> list[str]:
+    """Heading of a file's rows: where and how they were measured, and what is missing."""
+    first = rows[0]
+    by = f", by `{first['command']}`" if "command" in first else ""
+    lines = [
+        f"### {first['hardware']}",
+        f"{where(first)}. Rows: `{path.relative_to(ROOT)}`{by}.",
+        lacking(rows),
+    ]
+    return [text for line in lines if line for text in (line, "")]
+
+
+def lacking(rows: list[Row]) -> str:
+    """What the run was to measure and did not, in bold."""
+    text = incomplete(rows)
+    return f"**{text}**" if text else ""
 
 
 def summary_table(files: Files) -> str:
@@ -84,7 +121,7 @@ def summary_table(files: Files) -> str:
                 ]
             )
         if lines:
-            parts += [f"{where(rows[0])}:", "", markdown_table(README_HEADINGS, lines), ""]
+            parts += [f"{where(rows[0])}:", "", markdown_table(README_HEADINGS, lines), "", lacking(rows), ""]
     return "\n".join(parts) or missing("rw")
 
 
@@ -92,14 +129,9 @@ def walk_tables(files: Files) -> str:
     """Every group of operator rows with plots."""
     parts = []
     for path, rows in of(files, "rw").items():
-        parts += [
-            f"### {rows[0]['hardware']}",
-            "",
-            f"{where(rows[0])}. Rows: `{path.relative_to(ROOT)}`.",
-            "",
-        ]
-        source = rows[0]["floor_rates"]["source"]
-        parts += [f"Rates of the floor: {source}.", "", *pictures(path)]
+        parts += origin(path, rows)
+        sources = dict.fromkeys(row["floor_rates"]["source"] for row in rows)
+        parts += [f"Rates of the floor: {'; '.join(sources)}.", "", *pictures(path)]
         parts += [markdown(group, "#### ") for group in groups(rows).values()]
     return "\n".join(parts) or missing("rw")
 
@@ -109,8 +141,7 @@ def network_tables(files: Files) -> str:
     parts = []
     for path, rows in of(files, "model").items():
         first = rows[0]
-        parts += [f"### {first['hardware']}", "", f"{where(first)}. Rows: `{path.relative_to(ROOT)}`.", ""]
-        parts += pictures(path)
+        parts += [*origin(path, rows), *pictures(path)]
         shape = f"[3, {first['size']}, {first['size']}]"
         for mode, some in by_mode(rows, "networks").items():
             table = markdown_table(NETWORK_HEADINGS, network_cells(some))

@@ -9,17 +9,21 @@ from functools import partial
 from pathlib import Path
 
 import bench_rw
+import memory
 import pytest
+import test_walks
 import torch
 from cases import CASES
-from contest import Contest, hold, hopeless
+from contest import Contest, Patience, hold, hopeless, patience
 from floor import COMPILERS, Counts, counts, cpu_peak, fastest, floor_milliseconds
 from measure import interleaved
 from memory import peak_mebibytes
 from providers import Provider, providers, step
-from report import groups, print_group, speedup
-from rows import Rows, load
+from report import groups, incomplete, print_group, speedup
+from rows import DIRTY, Rows, environment, load
 from truth import find_truth, judge
+
+from difnet_kernels.backends import choose
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
@@ -126,13 +130,40 @@ def test_a_series_ends_where_time_or_memory_does():
     row = {"provider": "eager", "case": "tiny", "mode": "forward", "dtype": "float32", "precision": "highest"}
     row |= {"batch": 1, "nodes": 1000, "walks": 1, "status": "ok", "median": 100.0, "memory": 10.0}
     eager = by_name("eager")
-    assert hopeless(eager, contest, 10.0, [row], CPU) is None
-    assert hopeless(eager, contest, 1.0, [row], CPU) == "too slow: about 2 s a call, from N = 1,000"
+    ten, one = Patience(10.0, "--patience 10"), Patience(1.0, "--patience 1")
+    assert hopeless(eager, contest, ten, [row], CPU) is None
+    slow = hopeless(eager, contest, one, [row], CPU)
+    assert slow == "too slow for --patience 1: about 2 s a call, from N = 1,000"
     huge = row | {"memory": 2.0**40}
-    assert hopeless(eager, contest, 10.0, [huge], CPU).startswith("out of memory: about")
+    assert hopeless(eager, contest, ten, [huge], CPU).startswith("out of memory: about")
     ended = row | {"status": "out of memory"}
-    assert hopeless(eager, contest, 10.0, [ended], CPU) == "out of memory, from N = 1,000"
-    assert hopeless(eager, contest._replace(dtype="bfloat16"), 10.0, [ended], CPU) is None
+    assert hopeless(eager, contest, ten, [ended], CPU) == "out of memory, from N = 1,000"
+    assert hopeless(eager, contest._replace(dtype="bfloat16"), ten, [ended], CPU) is None
+
+
+def test_our_default_backend_may_take_the_time_that_is_left():
+    options = bench_rw.parse(["--cases", "full-resolution", "--minutes", "2"])
+    ours = next(p for p in providers(CPU) if p.default)
+    assert 100 < patience(ours, options).seconds <= 120
+    assert patience(ours, options).option == "--minutes 2"
+    assert patience(by_name("eager"), options) == (10.0, "--patience 10")
+    options.deadline = 0.0
+    assert patience(ours, options) == (10.0, "--patience 10")
+
+
+def test_one_provider_is_the_default():
+    assert [p.name for p in providers(CPU, ["all"]) if p.default] == [f"difnet {choose(None, CPU)}"]
+
+
+def test_one_of_ours_must_not_fail():
+    ours, rival = by_name("difnet blockwise"), by_name("eager")
+    with pytest.raises(pytest.fail.Exception, match="cannot run: illegal"):
+        test_walks.end(ours, "cannot run: illegal instruction")
+    for provider, status in ((rival, "cannot run: that"), (ours, "too slow for X: about 11 s a call")):
+        with pytest.raises(pytest.skip.Exception, match=status):
+            test_walks.end(provider, status)
+    with pytest.raises(pytest.skip.Exception, match="not built"):
+        test_walks.end(ours._replace(unavailable="not built"), "not built")
 
 
 def test_sampled_rows_are_those_of_the_whole():
@@ -159,14 +190,17 @@ def test_a_stopped_run_leaves_valid_rows(tmp_path, stop):
         while time.monotonic() < deadline and not (out.exists() and load([out])):
             time.sleep(0.1)
         process.send_signal(stop)
-        process.wait(60)
+        assert process.wait(60) == (0 if stop == signal.SIGINT else -stop)
     finally:
         process.kill()
     with out.open("a", encoding="utf-8") as file:
         file.write('{"cut sho')
     rows = load([out])
     assert rows
-    assert all({"provider", "status", "hardware", "commit", "date", "threads"} <= row.keys() for row in rows)
+    names = {"provider", "status", "hardware", "commit", "date", "threads", "driver", "command"}
+    assert all(names <= row.keys() for row in rows)
+    assert rows[0]["command"].startswith("python benchmarks/bench_rw.py --seconds 0.1")
+    assert incomplete(rows).startswith("Incomplete, the run was ended after 1 of ")
 
 
 def test_every_instruction_set_is_a_provider(monkeypatch):
@@ -261,8 +295,52 @@ def allocate(mebibytes):
 
 
 def test_peak_memory_is_that_of_the_call():
-    assert peak_mebibytes(allocate, 100, device="cpu") == pytest.approx(100, abs=10)
+    peak = peak_mebibytes(allocate, 100, device="cpu")
+    assert peak.memory == pytest.approx(100, abs=10)
+    assert peak.memory_by == (memory.RESIDENT if memory.PROC.exists() else memory.LEAST)
 
 
-def test_memory_of_a_call_that_fails_is_none():
-    assert peak_mebibytes(allocate, "not a number", device="cpu") is None
+def allocate_without_proc(mebibytes):
+    memory.PROC = Path("/nonexistent")  # of the process made for the call
+    return allocate(mebibytes)
+
+
+def test_peak_memory_without_proc_is_the_least_that_the_call_needs():
+    peak = peak_mebibytes(allocate_without_proc, 100, device="cpu")
+    assert peak.memory == pytest.approx(100, abs=10)
+    assert peak.memory_by == memory.LEAST
+
+
+def test_memory_of_a_call_that_fails_is_unknown():
+    assert peak_mebibytes(allocate, "not a number", device="cpu") == (None, None)
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
+def test_a_tree_with_changes_is_marked_and_results_are_none(tmp_path, monkeypatch):
+    def git(*arguments):
+        identity = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+        subprocess.run(["git", "-C", str(tmp_path), *identity, *arguments], check=True, capture_output=True)
+
+    code, results = tmp_path / "code.py", tmp_path / "benchmarks/results/rows.jsonl"
+    results.parent.mkdir(parents=True)
+    code.write_text("1")
+    results.write_text("1")
+    git("init")
+    git("add", ".")
+    git("commit", "-m", "first")
+    monkeypatch.setattr("rows.ROOT", tmp_path)
+    results.write_text("2")
+    assert not environment(CPU)["commit"].endswith(DIRTY)
+    code.write_text("2")
+    assert environment(CPU)["commit"].endswith(DIRTY)
+
+
+def test_the_driver_is_noted_where_it_is_known(monkeypatch):
+    printed = {"nvidia-smi": "570.1\n570.1"}
+    monkeypatch.setattr("rows._output", lambda *command: printed.get(command[0], ""))
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda device: "a GPU")
+    cuda = torch.device("cuda")
+    assert environment(cuda)["driver"] == "570.1"
+    printed.clear()
+    assert environment(cuda)["driver"] is None
+    assert environment(CPU)["driver"] is None

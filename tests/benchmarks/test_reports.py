@@ -69,8 +69,7 @@ def test_two_repetitions_have_no_spread(ours, rival):
 def test_the_summary_shows_the_default_backend_even_where_another_is_faster(tmp_path):
     rows = [row("difnet native", 9, case="paper-inference", error=1.0, within=False)]
     rows.append(row("difnet blockwise", 9, case="paper-inference", median=0.5))
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-    text = tables.summary_table(tables.read(tmp_path))
+    text = tables.summary_table(written(tmp_path, rows))
     assert "blockwise" not in text
     assert "| native | 2 | none |" in text
     assert "**1.0e+00 > 3.0e-07**" in text
@@ -84,17 +83,42 @@ def test_plots_are_drawn_with_what_ran_out_of_memory(tmp_path):
     assert all((tmp_path / name).stat().st_size > 10_000 for name in names)
 
 
+def written(folder, rows):
+    (folder / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    return tables.read(folder)
+
+
+def test_rows_of_a_tree_with_changes_are_refused(tmp_path):
+    with pytest.raises(SystemExit, match=r"rows.jsonl: measured on abc\+changes"):
+        written(tmp_path, [ROWS[0], row("eager", 1024, commit="abc+changes")])
+
+
+def test_tables_name_the_command_and_what_the_run_left_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "ROOT", tmp_path)
+    common = {"command": "python benchmarks/bench_rw.py --minutes 1", "driver": "570.1"}
+    whole = [r | common | {"planned": 2, "providers": n} for n, r in zip((3, 3, 3, 2, 2), ROWS, strict=True)]
+    text = tables.walk_tables(written(tmp_path, whole))
+    assert "Rows: `rows.jsonl`, by `python benchmarks/bench_rw.py --minutes 1`." in text
+    assert "driver 570.1; commit abc" in text
+    assert "Incomplete" not in text
+    cut = tables.walk_tables(written(tmp_path, [r | {"planned": 9} for r in whole[:4]]))
+    assert "**Incomplete, the run was ended after 2 of 9 tables; 1 of 2 providers of sweep, forward" in cut
+
+
+def test_memory_that_may_be_more_is_marked():
+    text = markdown([row("eager", 9, memory_by="getrusage ru_maxrss, at least")])
+    assert "| >= 10 |" in text
+
+
 def test_documents_follow_the_rows(tmp_path):
-    (tmp_path / "rows.jsonl").write_text(
-        "".join(json.dumps(r | {"case": "paper-inference"}) + "\n" for r in ROWS[:2])
-    )
+    files = written(tmp_path, [r | {"case": "paper-inference"} for r in ROWS[:2]])
     text = "before\n<!-- begin summary -->\n| typed | 99 |\n<!-- end summary -->\nafter"
-    filled = tables.fill(text, tables.read(tmp_path))
+    filled = tables.fill(text, files)
     assert "typed" not in filled
     assert "| 2 | eager | 6 | 3.00 (1.67 - 4.67) | 6 | 10 | 100 | 50 | 1.0e-07 |" in filled
     assert filled.startswith("before")
     assert filled.endswith("after")
-    assert tables.fill(filled, tables.read(tmp_path)) == filled
+    assert tables.fill(filled, files) == filled
 
 
 @pytest.mark.slow
