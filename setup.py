@@ -6,6 +6,7 @@ build: `pip install --no-build-isolation .`
 """
 
 import os
+import shlex
 import shutil
 import sys
 from glob import glob
@@ -31,8 +32,9 @@ def obstacle():
     if tuple(map(int, torch.__version__.split(".")[:2])) < MINIMUM_TORCH:
         return f"torch {torch.__version__} is older than 2.11"
     compiler = os.environ.get("CXX", "c++")
-    if shutil.which(compiler.split()[0]) is None:
-        return f"no C++ compiler: {compiler} was not found (set CXX)"
+    command = shlex.split(compiler)
+    if not command or shutil.which(command[0]) is None:
+        return f"no C++ compiler: {compiler!r} was not found (set CXX)"
     if sys.platform == "win32":
         return "the kernels need GCC or Clang"
     return None

@@ -15,7 +15,6 @@ repeated less often, the longest timed once; the column n says how often.
 import argparse
 import logging
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import torch
 from measure import LONG, Timing, interleaved, once, summary
-from memory import limit_to_available, peak_here
+from memory import Peak, peak_here
 from model_report import plot_networks, print_arrangements, print_networks
 from networks import (
     ARRANGEMENTS,
@@ -37,8 +36,8 @@ from networks import (
     parts,
     whole,
 )
-from report import progress
-from rows import RUNS, Rows, environment
+from rows import Rows
+from running import Part, carry_out, parse_run
 
 from difnet.model import DifNet
 from difnet_kernels import backends
@@ -60,50 +59,27 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--modes", nargs="+", choices=NETWORK_MODES, default=list(NETWORK_MODES))
     parser.add_argument("--size", type=int, default=505)
     parser.add_argument("--seconds", type=float, default=4.0, help="time for each table's line")
-    parser.add_argument("--minutes", type=float, default=9.0, help="no new line is begun after this long")
-    parser.add_argument("--memory", action=argparse.BooleanOptionalAction, default=True)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument(
-        "--out", type=Path, default=None, help="rows; by default under benchmarks/results/runs"
-    )
-    return parser.parse_args(arguments)
+    return parse_run("model", parser, arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print, write."""
     options = parse(arguments)
-    deadline = time.monotonic() + 60 * options.minutes
-    left_out = []
     device = torch.device(options.device)
-    shared = environment(device)
-    out = options.out or RUNS / f"model-{device.type}-{time.strftime('%Y%m%d-%H%M%S')}.jsonl"
-    rows = Rows(out, {"benchmark": "model", "size": options.size, **shared})
-    print(f"{shared['hardware']}, {shared['threads']} threads, torch {shared['torch']}, {shared['commit']}")
-    if device.type == "cpu":
-        limit_to_available()
-    arranged = [(arrange, options.arrange, mode) for mode in options.modes if options.arrangements]
-    apart = [(take_apart, network, mode) for mode in options.modes for network in options.networks]
-    todo = [*arranged[:1], *apart, *arranged[1:]]  # the longest, which compiles a training step, last
-    try:
-        with progress(len(todo)) as advance:
-            for measured, network, mode in todo:
-                text = f"{network}, {mode}, {'arrangements' if measured is arrange else 'parts'}"
-                advance(text)
-                if time.monotonic() > deadline:
-                    left_out.append(text)
-                    continue
-                measured(network, mode, options, device, rows)
-    except KeyboardInterrupt:
-        print("stopped; what was measured is kept")
-    if left_out:
-        print(f"left out after --minutes {options.minutes:g}: {'; '.join(left_out)}")
-    if not rows.rows:
-        return 1
-    print_networks(rows.rows)
-    print(f"rows: {out}")
-    for picture in plot_networks(rows.rows, out.with_suffix("")):
-        print(f"plot: {picture}")
-    return 0
+
+    def part(measured: Callable[..., None], network: str, mode: str) -> Part:
+        text = f"{network}, {mode}, {'arrangements' if measured is arrange else 'parts'}"
+        return Part(text, lambda rows: measured(network, mode, options, device, rows))
+
+    arranged = [part(arrange, options.arrange, mode) for mode in options.modes if options.arrangements]
+    apart = [part(take_apart, network, mode) for mode in options.modes for network in options.networks]
+    parts = [*arranged[:1], *apart, *arranged[1:]]  # the longest, which compiles a training step, last
+
+    def conclude(rows: list[dict[str, Any]], folder: Path) -> list[Path]:
+        print_networks(rows)
+        return plot_networks(rows, folder)
+
+    return carry_out(options, lambda: parts, conclude, size=options.size)
 
 
 def arrange(network: str, mode: str, options: argparse.Namespace, device: torch.device, rows: Rows) -> None:
@@ -129,7 +105,7 @@ def arrange(network: str, mode: str, options: argparse.Namespace, device: torch.
     for name, values in found.items():
         values |= times[name]._asdict() if name in times else {}
         if name in times and options.memory:
-            values["memory"] = peak_here(calls[name], str(device))
+            values |= peak_here(calls[name], str(device))._asdict()
         rows.add(table="arrangements", network=network, arrangement=name, mode=mode, **values)
     print_arrangements([r for r in rows.rows if r["table"] == "arrangements" and r["mode"] == mode])
 
@@ -165,7 +141,7 @@ def take_apart(
 
     ends = dict.fromkeys((*usable[:1], *usable[-1:]))  # the preferred backend, and the one that stores P
     totals = {f"{TOTAL}, {name}": walked_by(name) for name in ends} or {TOTAL: walked_by(None)}
-    memory = {name: peak_here(call, str(device)) for name, call in totals.items()} if options.memory else {}
+    peaks = {name: peak_here(call, str(device)) for name, call in totals.items()} if options.memory else {}
     times = interleaved(totals, options.seconds * len(totals), device)
     if isinstance(model, DifNet):
         pieces = parts(setup, mode, model, image, usable)
@@ -183,7 +159,7 @@ def take_apart(
     }
     for name, timing in times.items():
         part, _, by = name.partition(", ")
-        values: dict[str, Any] = {"part": part, "backend": by or None, "memory": memory.get(name)}
+        values: dict[str, Any] = {"part": part, "backend": by or None, **peaks.get(name, Peak())._asdict()}
         rows.add(**common, **values, **timing._asdict())
 
 

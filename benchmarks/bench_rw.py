@@ -11,13 +11,12 @@ measured, plots beside it at the end, and after Ctrl-C too.
 
 Columns: median, quartiles in ms and number of repetitions (one where a call is long); the best rival's median
 over ours (in brackets the same from opposite quartiles); the floor (benchmarks/floor.py) as a share of the
-median; the error of the result that is furthest towards its budget; peak memory above the inputs. On a GPU
-also the median of a CUDA graph's replay.
+median; the error of the output, and of the gradient that is furthest towards its budget; peak memory above
+the inputs. On a GPU also the median of a CUDA graph's replay.
 """
 
 import argparse
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,11 +25,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 import torch
 from cases import DEFAULT, FORWARD, MODES, NAMES, cases
 from contest import DTYPES, Contest, hold
-from memory import limit_to_available
 from plots import plot
-from providers import Provider, precisions_that_differ, providers
-from report import groups, print_group, progress
-from rows import RUNS, Rows, environment
+from providers import precisions_that_differ, providers
+from report import groups, print_group
+from rows import Rows
+from running import Part, carry_out, parse_run
 
 PRECISIONS = ("highest", "high", "medium")
 
@@ -56,15 +55,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--sharpness", default="mixed", choices=("flat", "mixed", "peaked", "pooled"))
     parser.add_argument("--isas", nargs="+", default=["best"], help="of native: best, all, or names")
     parser.add_argument("--seconds", type=float, default=4.0, help="time for each table")
-    parser.add_argument("--minutes", type=float, default=9.0, help="no new table is begun after this long")
     parser.add_argument("--patience", type=float, default=10.0, help="longest call worth timing, in s")
-    parser.add_argument("--memory", action=argparse.BooleanOptionalAction, default=True)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--without", nargs="+", default=[], metavar="PROVIDER", help="names to leave out")
-    parser.add_argument(
-        "--out", type=Path, default=None, help="rows; by default under benchmarks/results/runs"
-    )
-    return parser.parse_args(arguments)
+    return parse_run("rw", parser, arguments)
 
 
 def plan(options: argparse.Namespace, device: torch.device) -> list[Contest]:
@@ -93,40 +86,25 @@ def plan(options: argparse.Namespace, device: torch.device) -> list[Contest]:
     ]
 
 
-def main(arguments: Sequence[str] | None = None, more_providers: Sequence[Provider] = ()) -> int:
-    """Measure, print, write; `more_providers` compete with the known ones."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, print, write."""
     options = parse(arguments)
-    deadline = time.monotonic() + 60 * options.minutes
-    left_out = []
     device = torch.device(options.device)
-    shared = environment(device)
-    out = options.out or RUNS / f"rw-{device.type}-{time.strftime('%Y%m%d-%H%M%S')}.jsonl"
-    rows = Rows(out, {"benchmark": "rw", **shared})
-    print(f"{shared['hardware']}, {shared['threads']} threads, torch {shared['torch']}, {shared['commit']}")
-    if device.type == "cpu":
-        limit_to_available()
-    found = [*providers(device, options.isas), *more_providers]
-    try:
-        todo = plan(options, device)
-        with progress(len(todo)) as advance:
-            for contest in todo:
-                text = f"{contest.case.name}, N = {contest.case.nodes:,}, {contest.mode}, {contest.dtype}"
-                advance(text)
-                if time.monotonic() > deadline:
-                    left_out.append(text)
-                    continue
+
+    def parts() -> list[Part]:
+        found = providers(device, options.isas)
+
+        def part(contest: Contest) -> Part:
+            def measure(rows: Rows) -> None:
                 hold(contest, found, options, device, rows)
                 print_group(list(groups(rows.rows).values())[-1])
-    except KeyboardInterrupt:
-        print("stopped; what was measured is kept")
-    if left_out:
-        print(f"left out after --minutes {options.minutes:g}: {'; '.join(left_out)}")
-    if not rows.rows:
-        return 1
-    print(f"rows: {out}")
-    for picture in plot(rows.rows, out.with_suffix("")):
-        print(f"plot: {picture}")
-    return 0
+
+            text = f"{contest.case.name}, N = {contest.case.nodes:,}, {contest.mode}, {contest.dtype}"
+            return Part(text, measure)
+
+        return [part(contest) for contest in plan(options, device)]
+
+    return carry_out(options, parts, plot)
 
 
 if __name__ == "__main__":

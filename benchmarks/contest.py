@@ -68,7 +68,7 @@ def hold(
     entries = {}
     for provider in found:
         status = "left out" if provider.name in options.without else provider.unavailable
-        status = status or hopeless(provider, contest, options.patience, rows.rows, device)
+        status = status or hopeless(provider, contest, patience(provider, options), rows.rows, device)
         entries[provider.name] = Entry(status) if status else enter(provider, contest, inputs, truth, device)
     calls = {name: e.call for name, e in entries.items() if e.call and e.seconds is None}
     times = interleaved(calls, options.seconds, device)
@@ -85,8 +85,9 @@ def hold(
         "case": case.name,
         **{field: getattr(case, field) for field in ("batch", "nodes", "walks", "classes")},
         **counted._asdict(),
-        "floor": floor_milliseconds(counted, rates, device),
+        "floor": floor_milliseconds(counted, rates),
         "floor_rates": rates._asdict(),
+        "providers": len(found),
     }
     for provider in found:
         entry = entries[provider.name]
@@ -98,8 +99,13 @@ def hold(
             if provider.name in replays:
                 values["graph"] = replays[provider.name].median
             if options.memory:
-                values["memory"] = peak_mebibytes(prepare, provider, contest, str(device), device=device.type)
-        rows.add(**shared, provider=provider.name, ours=provider.ours, **values)
+                seconds = 60 + 2e-3 * values["median"]
+                peak = peak_mebibytes(
+                    prepare, provider, contest, str(device), device=device.type, seconds=seconds
+                )
+                values |= peak._asdict()
+        named = {"provider": provider.name, "ours": provider.ours, "default": provider.default}
+        rows.add(**shared, **named, **values)
 
 
 def prepare(
@@ -129,10 +135,25 @@ def enter(
     return Entry("ok", verdict, call, seconds if long else None)
 
 
+class Patience(NamedTuple):
+    """The longest call worth trying, and the option that sets it."""
+
+    seconds: float
+    option: str
+
+
+def patience(provider: Provider, options: argparse.Namespace) -> Patience:
+    """For our default backend all the time that is left, so that every case has one measurement of ours."""
+    left = options.deadline - time.monotonic()
+    if provider.default and left > options.patience:
+        return Patience(left, f"--minutes {options.minutes:g}")
+    return Patience(options.patience, f"--patience {options.patience:g}")
+
+
 def hopeless(
     provider: Provider,
     contest: Contest,
-    patience: float,
+    limit: Patience,
     rows: Sequence[dict[str, Any]],
     device: torch.device,
 ) -> str | None:
@@ -160,7 +181,9 @@ def hopeless(
             expected = fewest_seconds(call, device) * pairs / small.case.pairs
         except Exception as error:
             return reason(error)
-    return f"too slow: about {expected:.0f} s a call, {at}" if expected > patience else None
+    if expected <= limit.seconds:
+        return None
+    return f"too slow for {limit.option}: about {expected:.0f} s a call, {at}"
 
 
 def fewest_seconds(call: Callable[[], object], device: torch.device) -> float:

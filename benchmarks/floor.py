@@ -1,4 +1,8 @@
-"""The least time a case can take: counted operations at rates measured on this machine in the same run.
+"""The work of our algorithm at the rates of this machine's registers, measured in the same run.
+
+It is no bound: another algorithm may do less work, and where numbers are rounded to bfloat16 ours does less
+itself, with an exponential of degree 3, while the rate is that of one right to 1e-6 for every dtype. Left out
+are loads, stores and whatever is neither product nor exponential.
 
 Counts for each pair of nodes, with d wide features and k classes (docs/math.md, section 4); the row sum is
 one more column of the product with the states:
@@ -8,12 +12,13 @@ one more column of the product with the states:
     GPU, row blocks        forward   d + k + 1 multiply-adds, 1 exponential
                            backward  2 d + 3 k + 2 more, and 1
 
-Bytes are those that must move at least once: features and their gradients in their dtype; seed, state, z, row
-sums and gradients of states in float32. On a CPU products and exponentials share the vector units, so their
-times add up; on a GPU they have units of their own, and the longer of the two counts.
+Bytes are those that it moves at least once: features and their gradients in their dtype; seed, state, z, row
+sums and gradients of states in float32. In a CPU's vector units products and exponentials take turns, so that
+their times add up; tiles (AMX) and GPUs have units of their own for products, and the longer counts.
 """
 
 import os
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -28,10 +33,11 @@ from measure import interleaved
 
 SOURCE = Path(__file__).parent / "peak.cpp"
 FLAGS = ("-march=native", "-mcpu=native")
+COMPILERS = ("c++", "g++", "clang++")
 
 
 class Counts(NamedTuple):
-    """What a case takes at least. A multiply-add is two of `flops`."""
+    """The work of a case. A multiply-add is two of `flops`."""
 
     flops: float
     exponentials: float
@@ -39,11 +45,15 @@ class Counts(NamedTuple):
 
 
 class Rates(NamedTuple):
-    """What this machine does per second; `source` says how that was found out."""
+    """What this machine does per second; `source` says how that was found out.
+
+    `apart`: products have a unit of their own, which runs beside the one for exponentials.
+    """
 
     flops: float
     exponentials: float
     source: str
+    apart: bool = False
 
 
 def counts(case: Case, mode: str, dtype: torch.dtype, device: torch.device) -> Counts:
@@ -63,10 +73,10 @@ def counts(case: Case, mode: str, dtype: torch.dtype, device: torch.device) -> C
     return Counts(2 * multiply_adds * case.pairs, exponentials * case.pairs, node_bytes * nodes)
 
 
-def floor_milliseconds(counted: Counts, rates: Rates, device: torch.device) -> float:
-    """The least time at these rates."""
+def floor_milliseconds(counted: Counts, rates: Rates) -> float:
+    """The time of this work at these rates."""
     products, exponentials = counted.flops / rates.flops, counted.exponentials / rates.exponentials
-    return 1e3 * (products + exponentials if device.type == "cpu" else max(products, exponentials))
+    return 1e3 * (max(products, exponentials) if rates.apart else products + exponentials)
 
 
 @cache
@@ -78,18 +88,33 @@ def calibrate(device: torch.device, dtype: torch.dtype, precision: str) -> Rates
     if isinstance(found, str):
         rates = _calibrate_product(device, dtype)
         return rates._replace(source=f"a large torch product ({found})")
-    pairs = max(found.get("dot_bf16", 0.0), found.get("tiles_bf16", 0.0))
-    # float32 operands may be split in three bfloat16 products where those are that much faster.
-    in_pairs = dtype == torch.bfloat16 or (dtype == torch.float32 and precision == "medium")
-    flops = max(found["fma"], pairs if in_pairs else pairs / 3)
-    return Rates(flops, found["exp"], "multiply-adds and exp in registers, all threads")
+    return fastest(found, dtype, precision)
+
+
+# The name of a rate of bfloat16 products, and what it stands for.
+PRODUCTS = {"dot_bf16": "bfloat16 dot products", "tiles_bf16": "bfloat16 tiles"}
+
+
+def fastest(found: dict[str, float], dtype: torch.dtype, precision: str) -> Rates:
+    """The rates of `cpu_peak` with the fastest products that our kernels may use for such features.
+
+    One bfloat16 product for each of bfloat16, or of float32 at "medium"; three at "high", for operands of two
+    parts; none at "highest", nor for float16.
+    """
+    setting = "medium" if dtype == torch.bfloat16 else precision if dtype == torch.float32 else "highest"
+    rates = {"multiply-adds": found["fma"]}
+    if parts := {"medium": 1, "high": 3}.get(setting):
+        rates |= {text: found[name] / parts for name, text in PRODUCTS.items() if name in found}
+    products = max(rates, key=rates.__getitem__)
+    source = f"{products} and exp in registers, all threads"
+    return Rates(rates[products], found["exp"], source, apart=products == PRODUCTS["tiles_bf16"])
 
 
 @cache
 def cpu_peak(threads: int) -> dict[str, float] | str:
     """Rates by name from peak.cpp, compiled for this CPU; or the reason why there are none."""
-    compiler = os.environ.get("CXX") or next((c for c in ("c++", "g++", "clang++") if shutil.which(c)), None)
-    if compiler is None:
+    compiler = shlex.split(os.environ.get("CXX", "")) or [c for c in COMPILERS if shutil.which(c)][:1]
+    if not compiler:
         return "no C++ compiler was found"
     reason = "it does not compile"
     with tempfile.TemporaryDirectory(prefix="peak-") as folder:
@@ -98,7 +123,7 @@ def cpu_peak(threads: int) -> dict[str, float] | str:
             options = ["-O3", native, "-ffp-contract=fast", "-std=c++17", "-pthread"]
             try:
                 built = subprocess.run(
-                    [compiler, *options, str(SOURCE), "-o", str(program)], capture_output=True, timeout=120
+                    [*compiler, *options, str(SOURCE), "-o", str(program)], capture_output=True, timeout=120
                 )
                 if built.returncode != 0:
                     continue
@@ -108,7 +133,7 @@ def cpu_peak(threads: int) -> dict[str, float] | str:
             if ran.returncode == 0:
                 return {name: float(rate) for name, rate in map(str.split, ran.stdout.splitlines())}
             reason = f"it ends with status {ran.returncode}"
-    return f"peak.cpp: {reason} with {compiler}"
+    return f"peak.cpp: {reason} with {shlex.join(compiler)}"
 
 
 def _calibrate_product(device: torch.device, dtype: torch.dtype) -> Rates:
@@ -127,7 +152,8 @@ def _calibrate_product(device: torch.device, dtype: torch.dtype) -> Rates:
         call()
     times = interleaved(calls, 1.0, device)
     seconds = 1e-3 * min(times["product"].lower, times["single"].lower)
-    return Rates(2 * size**3 / seconds, x.numel() / (1e-3 * times["exp"].lower), "a large torch product")
+    exponentials = x.numel() / (1e-3 * times["exp"].lower)
+    return Rates(2 * size**3 / seconds, exponentials, "a large torch product", apart=device.type != "cpu")
 
 
 def _calibrate_gpu(device: torch.device, dtype: torch.dtype) -> Rates:

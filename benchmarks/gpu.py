@@ -4,18 +4,16 @@
     python benchmarks/gpu.py --rehearse          # the same stages, small, in Triton's interpreter on the CPU
 
 Needs torch, triton, numpy and pytest; compute-sanitizer is used where the CUDA toolkit has it. Logs of the
-stages and the benchmark's rows, with the versions of driver and Triton, go to --out, by default
-benchmarks/results. A stage is stopped at its limit; the limits add up to less than eight minutes.
+stages and the benchmark's rows go to --out, by default benchmarks/results. A stage is stopped at its limit;
+the limits add up to less than eight minutes.
 """
 
 import argparse
-import json
 import os
 import shutil
 import subprocess
 import sys
 import time
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,11 +31,6 @@ class Stage(NamedTuple):
     command: list[str]
     environment: dict[str, str]
     shards: int = 1
-
-
-def rows_of(rehearse: bool, out: Path) -> Path:
-    """Where the benchmark's rows go."""
-    return out / ("rehearsal.jsonl" if rehearse else "walks.jsonl")
 
 
 def stages(rehearse: bool, out: Path) -> list[Stage]:
@@ -63,7 +56,7 @@ def stages(rehearse: bool, out: Path) -> list[Stage]:
             "1.2",
         ]
     )
-    rows = rows_of(rehearse, out)
+    rows = out / ("rehearsal.jsonl" if rehearse else "walks.jsonl")
     nodes = (
         ["--batch", "1", "--nodes", "150", "--dtypes", "16", "--length", "2", "--dry-run"] if rehearse else []
     )
@@ -114,24 +107,6 @@ def run(stage: Stage, environment: dict[str, str], log: Path) -> str:
     return next((result for result in results if result != "passed"), "passed")
 
 
-def stamp(rows: Path) -> None:
-    """Add to the benchmark's rows what they were measured with beyond torch: driver and Triton."""
-    try:
-        query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-        driver = subprocess.run(query, capture_output=True, text=True, check=True).stdout.split()[0]
-    except (OSError, subprocess.CalledProcessError, IndexError):
-        driver = "none"
-    try:
-        triton = version("triton")
-    except PackageNotFoundError:
-        triton = "none"
-    # A benchmark that was stopped may leave half a line.
-    measured = [json.loads(line) for line in rows.read_text().splitlines() if line.endswith("}")]
-    rows.write_text(
-        "".join(json.dumps({**row, "driver": driver, "triton": triton}) + "\n" for row in measured)
-    )
-
-
 def main() -> int:
     """Run the stages; 1 if any failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
@@ -153,8 +128,6 @@ def main() -> int:
         start = time.monotonic()
         result = run(stage, environment, log)
         results.append((stage.name, result))
-        if stage.name == "benchmark" and (rows := rows_of(options.rehearse, out)).exists():
-            stamp(rows)
         print(f"== {stage.name}: {result}, {time.monotonic() - start:.0f} s, {log}", flush=True)
         print("\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-25:]), flush=True)
     print("\n" + "\n".join(f"{name:12}{result}" for name, result in results))

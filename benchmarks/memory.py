@@ -2,17 +2,31 @@
 
 On a GPU the allocator's peak counts; on a CPU the resident size of a process made for that one call. Such
 processes are forked from one that has imported torch and computed nothing, so that each costs milliseconds.
+Linux starts the mark of the largest resident size anew before the call. Without /proc (macOS) the mark stands
+since the process began, at what making the inputs took: what is found is the least that the call needs.
 """
 
 import contextlib
 import ctypes
 import multiprocessing
 import resource
+import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+
+PROC = Path("/proc/self")
+ALLOCATOR, RESIDENT, LEAST = "allocator", "/proc VmHWM", "getrusage ru_maxrss, at least"
+
+
+class Peak(NamedTuple):
+    """MiB of a call, and by which of the three; None where it is not known."""
+
+    memory: float | None = None
+    memory_by: str | None = None
+
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["torch", "providers", "truth"])
@@ -23,8 +37,8 @@ def peak_mebibytes(
     *arguments: Any,
     device: str,
     seconds: float = 60.0,
-) -> float | None:
-    """MiB that the second of the two calls that `prepare(*arguments)` returns needs; None if it fails.
+) -> Peak:
+    """What the second of the two calls that `prepare(*arguments)` returns needs; unknown if it fails.
 
     The first call allocates what is the libraries' own and not the call's.
     """
@@ -43,9 +57,9 @@ def peak_mebibytes(
     process.start()
     sender.close()
     try:
-        found = receiver.recv() if receiver.poll(seconds) else None
+        found = receiver.recv() if receiver.poll(seconds) else Peak()
     except EOFError:  # it did not survive
-        found = None
+        found = Peak()
     process.join(0.1)
     process.kill()
     process.join()
@@ -66,22 +80,34 @@ def _measure(
     limit_to_available()
     first, call = prepare(*arguments)
     first()
-    sender.send(peak_here(call, device))
+    before = _largest_mebibytes()
+    peak = peak_here(call, device)
+    sender.send(Peak(_largest_mebibytes() - before, LEAST) if peak.memory is None else peak)
 
 
-def peak_here(call: Callable[[], object], device: str) -> float:
-    """MiB that a call in this process needs above what is there before it."""
+def peak_here(call: Callable[[], object], device: str) -> Peak:
+    """What a call in this process needs above what is there before it; unknown on a CPU without /proc."""
     if device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
         call()
-        return (torch.cuda.max_memory_allocated(device) - before) / 2**20
+        return Peak((torch.cuda.max_memory_allocated(device) - before) / 2**20, ALLOCATOR)
     with contextlib.suppress(AttributeError, OSError):  # other C libraries than GNU's
         ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")  # start the high-water mark anew
+    try:
+        (PROC / "clear_refs").write_text("5")  # start the high-water mark anew
+    except OSError:
+        call()
+        return Peak()
     before = _status("VmRSS")
     call()
-    return (_status("VmHWM") - before) / 2**10
+    return Peak((_status("VmHWM") - before) / 2**10, RESIDENT)
+
+
+def _largest_mebibytes() -> float:
+    """The largest resident size of this process so far; macOS counts bytes, the others KiB."""
+    size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return size / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def available_mebibytes() -> float:
@@ -108,7 +134,7 @@ def limit_to_available() -> None:
 
 def _status(field: str) -> int:
     """KiB from /proc/self/status: VmRSS is resident now, VmHWM at most since the mark was set."""
-    for line in Path("/proc/self/status").read_text().splitlines():
+    for line in (PROC / "status").read_text().splitlines():
         if line.startswith(field):
             return int(line.split()[1])
-    raise OSError(f"/proc/self/status has no {field}")
+    raise OSError(f"{PROC}/status has no {field}")

@@ -1,11 +1,10 @@
 """Tables and a plot of the network's rows."""
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from report import Row, digits
+from report import Row, digits, memory, print_table, quartiles
 
 ARRANGEMENT_HEADINGS = ["arrangement", "median ms", "quartiles", "n", "x plain", "error", "peak MiB"]
 NETWORK_HEADINGS = [
@@ -26,11 +25,11 @@ def arrangement_cells(rows: list[Row]) -> list[list[str]]:
             [
                 row["arrangement"],
                 digits(row["median"]),
-                f"{digits(row['lower'])} - {digits(row['upper'])}",
+                quartiles(row),
                 str(row["repetitions"]),
                 f"{plain['median'] / row['median']:.2f}" if plain else "",
                 f"{row['error']:.1e}" + ("" if row["within"] else " *"),
-                "" if row.get("memory") is None else f"{row['memory']:,.0f}",
+                memory(row),
             ]
         )
     return lines
@@ -64,8 +63,8 @@ def network_cells(rows: list[Row]) -> list[list[str]]:
                 f"{100 * diffusion['median'] / total['median']:.1f} %" if diffusion else "",
                 _median(of("diffusion", "reference")),
                 _median(eager),
-                _memory(total),
-                _memory(eager),
+                memory(total),
+                memory(eager) if eager else "",
             ]
         )
     return lines
@@ -73,10 +72,6 @@ def network_cells(rows: list[Row]) -> list[list[str]]:
 
 def _median(row: Row | None) -> str:
     return "" if row is None else digits(row["median"])
-
-
-def _memory(row: Row | None) -> str:
-    return "" if row is None or row.get("memory") is None else f"{row['memory']:,.0f}"
 
 
 def by_mode(rows: list[Row], table: str) -> dict[str, list[Row]]:
@@ -88,7 +83,7 @@ def by_mode(rows: list[Row], table: str) -> dict[str, list[Row]]:
 def print_arrangements(rows: list[Row]) -> None:
     """One table on the terminal."""
     first = rows[0]
-    _print(
+    print_table(
         f"{first['network']} at {first['size']}: {first['mode']}",
         ARRANGEMENT_HEADINGS,
         arrangement_cells(rows),
@@ -100,32 +95,9 @@ def print_arrangements(rows: list[Row]) -> None:
 def print_networks(rows: list[Row]) -> None:
     """One table for each mode on the terminal."""
     for mode, some in by_mode(rows, "networks").items():
-        _print(
+        print_table(
             f"plain, [3, {some[0]['size']}, {some[0]['size']}]: {mode}", NETWORK_HEADINGS, network_cells(some)
         )
-
-
-def _print(title: str, headings: list[str], lines: list[list[str]]) -> None:
-    try:
-        from rich.console import Console
-        from rich.table import Table
-    except ImportError:
-        print(title, markdown_table(headings, lines), sep="\n\n", flush=True)
-        return
-    console = Console(width=None if sys.stdout.isatty() else 160)
-    table = Table(title=title, title_justify="left", title_style="bold")
-    for i, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if i else "left")
-    for line in lines:
-        table.add_row(*line)
-    console.print(table)
-    console.file.flush()
-
-
-def markdown_table(headings: list[str], lines: list[list[str]]) -> str:
-    """A Markdown table, numbers to the right."""
-    rows = [headings, ["---", *["---:"] * (len(headings) - 1)], *lines]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def plot_networks(rows: list[Row], folder: Path) -> list[Path]:

@@ -37,7 +37,9 @@ constexpr int kLanes = kBytes / 4;
 typedef float Floats __attribute__((vector_size(kBytes)));
 typedef int Ints __attribute__((vector_size(kBytes)));
 
-// Chains that do not wait for each other: latency 4 times two units need 8; 12 and two operands fit 16 registers.
+// Chains that do not wait for each other, for multiply-adds and bfloat16 dots. Two units need 8 at latency 4, as for
+// multiply-adds, and 12 at latency 6: Zen's dots reach 0.7 of their rate with 8, all of it from 10 on, and no more with
+// 20. 12 and two operands fit 16 registers. An exponential is a chain of its own; 4 of them overlap with the next round's.
 constexpr int kChains = 12;
 
 volatile float sink;
@@ -127,6 +129,7 @@ double tile_rounds(long rounds) {
     unsigned char rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
   } config;
   _tile_loadconfig(&config);
+  // Six sums: one product is issued every 16 cycles and takes 52, so that four would do; the other two hold operands.
   _tile_zero(0);
   _tile_zero(1);
   _tile_zero(2);

@@ -51,9 +51,12 @@ def plot(rows: list[Row], folder: Path) -> list[Path]:
             share = [row for row in some if row["status"] == "ok"]
             title = f"share of the floor: {mode}, {dtype}"
             draw(f"floor-{end}", share, _bars, ylabel="floor / median, %", title=title)
-        errors = [row for row in of_mode if row["error"]]
-        title = f"worst error over all cases: {mode}"
-        draw(f"error-{slug}", errors, _errors, ylabel="relative error against float64", title=title)
+        for end, field in (("", ""), ("-gradient", "gradient_")):
+            errors = [row for row in of_mode if row.get(f"{field}error")]
+            of = "the worst gradient" if field else "the output"
+            title = f"error of {of}, worst of all cases: {mode}"
+            label = "relative error against float64"
+            draw(f"error-{slug}{end}", errors, _errors(field), ylabel=label, title=title)
     return written
 
 
@@ -97,23 +100,34 @@ def _place(row: Row) -> str:
     return f"{row['case']}\nB = {row['batch']}, N = {row['nodes']:,}"
 
 
-def _errors(axes: Any, rows: list[Row], colours: dict[str, Any]) -> None:
+def _errors(field: str) -> Callable[[Any, list[Row], dict[str, Any]], None]:
     """Worst error of each provider at each precision, with the largest that its budget allowed."""
-    labels = [p for p in PRECISIONS if any(kind(r) == p for r in rows)]
-    present = [name for name in colours if any(r["provider"] == name for r in rows)]
-    axes.set_yscale("log")
-    for i, name in enumerate(present):
-        for j, label in enumerate(labels):
-            mine = [r for r in rows if r["provider"] == name and kind(r) == label]
-            if not mine:
-                continue
-            worst = max(mine, key=lambda r: r["error"] / r["allowed"])
-            x = j + 0.8 * (i + 0.5) / len(present) - 0.4
-            marker = {"marker": "o" if worst["within"] else "X", "s": 45, "color": colours[name]}
-            first = not any(text == name for text in axes.get_legend_handles_labels()[1])
-            axes.scatter(x, worst["error"], label=name if first else None, **marker)
-            axes.plot([x - 0.02, x + 0.02], [worst["allowed"]] * 2, color="black", linewidth=1.5)
-    axes.plot([], [], color="black", linewidth=1.5, label="allowed")
-    if not all(r["within"] for r in rows):
-        axes.scatter([], [], marker="X", color="black", label="over the budget")
-    axes.set_xticks(range(len(labels)), labels)
+
+    def error(row: Row) -> float:
+        return row[f"{field}error"]
+
+    def allowed(row: Row) -> float:
+        return row[f"{field}allowed"]
+
+    def paint(axes: Any, rows: list[Row], colours: dict[str, Any]) -> None:
+        labels = [p for p in PRECISIONS if any(kind(r) == p for r in rows)]
+        present = [name for name in colours if any(r["provider"] == name for r in rows)]
+        axes.set_yscale("log")
+        for i, name in enumerate(present):
+            for j, label in enumerate(labels):
+                mine = [r for r in rows if r["provider"] == name and kind(r) == label]
+                if not mine:
+                    continue
+                worst = max(mine, key=lambda r: error(r) / allowed(r))
+                x = j + 0.8 * (i + 0.5) / len(present) - 0.4
+                within = error(worst) <= allowed(worst)
+                marker = {"marker": "o" if within else "X", "s": 45, "color": colours[name]}
+                first = not any(text == name for text in axes.get_legend_handles_labels()[1])
+                axes.scatter(x, error(worst), label=name if first else None, **marker)
+                axes.plot([x - 0.02, x + 0.02], [allowed(worst)] * 2, color="black", linewidth=1.5)
+        axes.plot([], [], color="black", linewidth=1.5, label="allowed")
+        if not all(error(r) <= allowed(r) for r in rows):
+            axes.scatter([], [], marker="X", color="black", label="over the budget")
+        axes.set_xticks(range(len(labels)), labels)
+
+    return paint

@@ -21,7 +21,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from truth import Results, results, with_gradients
 
 from difnet_kernels import backends, cascaded_random_walk
-from difnet_kernels.backends import instruction_sets
+from difnet_kernels.backends import choose, instruction_sets
+from difnet_kernels.errors import BackendError
 from difnet_kernels.testing import Inputs
 
 os.environ.setdefault("PYKEOPS_VERBOSE", "0")
@@ -34,7 +35,8 @@ class Provider(NamedTuple):
     """A way to compute the cascade.
 
     `unavailable` says why it cannot run here, or is None; `ours` tells our backends from their rivals;
-    `compiles` is true where the first call with new sizes takes seconds; `isa` forces an instruction set.
+    `compiles` is true where the first call with new sizes takes seconds; `isa` forces an instruction set;
+    `default` is true of the one that a call gets which asks for none.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Provider(NamedTuple):
     unavailable: str | None = None
     compiles: bool = False
     isa: str | None = None
+    default: bool = False
 
 
 def precisions_that_differ(device: torch.device, precisions: Sequence[str]) -> list[str]:
@@ -94,8 +97,9 @@ def providers(device: torch.device, isas: Sequence[str] = ("best",)) -> list[Pro
     for s in backends():
         if s.name == "reference":
             continue
-        reason = None if s.available else s.reason
-        found.append(Provider(f"difnet {s.name}", partial(_ours, s.name), True, reason))
+        reason = _refusal(s.name, device) if s.available else s.reason
+        default = s.name == choose(None, device)
+        found.append(Provider(f"difnet {s.name}", partial(_ours, s.name), True, reason, default=default))
         if s.name == "native":
             sets = instruction_sets()[1:] if "all" in isas else [isa for isa in isas if isa != "best"]
             found += [
@@ -120,6 +124,14 @@ def providers(device: torch.device, isas: Sequence[str] = ("best",)) -> list[Pro
     )
     found.append(Provider("FlashAttention 4, k padded to 8", partial(_rival, _flash4), unavailable=reason))
     return found
+
+
+def _refusal(backend: str, device: torch.device) -> str | None:
+    try:
+        choose(backend, device)
+    except BackendError as error:
+        return str(error)
+    return None
 
 
 def _ours(backend: str, x: Inputs) -> Tensor:

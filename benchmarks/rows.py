@@ -17,12 +17,15 @@ PACKAGES = ("numpy", "triton", "timm", "pykeops", "flash-attn-4")
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
 """Rows that the documents show."""
+DIRTY = "+changes"
+MEASURING = (".", ":!benchmarks/results", ":!docs", ":!*.md")
+"""What a commit must hold as it was measured: not the rows themselves and what is written from them."""
 RUNS = RESULTS / "runs"
 """Rows of runs at home; git ignores them."""
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """Hardware, threads, versions, commit and date: the part that all rows of a run share."""
+    """Hardware, threads, versions, commit, date: what all rows of a run share. A driver not known is None."""
     return {
         "device": device.type,
         "hardware": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_description(),
@@ -30,6 +33,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "torch": torch.__version__,
         "python": platform.python_version(),
         "versions": {name: found for name in PACKAGES if (found := _version(name))},
+        "driver": _driver() if device.type == "cuda" else None,
         "commit": _commit(),
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
     }
@@ -42,13 +46,28 @@ def _version(package: str) -> str | None:
         return None
 
 
+def _driver() -> str | None:
+    """The version of NVIDIA's driver."""
+    return (
+        _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader").partition("\n")[0]
+        or None
+    )
+
+
 def _commit() -> str:
-    """The commit measured, marked when the tree differs from it."""
+    """The commit measured, marked when the tree differs from it in more than results."""
+    git = ("git", "-C", str(ROOT))
+    commit = _output(*git, "describe", "--always", "--exclude=*") or "unknown"
+    changed = _output(*git, "status", "--porcelain", "--untracked-files=no", "--", *MEASURING)
+    return commit + DIRTY if changed else commit
+
+
+def _output(*command: str) -> str:
+    """What a command prints; nothing where it fails."""
     try:
-        command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty=+changes", "--exclude=*"]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+        return ""
 
 
 class Rows:
@@ -67,13 +86,21 @@ class Rows:
             file.write(json.dumps(row) + "\n")
 
 
+def _split(row: dict[str, Any]) -> dict[str, Any]:
+    """Of rows that hold the worst error alone: a gradient's is not the output's."""
+    if row.get("worst", "output") != "output":
+        row |= {"gradient": row["worst"], "gradient_error": row["error"], "gradient_allowed": row["allowed"]}
+        row |= {"error": None, "allowed": None}
+    return row
+
+
 def load(paths: Iterable[Path]) -> list[dict[str, Any]]:
     """The rows of some files; a last line cut short by a kill is left out."""
     rows = []
     for path in paths:
         for line in path.read_text(encoding="utf-8").splitlines():
             try:
-                rows.append(json.loads(line))
+                rows.append(_split(json.loads(line)))
             except json.JSONDecodeError:
                 continue
     return rows

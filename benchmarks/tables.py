@@ -20,18 +20,29 @@ from model_report import (
     NETWORK_HEADINGS,
     arrangement_cells,
     by_mode,
-    markdown_table,
     network_cells,
     plot_networks,
 )
 from plots import plot
-from report import Row, best_rival, digits, groups, kind, markdown, speedup
-from rows import RESULTS, ROOT, load
+from report import (
+    Row,
+    best_rival,
+    digits,
+    errors,
+    groups,
+    incomplete,
+    kind,
+    markdown,
+    markdown_table,
+    memory,
+    speedup,
+)
+from rows import DIRTY, RESULTS, ROOT, load
 
 DOCUMENTS = ("README.md", "docs/benchmarks.md")
 README_HEADINGS = [
     "", "backend", "ms", "best rival", "ms", "ratio", "eager ms", "peak MiB", "of eager",
-    "% of floor", "error",
+    "% of floor", "output error", "gradient error",
 ]  # fmt: skip
 SUMMARY_CASES = ("paper-inference", "paper-training", "full-resolution")
 
@@ -39,8 +50,14 @@ Files = dict[Path, list[Row]]
 
 
 def read(folder: Path = RESULTS) -> Files:
-    """The rows of every file in the folder."""
-    return {path: rows for path in sorted(folder.glob("*.jsonl")) if (rows := load([path]))}
+    """The rows of every file in the folder; SystemExit where some are not those of a commit."""
+    files = {path: rows for path in sorted(folder.glob("*.jsonl")) if (rows := load([path]))}
+    for path, rows in files.items():
+        if dirty := next((row["commit"] for row in rows if row["commit"].endswith(DIRTY)), None):
+            raise SystemExit(
+                f"{path}: measured on {dirty}, a tree with changes; commit them and measure anew"
+            )
+    return files
 
 
 def of(files: Files, benchmark: str) -> Files:
@@ -51,41 +68,60 @@ def of(files: Files, benchmark: str) -> Files:
 def where(row: Row) -> str:
     """On what, with what and when rows were measured."""
     versions = ", ".join(f"{name} {version}" for name, version in row["versions"].items())
+    driver = f", driver {row['driver']}" if row.get("driver") else ""
     return (
         f"{row['hardware']}, {row['threads']} threads, Python {row['python']}, torch {row['torch']}, "
-        f"{versions}; commit {row['commit']}, {row['date']}"
+        f"{versions}{driver}; commit {row['commit']}, {row['date']}"
     )
 
 
+def origin(path: Path, rows: list[Row]) -> list[str]:
+    """Heading of a file's rows: where and how they were measured, and what is missing."""
+    first = rows[0]
+    by = f", by `{first['command']}`" if "command" in first else ""
+    lines = [
+        f"### {first['hardware']}",
+        f"{where(first)}. Rows: `{path.relative_to(ROOT)}`{by}.",
+        lacking(rows),
+    ]
+    return [text for line in lines if line for text in (line, "")]
+
+
+def lacking(rows: list[Row]) -> str:
+    """What the run was to measure and did not, in bold."""
+    text = incomplete(rows)
+    return f"**{text}**" if text else ""
+
+
 def summary_table(files: Files) -> str:
-    """For the README: the paper's cases, our fastest backend against the best rival, and eager."""
+    """For the README: the paper's cases, our default backend against the best rival, and eager."""
     parts = []
     for rows in of(files, "rw").values():
         lines = []
         for group in groups([row for row in rows if row["case"] in SUMMARY_CASES]).values():
-            ours = [r for r in group if r["ours"] and r["status"] == "ok" and r["within"]]
-            if not ours:
+            measured = [r for r in group if r["status"] == "ok"]
+            default = next((r for r in measured if r.get("default")), None)
+            if default is None:
                 continue
-            best = min(ours, key=lambda r: r["median"])
-            rival, ratio = best_rival(group), speedup(best, group)
-            eager = next((r for r in group if r["provider"] == "eager" and r["status"] == "ok"), {})
+            rival = best_rival(group)
+            eager = next((r for r in measured if r["provider"] == "eager"), None)
             lines.append(
                 [
-                    f"{best['case']}, {best['mode']}, {kind(best)}",
-                    best["provider"].removeprefix("difnet "),
-                    digits(best["median"]),
+                    f"{default['case']}, {default['mode']}, {kind(default)}",
+                    default["provider"].removeprefix("difnet "),
+                    digits(default["median"]),
                     rival["provider"] if rival else "none",
                     digits(rival["median"]) if rival else "",
-                    f"{ratio[0]:.2f} ({ratio[1]:.2f} - {ratio[2]:.2f})" if ratio else "",
+                    speedup(default, group),
                     digits(eager["median"]) if eager else "",
-                    f"{best['memory']:,.0f}" if best.get("memory") is not None else "",
-                    f"{eager['memory']:,.0f}" if eager.get("memory") is not None else "",
-                    f"{100 * best['floor'] / best['median']:.0f}",
-                    f"{best['error']:.1e}",
+                    memory(default),
+                    memory(eager) if eager else "",
+                    f"{100 * default['floor'] / default['median']:.0f}",
+                    *errors(default),
                 ]
             )
         if lines:
-            parts += [f"{where(rows[0])}:", "", markdown_table(README_HEADINGS, lines), ""]
+            parts += [f"{where(rows[0])}:", "", markdown_table(README_HEADINGS, lines), "", lacking(rows), ""]
     return "\n".join(parts) or missing("rw")
 
 
@@ -93,14 +129,9 @@ def walk_tables(files: Files) -> str:
     """Every group of operator rows with plots."""
     parts = []
     for path, rows in of(files, "rw").items():
-        parts += [
-            f"### {rows[0]['hardware']}",
-            "",
-            f"{where(rows[0])}. Rows: `{path.relative_to(ROOT)}`.",
-            "",
-        ]
-        source = rows[0]["floor_rates"]["source"]
-        parts += [f"Rates of the floor: {source}.", "", *pictures(path)]
+        parts += origin(path, rows)
+        sources = dict.fromkeys(row["floor_rates"]["source"] for row in rows)
+        parts += [f"Rates of the floor: {'; '.join(sources)}.", "", *pictures(path)]
         parts += [markdown(group, "#### ") for group in groups(rows).values()]
     return "\n".join(parts) or missing("rw")
 
@@ -110,8 +141,7 @@ def network_tables(files: Files) -> str:
     parts = []
     for path, rows in of(files, "model").items():
         first = rows[0]
-        parts += [f"### {first['hardware']}", "", f"{where(first)}. Rows: `{path.relative_to(ROOT)}`.", ""]
-        parts += pictures(path)
+        parts += [*origin(path, rows), *pictures(path)]
         shape = f"[3, {first['size']}, {first['size']}]"
         for mode, some in by_mode(rows, "networks").items():
             table = markdown_table(NETWORK_HEADINGS, network_cells(some))

@@ -1,4 +1,5 @@
 import io
+import shutil
 import signal
 import subprocess
 import sys
@@ -8,17 +9,21 @@ from functools import partial
 from pathlib import Path
 
 import bench_rw
+import memory
 import pytest
+import test_walks
 import torch
 from cases import CASES
-from contest import Contest, hold, hopeless
-from floor import counts, cpu_peak
+from contest import Contest, Patience, hold, hopeless, patience
+from floor import COMPILERS, Counts, counts, cpu_peak, fastest, floor_milliseconds
 from measure import interleaved
 from memory import peak_mebibytes
 from providers import Provider, providers, step
-from report import groups, print_group, speedup
-from rows import Rows, load
+from report import groups, incomplete, print_group, speedup
+from rows import DIRTY, Rows, environment, load
 from truth import find_truth, judge
+
+from difnet_kernels.backends import choose
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
@@ -61,7 +66,8 @@ def test_a_wrong_provider_is_caught(tmp_path, mode, ours):
     assert found["eager"]["within"]
     assert not found["wrong"]["within"]
     assert 0.9e-3 < found["wrong"]["error"] < 3e-3
-    assert speedup(found["wrong"], rows) is None, "no speed-up may be claimed for a wrong result"
+    assert not found["wrong"]["default"]
+    assert speedup(found["wrong"], rows) == "", "no speed-up may be claimed for a wrong result"
     without = [row for row in rows if row["provider"] != "wrong"]
     assert speedup(found["difnet blockwise"], rows) == speedup(found["difnet blockwise"], without)
 
@@ -83,7 +89,9 @@ def test_a_wrong_gradient_is_caught():
     assert judge(step(eager, inputs, "forward+backward")(), truth).within
     verdict = judge(step(wrong, inputs, "forward+backward")(), truth)
     assert not verdict.within
-    assert verdict.worst != "output"
+    assert verdict.error <= verdict.allowed, "the output is right"
+    assert verdict.gradient_error > verdict.gradient_allowed
+    assert verdict.gradient in ("features[0]", "features[1]", "seed", "mu", "beta")
 
 
 def test_the_error_is_shown_in_red(tmp_path, monkeypatch):
@@ -122,13 +130,40 @@ def test_a_series_ends_where_time_or_memory_does():
     row = {"provider": "eager", "case": "tiny", "mode": "forward", "dtype": "float32", "precision": "highest"}
     row |= {"batch": 1, "nodes": 1000, "walks": 1, "status": "ok", "median": 100.0, "memory": 10.0}
     eager = by_name("eager")
-    assert hopeless(eager, contest, 10.0, [row], CPU) is None
-    assert hopeless(eager, contest, 1.0, [row], CPU) == "too slow: about 2 s a call, from N = 1,000"
+    ten, one = Patience(10.0, "--patience 10"), Patience(1.0, "--patience 1")
+    assert hopeless(eager, contest, ten, [row], CPU) is None
+    slow = hopeless(eager, contest, one, [row], CPU)
+    assert slow == "too slow for --patience 1: about 2 s a call, from N = 1,000"
     huge = row | {"memory": 2.0**40}
-    assert hopeless(eager, contest, 10.0, [huge], CPU).startswith("out of memory: about")
+    assert hopeless(eager, contest, ten, [huge], CPU).startswith("out of memory: about")
     ended = row | {"status": "out of memory"}
-    assert hopeless(eager, contest, 10.0, [ended], CPU) == "out of memory, from N = 1,000"
-    assert hopeless(eager, contest._replace(dtype="bfloat16"), 10.0, [ended], CPU) is None
+    assert hopeless(eager, contest, ten, [ended], CPU) == "out of memory, from N = 1,000"
+    assert hopeless(eager, contest._replace(dtype="bfloat16"), ten, [ended], CPU) is None
+
+
+def test_our_default_backend_may_take_the_time_that_is_left():
+    options = bench_rw.parse(["--cases", "full-resolution", "--minutes", "2"])
+    ours = next(p for p in providers(CPU) if p.default)
+    assert 100 < patience(ours, options).seconds <= 120
+    assert patience(ours, options).option == "--minutes 2"
+    assert patience(by_name("eager"), options) == (10.0, "--patience 10")
+    options.deadline = 0.0
+    assert patience(ours, options) == (10.0, "--patience 10")
+
+
+def test_one_provider_is_the_default():
+    assert [p.name for p in providers(CPU, ["all"]) if p.default] == [f"difnet {choose(None, CPU)}"]
+
+
+def test_one_of_ours_must_not_fail():
+    ours, rival = by_name("difnet blockwise"), by_name("eager")
+    with pytest.raises(pytest.fail.Exception, match="cannot run: illegal"):
+        test_walks.end(ours, "cannot run: illegal instruction")
+    for provider, status in ((rival, "cannot run: that"), (ours, "too slow for X: about 11 s a call")):
+        with pytest.raises(pytest.skip.Exception, match=status):
+            test_walks.end(provider, status)
+    with pytest.raises(pytest.skip.Exception, match="not built"):
+        test_walks.end(ours._replace(unavailable="not built"), "not built")
 
 
 def test_sampled_rows_are_those_of_the_whole():
@@ -155,14 +190,17 @@ def test_a_stopped_run_leaves_valid_rows(tmp_path, stop):
         while time.monotonic() < deadline and not (out.exists() and load([out])):
             time.sleep(0.1)
         process.send_signal(stop)
-        process.wait(60)
+        assert process.wait(60) == (0 if stop == signal.SIGINT else -stop)
     finally:
         process.kill()
     with out.open("a", encoding="utf-8") as file:
         file.write('{"cut sho')
     rows = load([out])
     assert rows
-    assert all({"provider", "status", "hardware", "commit", "date", "threads"} <= row.keys() for row in rows)
+    names = {"provider", "status", "hardware", "commit", "date", "threads", "driver", "command"}
+    assert all(names <= row.keys() for row in rows)
+    assert rows[0]["command"].startswith("python benchmarks/bench_rw.py --seconds 0.1")
+    assert incomplete(rows).startswith("Incomplete, the run was ended after 1 of ")
 
 
 def test_every_instruction_set_is_a_provider(monkeypatch):
@@ -206,14 +244,47 @@ def test_operations_are_counted_by_the_formulas():
     assert both.exponentials == pairs
 
 
-def test_the_peak_is_measured_or_the_reason_is_given(monkeypatch):
+@pytest.fixture
+def peak_anew():
+    cpu_peak.cache_clear()
+    yield cpu_peak
+    cpu_peak.cache_clear()
+
+
+def test_the_peak_is_measured(monkeypatch, peak_anew):
+    compiler = next((c for c in COMPILERS if shutil.which(c)), None)
+    if compiler is None:
+        pytest.skip("no C++ compiler was found")
+    monkeypatch.setenv("CXX", f"env {compiler}")  # a command of two words, like "ccache g++"
+    found = peak_anew(1)
+    assert isinstance(found, dict), found
+    assert found.keys() >= {"fma", "exp"}
+    assert all(rate > 1e6 for rate in found.values())
+
+
+def test_the_reason_is_given_where_no_peak_can_be_measured(monkeypatch, peak_anew):
     monkeypatch.setenv("CXX", "/nonexistent/compiler")
-    cpu_peak.cache_clear()
-    assert "nonexistent" in cpu_peak(1)
+    assert "nonexistent" in peak_anew(1)
+    peak_anew.cache_clear()
     monkeypatch.delenv("CXX")
-    cpu_peak.cache_clear()
-    found = cpu_peak(1)
-    assert isinstance(found, str) or found.keys() >= {"fma", "exp"}
+    monkeypatch.setattr("shutil.which", lambda _: None)
+    assert peak_anew(1) == "no C++ compiler was found"
+
+
+def test_products_in_tiles_run_beside_the_exponentials():
+    found = {"fma": 1e9, "exp": 1e8, "dot_bf16": 2e9, "tiles_bf16": 16e9}
+    work = Counts(flops=16e9, exponentials=1e8, bytes=0)
+
+    def milliseconds(dtype, precision="highest", without=()):
+        rates = fastest({n: r for n, r in found.items() if n not in without}, dtype, precision)
+        return floor_milliseconds(work, rates)
+
+    assert milliseconds(torch.float32) == pytest.approx(17e3)
+    assert milliseconds(torch.float16) == pytest.approx(17e3)
+    assert milliseconds(torch.float32, "high") == pytest.approx(3e3)
+    assert milliseconds(torch.float32, "medium") == milliseconds(torch.bfloat16) == pytest.approx(1e3)
+    assert milliseconds(torch.bfloat16, without=["tiles_bf16"]) == pytest.approx(9e3)
+    assert milliseconds(torch.float32, "high", without=["tiles_bf16"]) == pytest.approx(17e3)
 
 
 def allocate(mebibytes):
@@ -224,8 +295,52 @@ def allocate(mebibytes):
 
 
 def test_peak_memory_is_that_of_the_call():
-    assert peak_mebibytes(allocate, 100, device="cpu") == pytest.approx(100, abs=10)
+    peak = peak_mebibytes(allocate, 100, device="cpu")
+    assert peak.memory == pytest.approx(100, abs=10)
+    assert peak.memory_by == (memory.RESIDENT if memory.PROC.exists() else memory.LEAST)
 
 
-def test_memory_of_a_call_that_fails_is_none():
-    assert peak_mebibytes(allocate, "not a number", device="cpu") is None
+def allocate_without_proc(mebibytes):
+    memory.PROC = Path("/nonexistent")  # of the process made for the call
+    return allocate(mebibytes)
+
+
+def test_peak_memory_without_proc_is_the_least_that_the_call_needs():
+    peak = peak_mebibytes(allocate_without_proc, 100, device="cpu")
+    assert peak.memory == pytest.approx(100, abs=10)
+    assert peak.memory_by == memory.LEAST
+
+
+def test_memory_of_a_call_that_fails_is_unknown():
+    assert peak_mebibytes(allocate, "not a number", device="cpu") == (None, None)
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
+def test_a_tree_with_changes_is_marked_and_results_are_none(tmp_path, monkeypatch):
+    def git(*arguments):
+        identity = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+        subprocess.run(["git", "-C", str(tmp_path), *identity, *arguments], check=True, capture_output=True)
+
+    code, results = tmp_path / "code.py", tmp_path / "benchmarks/results/rows.jsonl"
+    results.parent.mkdir(parents=True)
+    code.write_text("1")
+    results.write_text("1")
+    git("init")
+    git("add", ".")
+    git("commit", "-m", "first")
+    monkeypatch.setattr("rows.ROOT", tmp_path)
+    results.write_text("2")
+    assert not environment(CPU)["commit"].endswith(DIRTY)
+    code.write_text("2")
+    assert environment(CPU)["commit"].endswith(DIRTY)
+
+
+def test_the_driver_is_noted_where_it_is_known(monkeypatch):
+    printed = {"nvidia-smi": "570.1\n570.1"}
+    monkeypatch.setattr("rows._output", lambda *command: printed.get(command[0], ""))
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda device: "a GPU")
+    cuda = torch.device("cuda")
+    assert environment(cuda)["driver"] == "570.1"
+    printed.clear()
+    assert environment(cuda)["driver"] is None
+    assert environment(CPU)["driver"] is None

@@ -22,8 +22,9 @@ def row(provider, nodes, **values):
         "walks": 1, "classes": 21, "mode": "forward", "dtype": "float32", "precision": "highest",
         "sharpness": "mixed", "flops": 1e9, "exponentials": 1e6, "bytes": 2**20, "floor": 1.0,
         "floor_rates": {"flops": 1e12, "exponentials": 1e9, "source": "a loop"}, "provider": provider,
-        "ours": provider.startswith("difnet"), "status": "ok", "error": 1e-7, "allowed": 3e-7, "within": True,
-        "median": 2.0, "lower": 1.5, "upper": 3.0, "repetitions": 5, "memory": 10.0, **values,
+        "ours": provider.startswith("difnet"), "default": provider == "difnet native", "status": "ok",
+        "error": 1e-7, "allowed": 3e-7, "gradient": None, "gradient_error": None, "gradient_allowed": None,
+        "within": True, "median": 2.0, "lower": 1.5, "upper": 3.0, "repetitions": 5, "memory": 10.0, **values,
     }  # fmt: skip
 
 
@@ -39,8 +40,39 @@ ROWS = [
 def test_tables_claim_nothing_over_a_wrong_result():
     first, second = (markdown(group) for group in groups(ROWS).values())
     assert "| difnet native | 2 | 1.5 - 3 | 5 | 3.00 (1.67 - 4.67) | 50 | 1.0e-07 | 10 |" in first
-    assert "**1.0e+00, over the 3.0e-07 allowed**" in first
+    assert "**1.0e+00 > 3.0e-07**" in first
     assert "Not measured: eager: out of memory." in second
+
+
+def test_errors_of_output_and_gradient_are_judged_apart():
+    values = {"mode": "forward+backward", "gradient": "features[0]", "gradient_error": 2e-6}
+    text = markdown([row("difnet native", 1024, **values, gradient_allowed=1e-6, within=False)])
+    assert "| output error | gradient error |" in text
+    assert "| 1.0e-07 | **2.0e-06 (features[0]) > 1.0e-06** |" in text
+    text = markdown([row("difnet native", 1024, **values, gradient_allowed=3e-6)])
+    assert "| 1.0e-07 | 2.0e-06 (features[0]) |" in text
+    unknown = {"mode": "forward+backward", "error": None, "allowed": None, "within": False}
+    assert "| unknown | unknown |" in markdown([row("eager", 1024, **unknown)])
+    assert "gradient" not in markdown([row("eager", 1024)])
+
+
+@pytest.mark.parametrize(("ours", "rival"), [(2, 5), (5, 2)])
+def test_two_repetitions_have_no_spread(ours, rival):
+    text = markdown(
+        [row("difnet native", 9, repetitions=ours), row("eager", 9, median=6.0, repetitions=rival)]
+    )
+    line = next(line for line in text.splitlines() if "difnet native" in line)
+    assert "| 3.00 |" in line
+    assert "(" not in line
+
+
+def test_the_summary_shows_the_default_backend_even_where_another_is_faster(tmp_path):
+    rows = [row("difnet native", 9, case="paper-inference", error=1.0, within=False)]
+    rows.append(row("difnet blockwise", 9, case="paper-inference", median=0.5))
+    text = tables.summary_table(written(tmp_path, rows))
+    assert "blockwise" not in text
+    assert "| native | 2 | none |" in text
+    assert "**1.0e+00 > 3.0e-07**" in text
 
 
 def test_plots_are_drawn_with_what_ran_out_of_memory(tmp_path):
@@ -51,17 +83,42 @@ def test_plots_are_drawn_with_what_ran_out_of_memory(tmp_path):
     assert all((tmp_path / name).stat().st_size > 10_000 for name in names)
 
 
+def written(folder, rows):
+    (folder / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    return tables.read(folder)
+
+
+def test_rows_of_a_tree_with_changes_are_refused(tmp_path):
+    with pytest.raises(SystemExit, match=r"rows.jsonl: measured on abc\+changes"):
+        written(tmp_path, [ROWS[0], row("eager", 1024, commit="abc+changes")])
+
+
+def test_tables_name_the_command_and_what_the_run_left_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "ROOT", tmp_path)
+    common = {"command": "python benchmarks/bench_rw.py --minutes 1", "driver": "570.1"}
+    whole = [r | common | {"planned": 2, "providers": n} for n, r in zip((3, 3, 3, 2, 2), ROWS, strict=True)]
+    text = tables.walk_tables(written(tmp_path, whole))
+    assert "Rows: `rows.jsonl`, by `python benchmarks/bench_rw.py --minutes 1`." in text
+    assert "driver 570.1; commit abc" in text
+    assert "Incomplete" not in text
+    cut = tables.walk_tables(written(tmp_path, [r | {"planned": 9} for r in whole[:4]]))
+    assert "**Incomplete, the run was ended after 2 of 9 tables; 1 of 2 providers of sweep, forward" in cut
+
+
+def test_memory_that_may_be_more_is_marked():
+    text = markdown([row("eager", 9, memory_by="getrusage ru_maxrss, at least")])
+    assert "| >= 10 |" in text
+
+
 def test_documents_follow_the_rows(tmp_path):
-    (tmp_path / "rows.jsonl").write_text(
-        "".join(json.dumps(r | {"case": "paper-inference"}) + "\n" for r in ROWS[:2])
-    )
+    files = written(tmp_path, [r | {"case": "paper-inference"} for r in ROWS[:2]])
     text = "before\n<!-- begin summary -->\n| typed | 99 |\n<!-- end summary -->\nafter"
-    filled = tables.fill(text, tables.read(tmp_path))
+    filled = tables.fill(text, files)
     assert "typed" not in filled
     assert "| 2 | eager | 6 | 3.00 (1.67 - 4.67) | 6 | 10 | 100 | 50 | 1.0e-07 |" in filled
     assert filled.startswith("before")
     assert filled.endswith("after")
-    assert tables.fill(filled, tables.read(tmp_path)) == filled
+    assert tables.fill(filled, files) == filled
 
 
 @pytest.mark.slow
