@@ -3,6 +3,7 @@
 DIFNET_TARGET("avx512bf16,avx512f,avx512vl,avx512dq,avx512bw,avx2,fma,f16c")
 #define DIFNET_ISA amx
 #define DIFNET_VECTOR_BYTES 64
+#define DIFNET_HAS_AVX512
 #define DIFNET_HAS_AVX512_BF16
 #include "matrix_unit.h"
 

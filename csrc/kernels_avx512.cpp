@@ -3,6 +3,7 @@
 DIFNET_TARGET("avx512f,avx512vl,avx512dq,avx512bw,avx2,fma,f16c")
 #define DIFNET_ISA avx512
 #define DIFNET_VECTOR_BYTES 64
+#define DIFNET_HAS_AVX512
 #include "kernels.h"
 
 namespace difnet {

@@ -66,24 +66,35 @@ class PowerOfTwo<float, W, Degree> {
   }
 
   Vector operator()(Vector x) const {
+#if defined(DIFNET_HAS_AVX512)
+    if constexpr (W == 16) {
+      const __m512 y = (__m512)x, r = _mm512_reduce_ps(y, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+      const __mmask16 normal = _mm512_cmp_ps_mask(y, (__m512)low_, _CMP_NLT_UQ);
+      return (Vector)_mm512_maskz_scalef_ps(normal, (__m512)polynomial((Vector)r), _mm512_sub_ps(y, r));
+    }
+#endif
     typedef uint32_t Integers __attribute__((vector_size(W * sizeof(uint32_t))));
     const auto low = x < low_;  // false for NaN
     x = low ? low_ : x;
     // x = n + r with |r| <= 1/2; adding 1.5 * 2^23 rounds n to the low bits of the mantissa.
     const Vector shifted = x + magic_, r = x - (shifted - magic_);
-    Vector p = c_[Degree];
-#pragma GCC unroll 8
-    for (int i = Degree - 1; i >= 0; --i) p = p * r + c_[i];
     Integers exponent;
     std::memcpy(&exponent, &shifted, sizeof exponent);
     exponent = (exponent + 127) << 23;  // only the low bits of the mantissa survive the shift
     Vector power;
     std::memcpy(&power, &exponent, sizeof power);
-    const Vector result = p * power;
+    const Vector result = polynomial(r) * power;
     return low ? Vector{} : result;
   }
 
  private:
+  Vector polynomial(Vector r) const {
+    Vector p = c_[Degree];
+#pragma GCC unroll 8
+    for (int i = Degree - 1; i >= 0; --i) p = p * r + c_[i];
+    return p;
+  }
+
   static Vector hold(float value) {
     Vector vector = Simd<float, W>::broadcast(value);
 #if defined(DIFNET_REGISTER)
