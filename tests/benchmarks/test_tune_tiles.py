@@ -78,3 +78,13 @@ def test_wrong_results_are_dropped(monkeypatch, capsys, spoilt):
     text = capsys.readouterr().out
     assert f"{WRONG} is dropped" in text
     assert f"{tuple(PRESENT)} -> {tuple(RIGHT)}" in text
+
+
+def test_nothing_is_begun_after_its_time(monkeypatch, capsys):
+    monkeypatch.setattr(launch, "architecture_of", lambda _: "sm_90")
+    monkeypatch.setattr(tune_tiles, "time_tile", lambda *_: pytest.fail("timed"))
+    monkeypatch.setattr(
+        sys, "argv", ["tune_tiles.py", "--dtypes", "16", "--batch", "1", "--nodes", "40", "--minutes", "0"]
+    )
+    assert tune_tiles.main() == 0
+    assert "walk_forward 16, walk_backward 16" in capsys.readouterr().out
