@@ -169,7 +169,7 @@ def main() -> int:
             best = min(times, key=times.__getitem__)
             if times[best] < 0.98 * times[present]:
                 print(f"{kernel} {dtype}: {tuple(present)} -> {tuple(best)}")
-                if not options.dry_run and device.type == "cuda":
+                if not options.dry_run and architecture != "interpreter":
                     key = tiles.key(kernel, at.dtype, at.d, at.k, architecture)
                     write({key: best}, f"{name}, {time.strftime('%Y-%m-%d')}")
     if left_out:
