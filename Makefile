@@ -75,7 +75,7 @@ candidates: $(VENV)/ready      ## tiles that could be entries of the table, rank
 centring: $(VENV)/ready        ## what centring does to features of each dtype, in Triton's interpreter
 	TRITON_INTERPRET=1 $(BIN)/python benchmarks/centring.py
 
-gpu:                           ## on a GPU, with the torch and triton of $(PYTHON): tests, benchmark, tuning, sanitizer
+gpu:                           ## on a GPU, with the torch and triton of $(PYTHON): tests, benchmark, sanitizer, tuning
 	$(PYTHON) benchmarks/gpu.py
 
 rehearse: $(VENV)/ready        ## `make gpu` in small, in Triton's interpreter, without a GPU

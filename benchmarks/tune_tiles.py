@@ -6,7 +6,8 @@
 Candidates are those of the static report that compile for this GPU without spills; the best of its ranking
 are timed, forward and backward, at a batch that fills the GPU. An entry changes only where another tile is
 more than 2 % faster than the one in the table. A tile whose output or gradients are outside the error budget
-(difnet_kernels.testing) is dropped; the table's own must hold it too. The table is written once, at the end.
+(difnet_kernels.testing) is dropped; the table's own must hold it too. The table is written after every entry,
+so that a run that is cut keeps what it found; after --minutes no other candidate is looked at.
 """
 
 import argparse
@@ -32,8 +33,13 @@ from difnet_kernels.triton.tiles import Key, Tile
 PRECISION = {"16": "highest", "tf32": "medium", "tf32x3": "high", "fp32": "highest"}
 
 
-def shortlist(kernel: str, dtype: str, d: int, k: int, architecture: str, length: int) -> list[Tile]:
-    """The table's tile and the best others by the static report; without it (interpreter), the first few."""
+def shortlist(
+    kernel: str, dtype: str, d: int, k: int, architecture: str, length: int, deadline: float
+) -> list[Tile]:
+    """The table's tile and the best others by the static report; without it (interpreter), the first few.
+
+    Candidates that are not compiled before the deadline are left out.
+    """
     present = tiles.choose(kernel, dtype, d, k, architecture)
     if architecture == "interpreter":
         return [present, *CANDIDATES[: length - 1]]
@@ -42,6 +48,8 @@ def shortlist(kernel: str, dtype: str, d: int, k: int, architecture: str, length
     torch_dtype, precision, factor = DTYPES[dtype]
     ranked = []
     for tile in CANDIDATES:
+        if time.monotonic() > deadline:
+            break
         try:
             c = compile_sweep(kernel, torch_dtype, d, k, architecture, tile, precision=precision)
         except Exception as error:
@@ -118,6 +126,7 @@ def main() -> int:
     parser.add_argument("--nodes", type=int, default=1681)
     parser.add_argument("--length", type=int, default=4, help="candidates to time beside the present one")
     parser.add_argument("--seconds", type=float, default=0.05)
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="no candidate is begun after")
     parser.add_argument("--dry-run", action="store_true", help="do not write the table")
     options = parser.parse_args()
 
@@ -127,7 +136,8 @@ def main() -> int:
         raise SystemExit(f"{architecture} has no entries in {tiles.__file__}; add them first")
     name = torch.cuda.get_device_name() if device.type == "cuda" else "interpreter"
     case = Case("tuning", options.batch, options.nodes, 1, 21)
-    changes: dict[Key, Tile] = {}
+    deadline = time.monotonic() + 60 * options.minutes
+    left_out = []
     for dtype in options.dtypes:
         torch.set_float32_matmul_precision(PRECISION[dtype])
         inputs = case.inputs("pooled", DTYPES[dtype][0], device)
@@ -135,9 +145,15 @@ def main() -> int:
             tensor.requires_grad_()
         at = launch.layout_of(inputs.features[0], case.classes, False)
         for kernel in options.kernels:
-            present, *others = shortlist(kernel, at.dtype, at.d, at.k, architecture, options.length)
+            if time.monotonic() > deadline:
+                left_out.append(f"{kernel} {dtype}")
+                continue
+            present, *others = shortlist(kernel, at.dtype, at.d, at.k, architecture, options.length, deadline)
             times = {}
             for tile in (present, *others):
+                if tile != present and time.monotonic() > deadline:
+                    print(f"  {tile} is left out after --minutes {options.minutes:g}")
+                    continue
                 try:
                     wrong = faults(kernel, tile, inputs)
                     if wrong:
@@ -153,9 +169,11 @@ def main() -> int:
             best = min(times, key=times.__getitem__)
             if times[best] < 0.98 * times[present]:
                 print(f"{kernel} {dtype}: {tuple(present)} -> {tuple(best)}")
-                changes[tiles.key(kernel, at.dtype, at.d, at.k, architecture)] = best
-    if changes and not options.dry_run and device.type == "cuda":
-        write(changes, f"{name}, {time.strftime('%Y-%m-%d')}")
+                if not options.dry_run and architecture != "interpreter":
+                    key = tiles.key(kernel, at.dtype, at.d, at.k, architecture)
+                    write({key: best}, f"{name}, {time.strftime('%Y-%m-%d')}")
+    if left_out:
+        print(f"left out after --minutes {options.minutes:g}: {', '.join(left_out)}")
     return 0
 
 

@@ -78,3 +78,31 @@ def test_wrong_results_are_dropped(monkeypatch, capsys, spoilt):
     text = capsys.readouterr().out
     assert f"{WRONG} is dropped" in text
     assert f"{tuple(PRESENT)} -> {tuple(RIGHT)}" in text
+
+
+def test_nothing_is_begun_after_its_time(monkeypatch, capsys):
+    monkeypatch.setattr(launch, "architecture_of", lambda _: "sm_90")
+    monkeypatch.setattr(tune_tiles, "time_tile", lambda *_: pytest.fail("timed"))
+    monkeypatch.setattr(
+        sys, "argv", ["tune_tiles.py", "--dtypes", "16", "--batch", "1", "--nodes", "40", "--minutes", "0"]
+    )
+    assert tune_tiles.main() == 0
+    assert "walk_forward 16, walk_backward 16" in capsys.readouterr().out
+
+
+def test_a_run_that_is_cut_keeps_what_it_found(table, monkeypatch):
+    def time_tile(kernel, tile, *_):
+        if kernel == "walk_backward":
+            raise KeyboardInterrupt
+        return {PRESENT: 3.0, RIGHT: 2.0}[tile]
+
+    monkeypatch.setattr(launch, "architecture_of", lambda _: "sm_90")
+    monkeypatch.setattr(tune_tiles, "shortlist", lambda *_: [PRESENT, RIGHT])
+    monkeypatch.setattr(tune_tiles, "faults", lambda *_: [])
+    monkeypatch.setattr(tune_tiles, "time_tile", time_tile)
+    monkeypatch.setattr(sys, "argv", ["tune_tiles.py", "--dtypes", "16", "--batch", "1", "--nodes", "40"])
+    before = table.read_text()
+    with pytest.raises(KeyboardInterrupt):
+        tune_tiles.main()
+    (changed,) = set(table.read_text().splitlines()) - set(before.splitlines())
+    assert '("walk_forward", "16", 64, 32, "sm_90"): Tile(64, 64, 4, 3, 1),  # interpreter, ' in changed

@@ -1,8 +1,9 @@
-"""A small set of shapes for compute-sanitizer.
+"""One small shape for compute-sanitizer, which slows kernels down ten to a hundred times.
 
     compute-sanitizer --tool memcheck python tests/gpu/sanitize.py
 
-Every kernel runs, split and not, with ragged tiles. PYTORCH_NO_CUDA_MEMORY_CACHING=1 gives each tensor an
+Every kernel runs, split and not, with ragged tiles, widths and a node bias; a split is asked for, since on a
+GPU it depends on how many programs it has room for. PYTORCH_NO_CUDA_MEMORY_CACHING=1 gives each tensor an
 allocation of its own, so that an access beyond it is seen.
 """
 
@@ -11,22 +12,27 @@ import os
 import torch
 
 from difnet_kernels import cascaded_random_walk
+from difnet_kernels.triton import tiles
+
+BATCH, NODES, WIDTH, CLASSES = 3, 300, 50, 21
 
 
 def main() -> None:
-    """Forward and backward over the shapes."""
+    """Forward and backward in each dtype, with programs that share a row's columns and without."""
     device = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
     for dtype in (torch.bfloat16, torch.float32):
-        for batch, nodes, width, classes in ((1, 1041, 64, 21), (300 if device == "cuda" else 2, 129, 20, 5)):
+        for splits in (1, 2):
+            tiles.splits = lambda programs, tile_count, slots, splits=splits: min(splits, tile_count)
             generator = torch.Generator(device).manual_seed(0)
-            feature = torch.randn(batch, nodes, width, device=device, generator=generator).to(dtype)
-            state = torch.randn(batch, nodes, classes, device=device, generator=generator)
+            feature = torch.randn(BATCH, NODES, WIDTH, device=device, generator=generator).to(dtype)
+            state = torch.randn(BATCH, NODES, CLASSES, device=device, generator=generator)
+            bias = torch.randn(BATCH, NODES, device=device, generator=generator)
             half = torch.full((1,), 0.5, device=device)
-            tensors = [x.requires_grad_() for x in (feature, state, half)]
-            y = cascaded_random_walk([feature], state, half, half, backend="triton")
+            tensors = [x.requires_grad_() for x in (feature, state, half, bias)]
+            y = cascaded_random_walk([feature], state, half, half, node_bias=bias, backend="triton")
             y.square().sum().backward()
             assert all(torch.isfinite(x.grad).all() for x in tensors)
-            print(f"{dtype}, B = {batch}, N = {nodes}, d = {width}, k = {classes}: ran")
+            print(f"{dtype}, {splits} programs to a row: ran", flush=True)
 
 
 if __name__ == "__main__":
