@@ -69,8 +69,9 @@ tables: $(VENV)/bench          ## docs/benchmarks.md, README and plots from the 
 aot: $(VENV)/ready             ## compile the GPU kernels for every architecture, without a GPU; registers, spills, cost
 	$(BIN)/python benchmarks/aot_report.py
 
-candidates: $(VENV)/ready      ## tiles that could be entries of the table, ranked by the same report
-	$(BIN)/python benchmarks/aot_report.py --candidates --architectures sm_90
+candidates: $(VENV)/ready      ## tiles that could be entries of the table, ranked by the same report; fifteen minutes
+	$(BIN)/python benchmarks/aot_report.py --candidates --architectures sm_90 --dtypes 16 tf32 tf32x3 fp32 > benchmarks/results/candidates.txt
+	$(BIN)/python benchmarks/aot_report.py --candidates --architectures sm_80 --dtypes 16 tf32 --stages 2 >> benchmarks/results/candidates.txt
 
 centring: $(VENV)/ready        ## what centring does to features of each dtype, in Triton's interpreter
 	TRITON_INTERPRET=1 $(BIN)/python benchmarks/centring.py
