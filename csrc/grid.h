@@ -12,8 +12,14 @@ inline namespace DIFNET_ISA {
 
 // Blocks of kEdge nodes for every image, of which the first may have fewer, and the order of the pairs of blocks: first
 // every player, a block or a few, with itself, then the rounds of a tournament, in which each player has one partner. A
-// match runs when both its players have finished their rounds before: no accumulator has two writers, and each sees its
+// pair runs when both its blocks have finished all their pairs before: no accumulator has two writers, and each sees its
 // pairs in one order, so that results depend neither on the number of threads nor on their timing.
+//
+// Players of an image that has several blocks in each; the checks lower it.
+#if !defined(DIFNET_LEAST_PLAYERS)
+#define DIFNET_LEAST_PLAYERS 40
+#endif
+
 struct Grid {
   Sizes sizes;
   int64_t blocks, padded;
@@ -35,57 +41,66 @@ struct Grid {
     });
   }
 
-  // body(b, I, J) for every pair I <= J of every image. Threads take matches in one order, so whatever a match waits
-  // for was taken before, by a thread that is running: a single thread gets through as well.
+  // body(b, I, J) for every pair I <= J of every image. Threads take pairs in one order, so whatever a pair waits for was
+  // taken before, by a thread that is running: a single thread gets through as well.
   template <class F>
   void each_pair(const Pool& pool, const F& body) const {
-    // A player is a few neighbouring blocks of a large image, whose data stay in the caches during a match; matches
-    // enough for many threads are left. An even number of players; one of them may not be there.
-    const int64_t size = std::clamp<int64_t>(blocks / 40, 1, 8);
+    // A player is a few neighbouring blocks of a large image, whose data stay in the caches during a match. An even
+    // number of players; one of them may not be there.
+    const int64_t size = std::clamp<int64_t>(blocks / DIFNET_LEAST_PLAYERS, 1, 8);
     const int64_t players = round_up((blocks + size - 1) / size, 2), matches = players / 2;
     // As few images at a time as give every thread a match whose players are free: their data stay in the caches.
     const int64_t images = std::min(sizes.batch, (4 * pool.threads + matches - 1) / matches);
-    Buffer<Progress> progress(sizes.batch * players);
+    // A thread takes a match, or where matches are few a row of its pairs.
+    const int64_t share = images * matches >= 2 * pool.threads ? size : 1;
+    Buffer<Progress> progress(sizes.batch * blocks);
     std::atomic<int64_t> next{0};
-    const auto play = [&](int64_t b, int64_t one, int64_t other) {
-      for (int64_t I = one * size; I < std::min(blocks, (one + 1) * size); ++I)
-        for (int64_t J = std::max(I, other * size); J < std::min(blocks, (other + 1) * size); ++J) body(b, I, J);
+
+    // The pairs of block I, the `row`th of its player, with the other player's blocks.
+    const auto play_row = [&](int64_t b, int64_t I, int64_t row, int64_t rows, int64_t other, int64_t round) {
+      Progress* of = progress + b * blocks;
+      const bool itself = round == 0;  // then a block was its predecessors' partner before
+      of[I].wait_for(round * size + (itself ? row : 0));
+      if (itself) body(b, I, I);
+      for (int64_t J = itself ? I + 1 : other * size; J < std::min(blocks, (other + 1) * size); ++J) {
+        of[J].wait_for(round * size + row);
+        body(b, I, J);
+        of[J].finish(row + 1 == rows && !itself ? (round + 1) * size : round * size + row + 1);
+      }
+      of[I].finish((round + 1) * size);
+    };
+    const auto play = [&](int64_t b, int64_t one, int64_t other, int64_t round, int64_t from) {
+      const int64_t rows = std::min(size, blocks - one * size);
+      for (int64_t row = from; row < std::min(rows, from + share); ++row)
+        play_row(b, one * size + row, row, rows, other, round);
     };
     for_each(pool, pool.threads, [&](int64_t) {
       int64_t mine = next++, place = 0;
       for (int64_t first = 0; first < sizes.batch; first += images)
         for (int64_t round = 0; round < players; ++round)
           for (int64_t b = first; b < std::min(sizes.batch, first + images); ++b)
-            for (int64_t match = 0; match < matches; ++match, ++place) {
-              if (place != mine) continue;
-              const auto [one, other] = opponents(players, std::max<int64_t>(round - 1, 0), match);
-              Progress &of_one = progress[b * players + one], &of_other = progress[b * players + other];
-              of_one.wait_for(round);
-              of_other.wait_for(round);
-              if (round == 0) {
-                play(b, one, one);
-                play(b, other, other);
-              } else {
-                play(b, one, other);
+            for (int64_t match = 0; match < matches; ++match)
+              for (int64_t from = 0; from < size; from += share, ++place) {
+                if (place != mine) continue;
+                const auto [one, other] = opponents(players, std::max<int64_t>(round - 1, 0), match);
+                play(b, one, round == 0 ? one : other, round, from);
+                if (round == 0) play(b, other, other, round, from);
+                mine = next++;
               }
-              of_one.finish(round);
-              of_other.finish(round);
-              mine = next++;
-            }
     });
   }
 
  private:
   class alignas(64) Progress {
    public:
-    void wait_for(int64_t rounds) const {
-      for (int tries = 0; rounds_.load(std::memory_order_acquire) != rounds; ++tries)
-        if (tries > 1000) std::this_thread::yield();
+    void wait_for(int64_t pairs) const {
+      for (int tries = 0; pairs_.load(std::memory_order_acquire) != pairs; tries = std::min(tries + 1, 1000))
+        if (tries == 1000) std::this_thread::yield();
     }
-    void finish(int64_t round) { rounds_.store(round + 1, std::memory_order_release); }
+    void finish(int64_t pairs) { pairs_.store(pairs, std::memory_order_release); }
 
    private:
-    std::atomic<int64_t> rounds_{0};
+    std::atomic<int64_t> pairs_{0};
   };
 
   // The smaller and the larger player of a match of a round: the last stays and the others turn.

@@ -1,4 +1,4 @@
-// Strided reading and writing in any dtype, aligned zeroed memory, and a parallel loop.
+// Strided reading and writing in any dtype, aligned memory, and a parallel loop.
 #pragma once
 
 #include <cmath>
@@ -89,7 +89,7 @@ inline void write_row(void* data, Type type, int64_t start, int64_t count, const
   }
 }
 
-// Numbers on a cache line's boundary, zeroed unless all of them will be written. Throws std::bad_alloc.
+// Numbers on a cache line's boundary, zeroed unless all that is read will have been written. Throws std::bad_alloc.
 enum class Fill { zeros, nothing };
 
 template <class T>
@@ -99,6 +99,9 @@ class Buffer {
   explicit Buffer(int64_t count, Fill fill = Fill::zeros)
       : data_(static_cast<T*>(allocate(count * sizeof(T)))), bytes_(count * sizeof(T)) {
     if (fill == Fill::zeros) std::memset(static_cast<void*>(data_), 0, bytes_);
+#if defined(__SANITIZE_ADDRESS__)
+    if (fill == Fill::nothing) std::memset(static_cast<void*>(data_), 0xff, bytes_);  // NaN in every type
+#endif
   }
   Buffer(Buffer&& other) noexcept { *this = std::move(other); }
   Buffer& operator=(Buffer&& other) noexcept {

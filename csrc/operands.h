@@ -43,7 +43,8 @@ inline void split(const typename A::Number* from, int64_t count, Scalar<A> (&par
     for (int part = 0; part < Parts; ++part)
       for (int c = 0; c < kChunk; ++c) {
         parts[part][c] = to_bfloat16(rest[c]);
-        rest[c] -= from_bfloat16(parts[part][c]);
+        const float left = rest[c] - from_bfloat16(parts[part][c]);
+        rest[c] = std::abs(left) < std::numeric_limits<float>::infinity() ? left : 0;  // infinity is held by one part
       }
   }
 }
@@ -66,6 +67,7 @@ template <class A, int Parts>
 class Factor {
  public:
   using Element = typename A::Element;
+  static_assert(kChunk % A::kDepth == 0, "the last chunk of a group must reach to its end");
 
   Factor() = default;
   Factor(int64_t nodes, int64_t numbers, int groups)
@@ -121,6 +123,7 @@ template <class A, int Parts>
 class Summand {
  public:
   using Element = typename A::Element;
+  static_assert(kChunk % A::kColumns == 0 && kChunk % A::kLeftRows == 0, "the last chunk must reach to the end");
 
   Summand() = default;
   Summand(int64_t nodes, int64_t numbers)

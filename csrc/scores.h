@@ -24,7 +24,8 @@ inline double sum_of(int64_t count, const F& term) {
 //
 // Where an image allows it ("shared"), row_i = column_i = -L |g_i|^2 / 2, so that the exponential is exp(-|g_i - g_j|^2
 // / 2), the same for (i, j) and (j, i), and weight_j = exp(bias_j + |g_j|^2 / 2 - top). Elsewhere column is the bias,
-// weight is 1, and row is what keeps the exponents of a row below zero; then (i, j) and (j, i) take an exponential each.
+// weight_j what rounding the bias lost, and row is what keeps the exponents of a row below zero, or nearly so; then (i, j)
+// and (j, i) take an exponential each.
 template <class A, int Parts>
 struct Scores {
   using T = typename A::Number;
@@ -39,7 +40,7 @@ struct Scores {
   Factor<A, Parts> features;
   Buffer<T> centred, centre, row, column, weight;
   Buffer<double> bias;  // double: the weight's exponent is a difference of larger numbers
-  Buffer<char> shared;
+  Buffer<char> shared, near;
 
   int64_t node(int64_t b, int64_t block) const { return b * grid.padded + block * kEdge; }
   int64_t block_of(int64_t b, int64_t block) const { return b * grid.blocks + block; }
@@ -55,6 +56,7 @@ struct Scores {
     column = Buffer<T>(nodes);
     weight = Buffer<T>(nodes);
     shared = Buffer<char>(sizes.batch);
+    near = Buffer<char>(sizes.batch);
     grid.each_block(pool, [&](int64_t b, int64_t block, int64_t) {
       for (int i = 0; i < grid.nodes_in(block); ++i)
         read_row(feature, b, grid.first_node(block) + i, width, centred + (node(b, block) + i) * width);
@@ -70,24 +72,43 @@ struct Scores {
   // `ji`, if it is not null, at the same places those of row j and column i.
   void exponentials(
       int64_t b, int64_t I, int64_t J, int first, int columns, Strip<A, Parts>& ij, Strip<A, Parts>* ji) const {
+    const Vector log2e = S::broadcast(kLog2e);
+    // The column's term and the score first; or both terms first, which are rounded at the size of the score alone; or
+    // as in find_rows, bit by bit, where rounding may shift exponents by hundreds.
+    if (shared[b])
+      exponentials(b, I, J, first, columns, ij, ji, [&](Vector score, Vector of_column, Vector of_row) {
+        return (score * log2e + of_column) + of_row;
+      });
+    else if (near[b])
+      exponentials(b, I, J, first, columns, ij, ji, [&](Vector score, Vector of_column, Vector of_row) {
+        return score * log2e + (of_column + of_row);
+      });
+    else
+      exponentials(b, I, J, first, columns, ij, ji, [&](Vector score, Vector of_column, Vector of_row) {
+        return (S::opaque(score * log2e) + of_column) + of_row;
+      });
+  }
+
+ private:
+  template <class Exponent>
+  void exponentials(
+      int64_t b, int64_t I, int64_t J, int first, int columns, Strip<A, Parts>& ij, Strip<A, Parts>* ji,
+      const Exponent& exponent) const {
     const T *row_i = row + node(b, I), *row_j = row + node(b, J) + first;
     const T *column_i = column + node(b, I), *column_j = column + node(b, J) + first;
     each_score(b, I, J, first, columns, [&](int block_i, int block_j, const T* scores) {
       const PowerOfTwo<T, A::kWidth, kDegree> power;
-      const Vector log2e = S::broadcast(kLog2e);
       each_two_rows<A>(block_i, block_j, scores, [&](int i, int j, Vector one, Vector two) {
-        // The column's term first, as where the rows' were found: exponents are rounded the same way.
         const Vector of_j = S::load(column_j + j), row_1 = S::broadcast(row_i[i]), row_2 = S::broadcast(row_i[i + 1]);
-        ij.set(i, j, power((one * log2e + of_j) + row_1), power((two * log2e + of_j) + row_2));
+        ij.set(i, j, power(exponent(one, of_j, row_1)), power(exponent(two, of_j, row_2)));
         if (ji == nullptr) return;
         const Vector from_j = S::load(row_j + j);
         const Vector of_1 = S::broadcast(column_i[i]), of_2 = S::broadcast(column_i[i + 1]);
-        ji->set(i, j, power((one * log2e + of_1) + from_j), power((two * log2e + of_2) + from_j));
+        ji->set(i, j, power(exponent(one, of_1, from_j)), power(exponent(two, of_2, from_j)));
       });
     });
   }
 
- private:
   template <class Visit>
   void each_score(int64_t b, int64_t I, int64_t J, int first, int columns, const Visit& visit) const {
     features.product(block_of(b, I), block_of(b, J), {0}, {0}, grid.nodes_in(I), first, columns, visit);
@@ -141,7 +162,9 @@ struct Scores {
           for (int64_t c = 0; c < width; ++c) x[c] -= mean[c];
           dot = sum_of(width, [&](int64_t c) { return static_cast<double>(x[c]) * mean[c]; });
         }
-        const double squares = sum_of(width, [&](int64_t c) { return static_cast<double>(x[c]) * x[c]; });
+        // Of what is multiplied, so that a node's score with itself cancels.
+        const auto factor = [&](int64_t c) { return static_cast<double>(held<A, Parts>(x[c])); };
+        const double squares = sum_of(width, [&](int64_t c) { return factor(c) * factor(c); });
         if (node_bias.data != nullptr) read_row(node_bias, b, grid.first_node(block) + i, 1, &prior);
         bias[node(b, block) + i] = kLog2e * (dot + prior);
         column[node(b, block) + i] = static_cast<T>(-kLog2e * (squares / 2));
@@ -155,24 +178,21 @@ struct Scores {
     constexpr double kSpread = 60 * kLog2e, kNorm = 1e4 * kLog2e;
     constexpr double infinity = std::numeric_limits<double>::infinity();
     for_each(pool, grid.sizes.batch, [&](int64_t b) {
-      double top = -infinity, bottom = infinity, largest = -infinity;
+      double top = -infinity, bottom = infinity;
       bool usable = true;
       each_node(b, [&](int64_t i) {
         const double logarithm = bias[i] - column[i];
         usable &= std::isfinite(logarithm) && -column[i] < kNorm;
-        largest = std::max(largest, bias[i]);
         top = std::max(top, logarithm);
         bottom = std::min(bottom, logarithm);
       });
       shared[b] = usable && top - bottom < kSpread;
-      const double shift = std::isfinite(largest) ? largest : 0;
       each_node(b, [&](int64_t i) {
         // What rounding the column to T lost, the weight makes good. Where numbers are rounded to bfloat16, weights are
         // powers of two, so that states and weighted states are rounded alike, and the rest is in the exponent.
         if (!shared[b]) {
-          // Small where a node counts: a row takes no notice of what all columns share.
-          column[i] = static_cast<T>(bias[i] - shift);
-          const double lost = bias[i] - shift - column[i];
+          column[i] = static_cast<T>(bias[i]);
+          const double lost = bias[i] - column[i];
           weight[i] = A::kPair == 1 && std::abs(lost) < 1 ? static_cast<T>(std::exp2(lost)) : T(1);
           return;
         }
@@ -219,9 +239,8 @@ struct Scores {
         for (int i = 0; i < grid.nodes_in(I); ++i) {
           Vector most = S::broadcast(-infinity);
           for (int j = 0; j < columns; j += A::kWidth) {
-            const Vector score = S::load(scores + i * A::kStrip + j);
-            const Vector mine = score * kLog2e + S::load(column_j + j);
-            const Vector other = score * kLog2e + S::broadcast(column_i[i]);
+            const Vector score = S::opaque(S::load(scores + i * A::kStrip + j) * kLog2e);
+            const Vector mine = score + S::load(column_j + j), other = score + S::broadcast(column_i[i]);
             const Vector old = S::load(top_j + first + j);
             most = mine > most ? mine : most;
             if (I != J) S::store(top_j + first + j, other > old ? other : old);
@@ -231,8 +250,14 @@ struct Scores {
       }
     });
     for (int64_t b = 0; b < grid.sizes.batch; ++b)
-      // A row of removed nodes only has no maximum: its weights are 0, its result 0 / 0.
-      if (!shared[b]) each_node(b, [&](int64_t i) { row[i] = top[i] == -infinity ? T(0) : -top[i]; });
+      if (!shared[b]) {
+        near[b] = true;
+        each_node(b, [&](int64_t i) {
+          // A row of removed nodes only has no maximum: its weights are 0, its result 0 / 0.
+          row[i] = top[i] == -infinity ? T(0) : -top[i];
+          near[b] &= std::abs(row[i]) < T(1 << 20);  // rounded by 2^-4 at most, so that exponents stay below 1
+        });
+      }
   }
 };
 

@@ -28,6 +28,16 @@ struct Simd {
   static Vector load(const T* from) { return *reinterpret_cast<const Unaligned*>(from); }
   static void store(T* to, Vector value) { *reinterpret_cast<Unaligned*>(to) = value; }
   static Vector broadcast(T value) { return value - Vector{}; }
+  // The same, in a register, as far as compilers know some other number: neither recomputed nor fused with what follows.
+  static Vector opaque(Vector value) {
+#if defined(DIFNET_REGISTER)
+    if constexpr (sizeof value == kVectorBytes)
+      asm("" : "+" DIFNET_REGISTER(value));
+    else
+#endif
+      asm("" : "+m"(value));
+    return value;
+  }
 };
 
 // Coefficients of 2^x on [-1/2, 1/2] that make the largest relative error least: 7e-5, 7e-8 and 2e-9.
@@ -48,7 +58,7 @@ struct Coefficients<6> {
                                      0.00961848895652f, 0.00133999312095f, 0.000153458121587f};
 };
 
-// 2^x for x <= 1 or so, with a polynomial of the given degree. Results under 2^-126, the smallest normal number, are
+// 2^x for x <= 1 or so, with a polynomial of the given degree. For x < -126, where results are not normal numbers, it is
 // exactly 0: arithmetic on subnormal numbers is slow, and where they are flushed, row sums are 2^39 times as large or more.
 // NaN stays NaN; -inf gives 0.
 template <class T, int W, int Degree>
@@ -96,11 +106,8 @@ class PowerOfTwo<float, W, Degree> {
   }
 
   static Vector hold(float value) {
-    Vector vector = Simd<float, W>::broadcast(value);
-#if defined(DIFNET_REGISTER)
-    if constexpr (sizeof vector == kVectorBytes) asm("" : "+" DIFNET_REGISTER(vector));
-#endif
-    return vector;
+    const Vector vector = Simd<float, W>::broadcast(value);
+    return sizeof vector == kVectorBytes ? Simd<float, W>::opaque(vector) : vector;
   }
 
   Vector low_, magic_, c_[Degree + 1];

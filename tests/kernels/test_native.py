@@ -131,6 +131,59 @@ def test_bits_do_not_depend_on_the_number_of_threads(nodes):
         assert all(torch.equal(x, y) for x, y in zip(result, results[0], strict=True))
 
 
+def test_large_images_are_visited_by_several_blocks_at_a_time():
+    """81 blocks: two to a player, one in the last, which has no partner; 24 threads take rows of pairs."""
+    inputs = testing.make_inputs(1, 7_800, 4, 2, 1, node_bias=True).to(torch.float32)
+    before = torch.get_num_threads()
+    try:
+        results = []
+        for threads in (1, 2, 24):
+            torch.set_num_threads(threads)
+            results.append(everything(inputs))
+    finally:
+        torch.set_num_threads(before)
+    for result in results[1:]:
+        assert all(torch.equal(x, y) for x, y in zip(result, results[0], strict=True))
+    truth = everything(inputs.to(torch.float64), "blockwise")
+    for ours, true in zip(results[0], truth, strict=True):
+        assert (ours - true).norm() < 2e-5 * true.norm()
+
+
+def test_medium_where_rounding_changes_norms():
+    """Norms are those of the rounded features, or a node's weight for itself leaves the range of numbers."""
+    features = torch.full((1, 200, 64), 16.07)
+    features[:, ::2] *= -1
+    state, half = torch.randn(1, 200, 3), torch.tensor(0.5)
+    truth = random_walk(features.double(), state.double(), state.double(), half, half, backend="reference")
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("medium")
+        ours = random_walk(features, state, state, half, half, backend="native")
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert (ours - truth).abs().max() < 0.02
+
+
+@pytest.mark.parametrize("score", [3e2, 1e3, 1e4, 1e5])
+def test_a_large_prior_of_a_node_that_does_not_count(score):
+    """Exponents are rounded at the size of the scores that count, not at that of the largest prior."""
+    features = 1 + torch.rand(1, 200, 1, generator=torch.Generator().manual_seed(0))
+    features[0, 0], prior = -score, torch.zeros(1, 200)
+    prior[0, 0] = 0.9 * score
+    state, half = torch.randn(1, 200, 3), torch.tensor(0.5)
+    ours, truth = (
+        random_walk(
+            *(x.to(dtype) for x in (features, state, state)),
+            half,
+            half,
+            node_bias=prior.to(dtype),
+            backend=name,
+        )
+        for dtype, name in ((torch.float32, "native"), (torch.float64, "reference"))
+    )
+    assert (ours - truth).abs().max() < 1e-6
+
+
 @pytest.mark.parametrize("seed", [0, 21, 27])  # the last two: one node has nearly all the weight of an image
 @pytest.mark.parametrize("spread", [10.0, 500.0])
 def test_both_forms_of_the_exponentials(spread, seed):
