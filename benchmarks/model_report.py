@@ -148,7 +148,11 @@ def _stack(axes: Any, rows: list[Row]) -> None:
         part(name, median)
     totals = {(network, by): total for network, by, total in bars}
     index = {(network, by): i for i, (network, by, _) in enumerate(bars)}
-    part("the rest", lambda network, by: max(0.0, totals[network, by] - bottoms[index[network, by]]))
+    part(
+        "the rest; all, without branches",
+        lambda network, by: max(0.0, totals[network, by] - bottoms[index[network, by]]),
+    )
+    axes.set_ylim(0, 1.05 * max(bottoms))
     axes.set_xticks(
         ticks, [network if by is None else f"{network}\n{by}" for network, by, _ in bars], fontsize=8
     )

@@ -86,21 +86,13 @@ class Rows:
             file.write(json.dumps(row) + "\n")
 
 
-def _split(row: dict[str, Any]) -> dict[str, Any]:
-    """Of rows that hold the worst error alone: a gradient's is not the output's."""
-    if row.get("worst", "output") != "output":
-        row |= {"gradient": row["worst"], "gradient_error": row["error"], "gradient_allowed": row["allowed"]}
-        row |= {"error": None, "allowed": None}
-    return row
-
-
 def load(paths: Iterable[Path]) -> list[dict[str, Any]]:
     """The rows of some files; a last line cut short by a kill is left out."""
     rows = []
     for path in paths:
         for line in path.read_text(encoding="utf-8").splitlines():
             try:
-                rows.append(_split(json.loads(line)))
+                rows.append(json.loads(line))
             except json.JSONDecodeError:
                 continue
     return rows
