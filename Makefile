@@ -58,8 +58,13 @@ sanitize: $(VENV)/ready        ## the compiled kernels under AddressSanitizer, U
 accuracy: $(VENV)/ready        ## error of every backend against float64
 	$(BIN)/python benchmarks/accuracy.py
 
-bench: $(VENV)/bench           ## measure operator and network, ten minutes each, and write the documents' rows
+# The growth with N beside the one rival that gets as far.
+GROWTH = --cases sweep --modes forward --dtypes float32 --precisions highest --without "difnet triton" "difnet blockwise" eager \
+  "eager, compiled" "SDPA flash" "SDPA math" "SDPA math, padded v" "FlexAttention, compiled" KeOps "FlashAttention 4, k padded to 8"
+
+bench: $(VENV)/bench           ## measure operator and network, and write the documents' rows: forty minutes
 	$(BIN)/python benchmarks/bench_rw.py --out benchmarks/results/rw-cpu.jsonl
+	$(BIN)/python benchmarks/bench_rw.py $(GROWTH) --out benchmarks/results/rw-growth-cpu.jsonl
 	$(BIN)/python benchmarks/bench_rw.py --cases native-walk --isas avx512 avx2 --seconds 3 --minutes 15 --out benchmarks/results/rw-native-cpu.jsonl
 	$(BIN)/python benchmarks/bench_model.py --out benchmarks/results/model-cpu.jsonl
 	$(MAKE) tables
@@ -71,8 +76,10 @@ aot: $(VENV)/ready             ## compile the GPU kernels for every architecture
 	$(BIN)/python benchmarks/aot_report.py
 
 candidates: $(VENV)/ready      ## tiles that could be entries of the table, ranked by the same report; fifteen minutes
-	$(BIN)/python benchmarks/aot_report.py --candidates --architectures sm_90 --dtypes 16 tf32 tf32x3 fp32 > benchmarks/results/candidates.txt
-	$(BIN)/python benchmarks/aot_report.py --candidates --architectures sm_80 --dtypes 16 tf32 --stages 2 >> benchmarks/results/candidates.txt
+	mkdir -p build
+	$(BIN)/python benchmarks/aot_report.py --candidates --architectures sm_90 --dtypes 16 tf32 tf32x3 fp32 > build/candidates.txt
+	$(BIN)/python benchmarks/aot_report.py --candidates --architectures sm_80 --dtypes 16 tf32 --stages 2 >> build/candidates.txt
+	mv build/candidates.txt benchmarks/results/candidates.txt
 
 centring: $(VENV)/ready        ## what centring does to features of each dtype, in Triton's interpreter
 	TRITON_INTERPRET=1 $(BIN)/python benchmarks/centring.py

@@ -71,7 +71,11 @@ def hold(
         status = status or hopeless(provider, contest, patience(provider, options), rows.rows, device)
         entries[provider.name] = Entry(status) if status else enter(provider, contest, inputs, truth, device)
     calls = {name: e.call for name, e in entries.items() if e.call and e.seconds is None}
-    times = interleaved(calls, options.seconds, device)
+    failures: dict[str, Exception] = {}
+    times = interleaved(calls, options.seconds, device, failures)
+    for name, error in failures.items():
+        entries[name] = Entry(reason(error))
+        del calls[name]
     times |= {name: summary([1e3 * e.seconds]) for name, e in entries.items() if e.seconds is not None}
     # One graph at a time: each holds the memory of its call.
     replays = {}

@@ -22,9 +22,14 @@ class Timing(NamedTuple):
 
 
 def interleaved(
-    calls: dict[str, Callable[[], object]], seconds: float, device: torch.device
+    calls: dict[str, Callable[[], object]],
+    seconds: float,
+    device: torch.device,
+    failures: dict[str, Exception] | None = None,
 ) -> dict[str, Timing]:
     """Times of all calls, taken in turns so that a drifting machine hurts all alike.
+
+    A call that raises goes to `failures` and has no time, or raises where there is none to note it in.
 
     Each is repeated 3 times at least, or until 3 `LONG` are spent on it; those that have spent their share of
     `seconds` stop then, the rest go on to 30 repetitions at most.
@@ -37,11 +42,18 @@ def interleaved(
         for name, call in calls.items():
             if name not in active:
                 continue
-            times[name].append(once(call, device))
+            try:
+                times[name].append(once(call, device))
+            except Exception as error:
+                if failures is None:
+                    raise
+                failures[name] = error
+                active.discard(name)
+                continue
             count, spent = len(times[name]), 1e-3 * sum(times[name])
             if count >= most or (count >= least and spent > share) or spent > max(share, least * LONG):
                 active.discard(name)
-    return {name: summary(values) for name, values in times.items()}
+    return {name: summary(values) for name, values in times.items() if name not in (failures or ())}
 
 
 def graphed(call: Callable[[], object], device: torch.device) -> Callable[[], object]:

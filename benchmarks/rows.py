@@ -76,23 +76,25 @@ class Rows:
     def __init__(self, path: Path, shared: dict[str, Any]):
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path, self.shared, self.rows = path, shared, list[dict[str, Any]]()
-        path.write_text("")
 
     def add(self, **values: Any) -> None:
         """Append one row."""
         row = {**self.shared, **values}
-        self.rows.append(row)
-        with self.path.open("a", encoding="utf-8") as file:
+        # What a file held goes when there is something in its stead.
+        with self.path.open("a" if self.rows else "w", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
+        self.rows.append(row)
 
 
 def load(paths: Iterable[Path]) -> list[dict[str, Any]]:
     """The rows of some files; a last line cut short by a kill is left out."""
     rows = []
     for path in paths:
-        for line in path.read_text(encoding="utf-8").splitlines():
+        lines = path.read_text(encoding="utf-8").splitlines()
+        for number, line in enumerate(lines, 1):
             try:
                 rows.append(json.loads(line))
-            except json.JSONDecodeError:
-                continue
+            except json.JSONDecodeError as error:
+                if number < len(lines):
+                    raise ValueError(f"{path}, line {number}: not a row: {line[:40]!r}") from error
     return rows

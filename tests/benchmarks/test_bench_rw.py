@@ -233,6 +233,27 @@ def test_calls_take_turns():
     assert order == ["a", "b"] * times["a"].repetitions
 
 
+def test_a_call_that_fails_later_ends_alone():
+    calls = {"sound": lambda: None, "failing": iter([None]).__next__}
+    failures = {}
+    times = interleaved(calls, 0.0, CPU, failures)
+    assert set(times) == {"sound"}
+    assert isinstance(failures["failing"], StopIteration)
+
+
+def test_rows_are_kept_until_there_are_others(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"old": 1}\n')
+    rows = Rows(path, {})
+    assert load([path]) == [{"old": 1}]
+    rows.add(new=2)
+    rows.add(new=3)
+    assert load([path]) == [{"new": 2}, {"new": 3}]
+    path.write_text('{"old": 1}\n{"cut\n{"new": 2}\n')
+    with pytest.raises(ValueError, match="line 2: not a row"):
+        load([path])
+
+
 def test_operations_are_counted_by_the_formulas():
     case = TINY._replace(walks=3, batch=2, nodes=10, classes=21)
     pairs = 3 * 2 * 10 * 10
