@@ -4,10 +4,10 @@
     python benchmarks/gpu.py --rehearse          # the same stages, small, in Triton's interpreter on the CPU
 
 Needs torch, triton, numpy and pytest; compute-sanitizer is used where the CUDA toolkit has it. Logs of the
-stages and the benchmark's rows go to --out, which git ignores by default. Rows
-that the documents may show, those of a whole benchmark of a commit on a GPU, are copied to
-benchmarks/results/rw-gpu.jsonl, where `make tables` finds them. A stage is stopped at its limit; the last,
-tuning, has what is left of eight minutes, and changes the tile table after all else is done with it.
+stages and the benchmark's rows go to --out, which git ignores by default. Rows that the documents may show,
+those of a whole benchmark of a commit on a GPU, are copied to benchmarks/results/rw-gpu.jsonl, where `make
+tables` finds them. A stage is stopped at its limit; the last, tuning, has what is left of eight minutes, and
+changes the tile table after all else is done with it.
 """
 
 import argparse

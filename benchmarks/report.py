@@ -131,8 +131,8 @@ def incomplete(rows: list[Row]) -> str:
     found: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
     for row in rows:
         found[tuple(row[field] for field in part)].append(row)
-    planned, texts = rows[0].get("planned"), []
-    if planned and len(found) < planned:
+    planned, texts = rows[0]["planned"], []
+    if len(found) < planned:
         texts.append(f"{len(found)} of {planned} tables")
     for some in found.values():
         count = some[0].get("providers")

@@ -68,7 +68,7 @@ def of(files: Files, benchmark: str) -> Files:
 def where(row: Row) -> str:
     """On what, with what and when rows were measured."""
     versions = ", ".join(f"{name} {version}" for name, version in row["versions"].items())
-    driver = f", driver {row['driver']}" if row.get("driver") else ""
+    driver = f", driver {row['driver']}" if row["driver"] else ""
     return (
         f"{row['hardware']}, {row['threads']} threads, Python {row['python']}, torch {row['torch']}, "
         f"{versions}{driver}; commit {row['commit']}, {row['date']}"
@@ -78,10 +78,9 @@ def where(row: Row) -> str:
 def origin(path: Path, rows: list[Row]) -> list[str]:
     """Heading of a file's rows: where and how they were measured, and what is missing."""
     first = rows[0]
-    by = f", by `{first['command']}`" if "command" in first else ""
     lines = [
         f"### {first['hardware']}",
-        f"{where(first)}. Rows: `{path.relative_to(ROOT)}`{by}.",
+        f"{where(first)}. Rows: `{path.relative_to(ROOT)}`, by `{first['command']}`.",
         lacking(rows),
     ]
     return [text for line in lines if line for text in (line, "")]
@@ -100,7 +99,7 @@ def summary_table(files: Files) -> str:
         lines = []
         for group in groups([row for row in rows if row["case"] in SUMMARY_CASES]).values():
             measured = [r for r in group if r["status"] == "ok"]
-            default = next((r for r in measured if r.get("default")), None)
+            default = next((r for r in measured if r["default"]), None)
             if default is None:
                 continue
             rival = best_rival(group)

@@ -10,16 +10,16 @@
 namespace difnet {
 inline namespace DIFNET_ISA {
 
-// Blocks of kEdge nodes for every image, of which the first may have fewer, and the order of the pairs of blocks: first
-// every player, a block or a few, with itself, then the rounds of a tournament, in which each player has one partner. A
-// pair runs when both its blocks have finished all their pairs before: no accumulator has two writers, and each sees its
-// pairs in one order, so that results depend neither on the number of threads nor on their timing.
-//
-// Players of an image that has several blocks in each; the checks lower it.
+// An image has this many players or more before one is given several blocks. The program that checks the kernels lowers
+// it, so that small images are played as large ones are.
 #if !defined(DIFNET_LEAST_PLAYERS)
 #define DIFNET_LEAST_PLAYERS 40
 #endif
 
+// Blocks of kEdge nodes for every image, of which the first may have fewer, and the order of the pairs of blocks: first
+// every player, a block or a few, with itself, then the rounds of a tournament, in which each player has one partner. A
+// pair runs when both its blocks have finished all their pairs before: no accumulator has two writers, and each sees its
+// pairs in one order, so that results depend neither on the number of threads nor on their timing.
 struct Grid {
   Sizes sizes;
   int64_t blocks, padded;

@@ -18,7 +18,8 @@ HALF = "bfloat16, channels-last"
 def row(provider, nodes, **values):
     return {
         "benchmark": "rw", "device": "cpu", "hardware": "a CPU", "threads": 2, "torch": "2", "python": "3",
-        "versions": {}, "commit": "abc", "date": "2026-01-01", "case": "sweep", "batch": 1, "nodes": nodes,
+        "versions": {}, "driver": None, "command": "python bench.py", "planned": 1,
+        "commit": "abc", "date": "2026-01-01", "case": "sweep", "batch": 1, "nodes": nodes,
         "walks": 1, "classes": 21, "mode": "forward", "dtype": "float32", "precision": "highest",
         "sharpness": "mixed", "flops": 1e9, "exponentials": 1e6, "bytes": 2**20, "floor": 1.0,
         "floor_rates": {"flops": 1e12, "exponentials": 1e9, "source": "a loop"}, "provider": provider,

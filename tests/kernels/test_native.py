@@ -116,36 +116,33 @@ def everything(inputs, backend="native"):
     return [y, *torch.autograd.grad(y.square().sum(), copy.tensors())]
 
 
-@pytest.mark.parametrize("nodes", [50, 96, 97, 500])
-def test_bits_do_not_depend_on_the_number_of_threads(nodes):
-    inputs = testing.make_inputs(3, nodes, 33, 5, 2, node_bias=True).to(torch.float32)
+def same_bits(inputs, threads):
+    """Output and gradients, which must be the same on any of these numbers of threads."""
     before = torch.get_num_threads()
     try:
         results = []
-        for threads in (1, 2, 3, 7):
-            torch.set_num_threads(threads)
+        for number in threads:
+            torch.set_num_threads(number)
             results.append(everything(inputs))
     finally:
         torch.set_num_threads(before)
     for result in results[1:]:
         assert all(torch.equal(x, y) for x, y in zip(result, results[0], strict=True))
+    return results[0]
+
+
+@pytest.mark.parametrize("nodes", [50, 96, 97, 500])
+def test_bits_do_not_depend_on_the_number_of_threads(nodes):
+    inputs = testing.make_inputs(3, nodes, 33, 5, 2, node_bias=True).to(torch.float32)
+    same_bits(inputs, (1, 2, 3, 7))
 
 
 def test_large_images_are_visited_by_several_blocks_at_a_time():
     """81 blocks: two to a player, one in the last, which has no partner; 24 threads take rows of pairs."""
     inputs = testing.make_inputs(1, 7_800, 4, 2, 1, node_bias=True).to(torch.float32)
-    before = torch.get_num_threads()
-    try:
-        results = []
-        for threads in (1, 2, 24):
-            torch.set_num_threads(threads)
-            results.append(everything(inputs))
-    finally:
-        torch.set_num_threads(before)
-    for result in results[1:]:
-        assert all(torch.equal(x, y) for x, y in zip(result, results[0], strict=True))
+    found = same_bits(inputs, (1, 2, 24))
     truth = everything(inputs.to(torch.float64), "blockwise")
-    for ours, true in zip(results[0], truth, strict=True):
+    for ours, true in zip(found, truth, strict=True):
         assert (ours - true).norm() < 2e-5 * true.norm()
 
 
