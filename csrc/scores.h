@@ -24,8 +24,8 @@ inline double sum_of(int64_t count, const F& term) {
 //
 // Where an image allows it ("shared"), row_i = column_i = -L |g_i|^2 / 2, so that the exponential is exp(-|g_i - g_j|^2
 // / 2), the same for (i, j) and (j, i), and weight_j = exp(bias_j + |g_j|^2 / 2 - top). Elsewhere column is the bias,
-// weight_j what rounding the bias lost, and row is what keeps the exponents of a row below zero, or nearly so; then (i, j)
-// and (j, i) take an exponential each.
+// weight_j what rounding the bias lost, row is what keeps the exponents of a row in range, and (i, j) and (j, i) take an
+// exponential each, times a factor of the row.
 template <class A, int Parts>
 struct Scores {
   using T = typename A::Number;
@@ -38,9 +38,14 @@ struct Scores {
   Grid grid;
   int64_t width;
   Factor<A, Parts> features;
-  Buffer<T> centred, centre, row, column, weight;
+  Buffer<T> centred, centre, row, column, weight, factor;
   Buffer<double> bias;  // double: the weight's exponent is a difference of larger numbers
-  Buffer<char> shared, near;
+  // How exponents are added up: with one exponential for (i, j) and (j, i); with terms of a size at which rounding does no
+  // harm; or with larger ones.
+  enum class Form : char { far, near, shared };
+  Buffer<Form> form;
+
+  bool shared(int64_t b) const { return form[b] == Form::shared; }
 
   int64_t node(int64_t b, int64_t block) const { return b * grid.padded + block * kEdge; }
   int64_t block_of(int64_t b, int64_t block) const { return b * grid.blocks + block; }
@@ -55,17 +60,30 @@ struct Scores {
     row = Buffer<T>(nodes);
     column = Buffer<T>(nodes);
     weight = Buffer<T>(nodes);
-    shared = Buffer<char>(sizes.batch);
-    near = Buffer<char>(sizes.batch);
+    factor = Buffer<T>(nodes, Fill::nothing);
+    std::fill(factor + 0, factor + nodes, T(1));
+    form = Buffer<Form>(sizes.batch);
     grid.each_block(pool, [&](int64_t b, int64_t block, int64_t) {
       for (int i = 0; i < grid.nodes_in(block); ++i)
         read_row(feature, b, grid.first_node(block) + i, width, centred + (node(b, block) + i) * width);
     });
     // Products of bfloat16 features are exact; centring would round the features again.
     if (A::kPair == 1 || feature.type != Type::bfloat16) find_centre(pool);
-    subtract_centre(node_bias, pool);
-    choose_form(pool);
+    const Bounds bounds{Buffer<double>(nodes), Buffer<double>(nodes)};
+    subtract_centre(node_bias, bounds, pool);
+    choose_form(bounds, pool);
     find_rows(pool);
+  }
+
+  // Where a row's sum is known, the row's exponentials are divided by its power of two, so that no product leaves the range
+  // of numbers on its way to a gradient; returns what is left of the sum. After the exponential: it must have been rounded
+  // as it was when it was summed.
+  T take_up(int64_t b, int64_t node, T row_sum) const {
+    if (form[b] != Form::near || !std::isfinite(row_sum)) return row_sum;
+    int exponent;
+    row_sum = std::frexp(row_sum, &exponent);
+    factor[node] = std::ldexp(T(1), -exponent);
+    return row_sum;
   }
 
   // Exponentials of `columns` columns from `first` on of the tile (I, J): in `ij` for rows of I and columns of J, and in
@@ -75,11 +93,11 @@ struct Scores {
     const Vector log2e = S::broadcast(kLog2e);
     // The column's term and the score first; or both terms first, which are rounded at the size of the score alone; or
     // as in find_rows, bit by bit, where rounding may shift exponents by hundreds.
-    if (shared[b])
+    if (shared(b))
       exponentials(b, I, J, first, columns, ij, ji, [&](Vector score, Vector of_column, Vector of_row) {
         return (score * log2e + of_column) + of_row;
       });
-    else if (near[b])
+    else if (form[b] == Form::near)
       exponentials(b, I, J, first, columns, ij, ji, [&](Vector score, Vector of_column, Vector of_row) {
         return score * log2e + (of_column + of_row);
       });
@@ -90,21 +108,28 @@ struct Scores {
   }
 
  private:
+  // Of each node, what bounds its scores: |g_i + centre|, and the bias without the part that g_j . centre has in it.
+  struct Bounds {
+    Buffer<double> length, prior;
+  };
+
   template <class Exponent>
   void exponentials(
       int64_t b, int64_t I, int64_t J, int first, int columns, Strip<A, Parts>& ij, Strip<A, Parts>* ji,
       const Exponent& exponent) const {
     const T *row_i = row + node(b, I), *row_j = row + node(b, J) + first;
     const T *column_i = column + node(b, I), *column_j = column + node(b, J) + first;
+    const T *factor_i = factor + node(b, I), *factor_j = factor + node(b, J) + first;
     each_score(b, I, J, first, columns, [&](int block_i, int block_j, const T* scores) {
       const PowerOfTwo<T, A::kWidth, kDegree> power;
       each_two_rows<A>(block_i, block_j, scores, [&](int i, int j, Vector one, Vector two) {
         const Vector of_j = S::load(column_j + j), row_1 = S::broadcast(row_i[i]), row_2 = S::broadcast(row_i[i + 1]);
-        ij.set(i, j, power(exponent(one, of_j, row_1)), power(exponent(two, of_j, row_2)));
-        if (ji == nullptr) return;
-        const Vector from_j = S::load(row_j + j);
+        const Vector ij_1 = power(exponent(one, of_j, row_1)), ij_2 = power(exponent(two, of_j, row_2));
+        if (ji == nullptr) return ij.set(i, j, ij_1, ij_2);
+        ij.set(i, j, ij_1 * S::broadcast(factor_i[i]), ij_2 * S::broadcast(factor_i[i + 1]));
+        const Vector from_j = S::load(row_j + j), by_j = S::load(factor_j + j);
         const Vector of_1 = S::broadcast(column_i[i]), of_2 = S::broadcast(column_i[i + 1]);
-        ji->set(i, j, power(exponent(one, of_1, from_j)), power(exponent(two, of_2, from_j)));
+        ji->set(i, j, power(exponent(one, of_1, from_j)) * by_j, power(exponent(two, of_2, from_j)) * by_j);
       });
     });
   }
@@ -151,64 +176,94 @@ struct Scores {
     }
   }
 
-  void subtract_centre(const Array& node_bias, const Pool& pool) {
+  void subtract_centre(const Array& node_bias, const Bounds& bounds, const Pool& pool) {
     grid.each_block(pool, [&](int64_t b, int64_t block, int64_t) {
       const T* mean = centre + b * width;
       const bool moved = std::any_of(mean, mean + width, [](T value) { return value != 0; });
       T* x = centred + node(b, block) * width;
       for (int i = 0; i < grid.nodes_in(block); ++i, x += width) {
         double dot = 0, prior = 0;
-        if (moved) {  // not where features may be infinite
+        if (moved)  // not where features may be infinite
           for (int64_t c = 0; c < width; ++c) x[c] -= mean[c];
-          dot = sum_of(width, [&](int64_t c) { return static_cast<double>(x[c]) * mean[c]; });
-        }
         // Of what is multiplied, so that a node's score with itself cancels.
-        const auto factor = [&](int64_t c) { return static_cast<double>(held<A, Parts>(x[c])); };
-        const double squares = sum_of(width, [&](int64_t c) { return factor(c) * factor(c); });
+        const auto value = [&](int64_t c) { return static_cast<double>(held<A, Parts>(x[c])); };
+        const double squares = sum_of(width, [&](int64_t c) { return value(c) * value(c); });
+        double length = squares, held_dot = 0;
+        if (moved) {
+          dot = sum_of(width, [&](int64_t c) { return static_cast<double>(x[c]) * mean[c]; });
+          held_dot = A::kPair == 1 ? dot : sum_of(width, [&](int64_t c) { return value(c) * mean[c]; });
+          length = sum_of(width, [&](int64_t c) { return (value(c) + mean[c]) * (value(c) + mean[c]); });
+        }
         if (node_bias.data != nullptr) read_row(node_bias, b, grid.first_node(block) + i, 1, &prior);
-        bias[node(b, block) + i] = kLog2e * (dot + prior);
-        column[node(b, block) + i] = static_cast<T>(-kLog2e * (squares / 2));
+        const int64_t n = node(b, block) + i;
+        bias[n] = kLog2e * (dot + prior);
+        column[n] = static_cast<T>(-kLog2e * (squares / 2));
+        bounds.length[n] = std::sqrt(length);
+        bounds.prior[n] = kLog2e * (dot - held_dot + prior);
       }
       features.set(block_of(b, block), grid.nodes_in(block), 0, centred + node(b, block) * width, width);
     });
   }
 
-  // Images are shared whose weights keep to the range of numbers, and whose norms to that where they have digits left.
-  void choose_form(const Pool& pool) {
+  // Images are shared whose weights keep to the range of numbers, and whose norms to that where they have digits left. The
+  // next best are those whose rows' largest exponents are known well enough before any score is.
+  void choose_form(const Bounds& bounds, const Pool& pool) {
     constexpr double kSpread = 60 * kLog2e, kNorm = 1e4 * kLog2e;
     constexpr double infinity = std::numeric_limits<double>::infinity();
     for_each(pool, grid.sizes.batch, [&](int64_t b) {
-      double top = -infinity, bottom = infinity;
+      double top = -infinity, bottom = infinity, longest = 0, most_prior = -infinity;
       bool usable = true;
       each_node(b, [&](int64_t i) {
         const double logarithm = bias[i] - column[i];
         usable &= std::isfinite(logarithm) && -column[i] < kNorm;
         top = std::max(top, logarithm);
         bottom = std::min(bottom, logarithm);
+        longest = std::max<double>(longest, std::sqrt(-2 * column[i] / kLog2e));
+        most_prior = std::max(most_prior, bounds.prior[i]);
       });
-      shared[b] = usable && top - bottom < kSpread;
+      form[b] = usable && top - bottom < kSpread ? Form::shared : Form::far;
+      if (shared(b)) {
+        each_node(b, [&](int64_t i) {
+          // What rounding the column to T lost, the weight makes good. Where numbers are rounded to bfloat16, weights are
+          // powers of two, so that states and weighted states are rounded alike, and the rest is in the exponent.
+          const double logarithm = bias[i] - column[i] - top, whole = A::kPair == 1 ? logarithm : std::rint(logarithm);
+          weight[i] = static_cast<T>(std::exp2(whole));
+          column[i] += static_cast<T>(logarithm - whole);
+          row[i] = column[i];
+        });
+        return;  // exponentials of padding are finite, and what they are multiplied with is 0
+      }
+      bool bounded = usable;
       each_node(b, [&](int64_t i) {
-        // What rounding the column to T lost, the weight makes good. Where numbers are rounded to bfloat16, weights are
-        // powers of two, so that states and weighted states are rounded alike, and the rest is in the exponent.
-        if (!shared[b]) {
-          column[i] = static_cast<T>(bias[i]);
-          const double lost = bias[i] - column[i];
-          weight[i] = A::kPair == 1 && std::abs(lost) < 1 ? static_cast<T>(std::exp2(lost)) : T(1);
-          return;
-        }
-        const double logarithm = bias[i] - column[i] - top, whole = A::kPair == 1 ? logarithm : std::rint(logarithm);
-        weight[i] = static_cast<T>(std::exp2(whole));
-        column[i] += static_cast<T>(logarithm - whole);
-        row[i] = column[i];
+        // A row's largest exponent is that of the node itself or more. Of g_i . g_j + bias_j, which is |g_i|^2 / 2 and
+        // the logarithm of j less |g_i - g_j|^2 / 2, and (g_i + centre) . g_j and the prior, there are two bounds.
+        const double least = bias[i] - 2 * column[i];
+        const double most = std::min(top - column[i], kLog2e * bounds.length[i] * longest + most_prior);
+        bounded &= find_row(i, least, most);
+        column[i] = static_cast<T>(bias[i]);
+        const double lost = bias[i] - column[i];
+        weight[i] = A::kPair == 1 && std::abs(lost) < 1 ? static_cast<T>(std::exp2(lost)) : T(1);
       });
-      // Exponentials of padding are 0. Where they are shared they are finite, and what they are multiplied with is 0.
-      if (shared[b]) return;
+      if (bounded) form[b] = Form::near;
+      // Exponentials of padding are 0.
       constexpr T removed = -std::numeric_limits<T>::infinity();
       const int64_t padding = kEdge - grid.nodes_in(0), start = b * grid.padded + grid.nodes_in(0);
       std::fill_n(column + start, padding, removed);
       std::fill_n(row + start, padding, removed);
     });
   }
+
+  // Sets row i by bounds of its largest exponent, which will be 2^-kReach at least and 2^kReach at most; false if they are too
+  // far apart for that. In float32 exponentials are normal numbers from 2^-126 to 2^128: what falls short of that is no part
+  // of a row's digits, be it the sum of a million, and what is above leaves room for states.
+  bool find_row(int64_t i, double least, double most) const {
+    constexpr double kReach = 72;
+    row[i] = static_cast<T>(-(least + most) / 2);
+    return most - least < 2 * kReach && is_near(row[i]);
+  }
+
+  // Whether rounding moves the term by 2^-4 at most, and exponents as little.
+  static bool is_near(T term) { return std::abs(term) < T(1 << 20); }
 
   // visit(i) for the place of every node of an image.
   template <class Visit>
@@ -217,14 +272,14 @@ struct Scores {
       for (int i = 0; i < grid.nodes_in(block); ++i) visit(node(b, block) + i);
   }
 
-  // For images that are not shared: `row` becomes minus the largest exponent of a row.
+  // For images of which nothing is known before: `row` becomes minus the largest exponent of a row.
   void find_rows(const Pool& pool) {
     constexpr T infinity = std::numeric_limits<T>::infinity();
-    if (std::all_of(shared + 0, shared + grid.sizes.batch, [](char is) { return is; })) return;
+    if (std::all_of(form + 0, form + grid.sizes.batch, [](Form is) { return is != Form::far; })) return;
     Buffer<T> top(grid.sizes.batch * grid.padded);
     std::fill(top + 0, top + grid.sizes.batch * grid.padded, -infinity);
     grid.each_pair(pool, [&](int64_t b, int64_t I, int64_t J) {
-      if (shared[b]) return;
+      if (form[b] != Form::far) return;
       const typename A::Session session;
       const T* column_i = column + node(b, I);
       T *top_i = top + node(b, I), *top_j = top + node(b, J);
@@ -250,13 +305,14 @@ struct Scores {
       }
     });
     for (int64_t b = 0; b < grid.sizes.batch; ++b)
-      if (!shared[b]) {
-        near[b] = true;
+      if (form[b] == Form::far) {
+        bool near = true;
         each_node(b, [&](int64_t i) {
           // A row of removed nodes only has no maximum: its weights are 0, its result 0 / 0.
           row[i] = top[i] == -infinity ? T(0) : -top[i];
-          near[b] &= std::abs(row[i]) < T(1 << 20);  // rounded by 2^-4 at most, so that exponents stay below 1
+          near &= is_near(row[i]);
         });
+        if (near) form[b] = Form::near;
       }
   }
 };

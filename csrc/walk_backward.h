@@ -43,7 +43,7 @@ void walk_backward(const Backward& call) {
       read_row(call.row_sum, b, source, 1, &row_sum);
       read_row(call.grad, b, source, k, a);
       read_row(call.z, b, source, k, z);
-      const T factor = scale / row_sum;
+      const T factor = scale / scores.take_up(b, start + i, row_sum);
       for (int64_t c = 0; c < k; ++c) a[c] *= factor;
       const T delta = static_cast<T>(sum_of(k, [&](int64_t c) { return held<A, Parts>(a[c]) * z[c]; }));
       a[k] = delta;
@@ -69,7 +69,7 @@ void walk_backward(const Backward& call) {
       const typename A::Session session;
       const int64_t i = scores.block_of(b, I), j = scores.block_of(b, J);
       const int rows = grid.nodes_in(I);
-      const bool shared = scores.shared[b];
+      const bool shared = scores.shared(b);
       Strip<A, Parts> ij, other, both;  // both: dS_ij + dS_ji
       for (int first = 0; first < grid.nodes_in(J); first += A::kStrip) {
         const int now = std::min(A::kStrip, grid.nodes_in(J) - first);

@@ -39,7 +39,7 @@ void walk_forward(const Forward& call) {
     const typename A::Session session;
     const int64_t at_i = scores.block_of(b, I), at_j = scores.block_of(b, J);
     const int rows = grid.nodes_in(I);
-    const bool shared = scores.shared[b];
+    const bool shared = scores.shared(b);
     Strip<A, Parts> ij, ji;
     for (int first = 0; first < grid.nodes_in(J); first += A::kStrip) {
       const int columns = std::min(A::kStrip, grid.nodes_in(J) - first);

@@ -182,12 +182,24 @@ def test_a_large_prior_of_a_node_that_does_not_count(score):
 
 
 @pytest.mark.parametrize("seed", [0, 21, 27])  # the last two: one node has nearly all the weight of an image
-@pytest.mark.parametrize("spread", [10.0, 500.0])
-def test_both_forms_of_the_exponentials(spread, seed):
-    """A node bias that ranges over 500 leaves no room for shared exponentials; one over 10 does."""
+@pytest.mark.parametrize("spread", [10.0, 80.0, 500.0])
+def test_all_forms_of_the_exponentials(spread, seed):
+    """A range of 10 leaves room for shared exponentials, one of 80 for bounds of the largest."""
     torch.manual_seed(seed)
     inputs = testing.make_inputs(3, 250, 64, 5, 1, "mixed", node_bias=True)
     inputs = inputs._replace(node_bias=spread * torch.rand_like(inputs.node_bias))
+    errors = testing.measure_errors(inputs, torch.float32, "native")
+    assert all(error.within for error in errors), "\n".join(map(str, errors))
+
+
+@pytest.mark.parametrize("size", [1e-15, 1e-9, 1e9, 1e12])
+@pytest.mark.parametrize("spread", [10.0, 80.0, 500.0])
+def test_states_of_any_size(spread, size):
+    """No product of exponentials, row sums and states leaves the range of float32 on its way."""
+    torch.manual_seed(0)
+    inputs = testing.make_inputs(2, 250, 64, 5, 1, "mixed", node_bias=True)
+    bias = spread * torch.rand_like(inputs.node_bias)
+    inputs = inputs._replace(node_bias=bias, seed=size * inputs.seed, state=size * inputs.state)
     errors = testing.measure_errors(inputs, torch.float32, "native")
     assert all(error.within for error in errors), "\n".join(map(str, errors))
 
