@@ -1,8 +1,9 @@
-"""Time: repetitions of all calls taken in turns."""
+"""Time: repetitions of all calls, spread over the same stretch of time."""
 
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -10,6 +11,8 @@ import torch
 REPETITIONS = 3, 30
 LONG = 3.0
 """Seconds of a call that is repeated less often."""
+EVICTED = {"cpu": 2**26, "cuda": 2**28}
+"""Bytes of other data that are written before each call: its own are in no cache."""
 
 
 class Timing(NamedTuple):
@@ -27,33 +30,39 @@ def interleaved(
     device: torch.device,
     failures: dict[str, Exception] | None = None,
 ) -> dict[str, Timing]:
-    """Times of all calls, taken in turns so that a drifting machine hurts all alike.
+    """Times of all calls, spread evenly over the same time, so that a drifting machine hurts all alike.
 
     A call that raises goes to `failures` and has no time, or raises where there is none to note it in.
 
-    Each is repeated 3 times at least, or until 3 `LONG` are spent on it; those that have spent their share of
-    `seconds` stop then, the rest go on to 30 repetitions at most.
+    How often each is repeated follows from its first time: as often as fits its share of `seconds`, 3 times
+    at least (once where it is longer than `LONG`) and 30 at most. Next is the one that lags furthest behind.
     """
     times: dict[str, list[float]] = {name: [] for name in calls}
     share = seconds / max(1, len(calls))
-    least, most = REPETITIONS
-    active = set(calls)
-    while active:
-        for name, call in calls.items():
-            if name not in active:
-                continue
-            try:
-                times[name].append(once(call, device))
-            except Exception as error:
-                if failures is None:
-                    raise
-                failures[name] = error
-                active.discard(name)
-                continue
-            count, spent = len(times[name]), 1e-3 * sum(times[name])
-            if count >= most or (count >= least and spent > share) or spent > max(share, least * LONG):
-                active.discard(name)
+    planned = dict.fromkeys(calls, 1)
+    while planned:
+        name = min(planned, key=lambda name: len(times[name]) / planned[name])
+        try:
+            times[name].append(once(calls[name], device))
+        except Exception as error:
+            if failures is None:
+                raise
+            failures[name] = error
+            del planned[name]
+            continue
+        if len(times[name]) == 1:
+            planned[name] = repetitions(1e-3 * times[name][0], share)
+        if len(times[name]) == planned[name]:
+            del planned[name]
     return {name: summary(values) for name, values in times.items() if name not in (failures or ())}
+
+
+def repetitions(seconds: float, share: float) -> int:
+    """Of a call that takes so long and has a share of the time."""
+    least, most = REPETITIONS
+    if seconds > LONG:
+        return 1
+    return min(most, max(least, int(share / max(seconds, 1e-9))))
 
 
 def graphed(call: Callable[[], object], device: torch.device) -> Callable[[], object]:
@@ -76,18 +85,24 @@ def graphed(call: Callable[[], object], device: torch.device) -> Callable[[], ob
 
 
 def once(call: Callable[[], object], device: torch.device) -> float:
-    """Milliseconds of one call."""
+    """Milliseconds of one call, whose data are in no cache."""
+    other_data(device).zero_()
     if device.type != "cuda":
         start = time.perf_counter()
         call()
         return 1e3 * (time.perf_counter() - start)
-    torch.empty(2**28, dtype=torch.int8, device=device).zero_()  # flush the L2 cache
     start_event, end_event = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     start_event.record()
     call()
     end_event.record()
     end_event.synchronize()
     return start_event.elapsed_time(end_event)
+
+
+@cache
+def other_data(device: torch.device) -> torch.Tensor:
+    """What is written between calls; kept, because fresh pages of a CPU would cost more than the writing."""
+    return torch.empty(EVICTED[device.type], dtype=torch.int8, device=device)
 
 
 def summary(values: Sequence[float]) -> Timing:

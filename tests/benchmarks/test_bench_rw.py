@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import bench_rw
+import measure
 import memory
 import pytest
 import test_walks
@@ -184,7 +185,10 @@ def test_a_stopped_run_leaves_valid_rows(tmp_path, stop):
     command += ["--cases", "tiny", "native-walk", "--seconds", "600", "--dtypes", "float32"]
     command += ["--precisions", "highest", "--modes", "forward"]
     command[command.index("0.01")] = "0.1"
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    # Shells let what they run in the background ignore an interrupt, and children inherit that.
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen(command, cwd=ROOT, preexec_fn=heed, **quiet)
     try:
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline and not (out.exists() and load([out])):
@@ -226,11 +230,22 @@ def test_the_instruction_set_is_forced_for_the_call_alone(monkeypatch):
     assert "DIFNET_CPU_ISA" not in os.environ
 
 
-def test_calls_take_turns():
-    order = []
-    calls = {"a": lambda: order.append("a"), "b": lambda: order.append("b")}
-    times = interleaved(calls, 0.0, CPU)
-    assert order == ["a", "b"] * times["a"].repetitions
+def test_calls_are_spread_over_the_same_time(monkeypatch):
+    order, lasts = [], {"quick": 10.0, "slow": 100.0, "long": 3500.0}  # ms
+    monkeypatch.setattr(measure, "once", lambda call, device: call())
+    calls = {name: lambda name=name: order.append(name) or lasts[name] for name in lasts}
+    times = interleaved(calls, 3 * 1.0, CPU)
+    assert {name: found.repetitions for name, found in times.items()} == {"quick": 30, "slow": 10, "long": 1}
+    assert order[:3] == ["quick", "slow", "long"]
+    between = "".join(name[0] for name in order[3:]).split("s")
+    assert all(2 <= len(quick) <= 4 for quick in between[1:-1]), between
+
+
+def test_caches_hold_other_data_before_each_call():
+    measure.other_data(CPU).fill_(1)
+    seen = []
+    interleaved({"call": lambda: seen.append(int(measure.other_data(CPU).sum()))}, 0.0, CPU)
+    assert seen == [0, 0, 0]
 
 
 def test_a_call_that_fails_later_ends_alone():
