@@ -22,7 +22,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 
 import torch
-from measure import LONG, Timing, interleaved, once, summary
+from contest import reason
+from measure import interleaved
 from memory import Peak, peak_here
 from model_report import plot_networks, print_arrangements, print_networks
 from networks import (
@@ -99,8 +100,7 @@ def arrange(network: str, mode: str, options: argparse.Namespace, device: torch.
             calls[name] = call
             found[name] = {"status": "ok", "error": error, "within": error <= factor * own_error}
         except Exception as error:
-            reason = f"cannot run: {str(error).strip().splitlines()[0][:90]}"
-            found[name] = {"status": reason, "error": None, "within": False}
+            found[name] = {"status": reason(error), "error": None, "within": False}
     times = interleaved(calls, options.seconds * len(calls), device)
     for name, values in found.items():
         values |= times[name]._asdict() if name in times else {}
@@ -141,11 +141,10 @@ def take_apart(
 
     ends = dict.fromkeys((*usable[:1], *usable[-1:]))  # the preferred backend, and the one that stores P
     totals = {f"{TOTAL}, {name}": walked_by(name) for name in ends} or {TOTAL: walked_by(None)}
-    peaks = {name: peak_here(call, str(device)) for name, call in totals.items()} if options.memory else {}
     times = interleaved(totals, options.seconds * len(totals), device)
+    peaks = {name: peak_here(call, str(device)) for name, call in totals.items()} if options.memory else {}
     if isinstance(model, DifNet):
-        pieces = parts(setup, mode, model, image, usable)
-        times = timed(pieces, options.seconds, device) | times
+        times = interleaved(parts(setup, mode, model, image, usable), options.seconds, device) | times
     counted, walks = flops(setup, mode)
     common = {
         "table": "networks",
@@ -161,14 +160,6 @@ def take_apart(
         part, _, by = name.partition(", ")
         values: dict[str, Any] = {"part": part, "backend": by or None, **peaks.get(name, Peak())._asdict()}
         rows.add(**common, **values, **timing._asdict())
-
-
-def timed(calls: dict[str, Callable[[], object]], seconds: float, device: torch.device) -> dict[str, Timing]:
-    """A first call of each, which counts as the only one where it is longer than `LONG`."""
-    first = {name: once(call, device) for name, call in calls.items()}
-    long = {name: summary([ms]) for name, ms in first.items() if ms > 1e3 * LONG}
-    rest = interleaved({n: call for n, call in calls.items() if n not in long}, seconds, device)
-    return {name: long[name] if name in long else rest[name] for name in calls}
 
 
 if __name__ == "__main__":

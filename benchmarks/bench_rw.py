@@ -31,6 +31,8 @@ from report import groups, print_group
 from rows import Rows
 from running import Part, carry_out, parse_run
 
+from difnet_kernels.testing import SHARPNESS
+
 PRECISIONS = ("highest", "high", "medium")
 
 
@@ -52,7 +54,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         help="of float32 products; by default highest, and those with other results on this machine "
         "(on a CPU only for the forward of named cases)",
     )
-    parser.add_argument("--sharpness", default="mixed", choices=("flat", "mixed", "peaked", "pooled"))
+    parser.add_argument("--sharpness", choices=SHARPNESS, default=None, help="by default the case's own")
     parser.add_argument("--isas", nargs="+", default=["best"], help="of native: best, all, or names")
     parser.add_argument("--seconds", type=float, default=4.0, help="time for each table")
     parser.add_argument("--patience", type=float, default=10.0, help="longest call worth timing, in s")
@@ -77,7 +79,7 @@ def plan(options: argparse.Namespace, device: torch.device) -> list[Contest]:
         return options.precisions or (differing if all_of_them else differing[:1])
 
     return [
-        Contest(case, mode, dtype, precision, options.sharpness)
+        Contest(case, mode, dtype, precision, options.sharpness or case.sharpness)
         for name in options.cases
         for case in cases(name, device)
         for mode in options.modes or case.modes

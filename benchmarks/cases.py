@@ -20,6 +20,8 @@ class Case(NamedTuple):
     classes: int
     modes: tuple[str, ...] = MODES
     """What is measured unless asked otherwise."""
+    sharpness: str = "mixed"
+    """Of the features, unless asked otherwise: `pooled` is what the network's similarity branch gives."""
 
     @property
     def pairs(self) -> int:
@@ -41,8 +43,8 @@ class Case(NamedTuple):
 
 
 CASES = {
-    "paper-inference": [Case("paper-inference", 1, 64 * 64, 5, 21, (FORWARD,))],
-    "paper-training": [Case("paper-training", 16, 41 * 41, 5, 21, (TRAINING,))],
+    "paper-inference": [Case("paper-inference", 1, 64 * 64, 5, 21, (FORWARD,), "pooled")],
+    "paper-training": [Case("paper-training", 16, 41 * 41, 5, 21, (TRAINING,), "pooled")],
     "context": [Case("context", 1, 64 * 64, 5, 60)],
     "camvid": [Case("camvid", 1, 45 * 60, 5, 11)],
     "native-walk": [

@@ -3,6 +3,7 @@
 import argparse
 import time
 from collections.abc import Callable, Sequence
+from textwrap import shorten
 from typing import Any, NamedTuple
 
 import torch
@@ -205,4 +206,4 @@ def reason(error: Exception) -> str:
     text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in text:
         return "out of memory"
-    return f"cannot run: {text[:90]}"
+    return f"cannot run: {shorten(text, 100, placeholder=' ...')}"

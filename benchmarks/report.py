@@ -53,7 +53,7 @@ def kind(row: Row) -> str:
 def title(row: Row) -> str:
     """What a group is about."""
     sizes = f"B = {row['batch']}, N = {row['nodes']:,}, T = {row['walks']}, k = {row['classes']}"
-    return f"{row['case']}, {row['mode']}, {kind(row)}: {sizes}"
+    return f"{row['case']}, {row['mode']}, {kind(row)}: {sizes}, {row['sharpness']} features"
 
 
 def counted(row: Row) -> str:
@@ -82,12 +82,13 @@ def memory(row: Row) -> str:
 
 
 def errors(row: Row) -> list[str]:
-    """Of the output, and of the worst gradient with its name (empty forward); one over its budget is bold."""
+    """Of the output, and of the worst gradient with its name (empty forward), of budgets; bold if over."""
 
     def text(error: float | None, allowed: float | None, name: str = "") -> str:
         if error is None or allowed is None:
             return "unknown"
-        return f"{error:.1e}{name}" if error <= allowed else f"**{error:.1e}{name} > {allowed:.1e}**"
+        found = f"{error:.1e} of {allowed:.1e}{name}"
+        return found if error <= allowed else f"**{found}**"
 
     output = text(row["error"], row.get("allowed"))
     if row["mode"] == FORWARD:

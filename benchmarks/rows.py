@@ -19,7 +19,7 @@ RESULTS = Path(__file__).parent / "results"
 """Rows that the documents show."""
 DIRTY = "+changes"
 MEASURING = (".", ":!benchmarks/results", ":!docs", ":!*.md")
-"""What a commit must hold as it was measured: not the rows themselves and what is written from them."""
+"""What a commit must hold as it was measured, new files too: not the rows and what is written from them."""
 RUNS = RESULTS / "runs"
 """Rows of runs at home; git ignores them."""
 
@@ -58,7 +58,7 @@ def _commit() -> str:
     """The commit measured, marked when the tree differs from it in more than results."""
     git = ("git", "-C", str(ROOT))
     commit = _output(*git, "describe", "--always", "--exclude=*") or "unknown"
-    changed = _output(*git, "status", "--porcelain", "--untracked-files=no", "--", *MEASURING)
+    changed = _output(*git, "status", "--porcelain", "--untracked-files=all", "--", *MEASURING)
     return commit + DIRTY if changed else commit
 
 

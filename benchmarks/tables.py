@@ -41,7 +41,7 @@ from rows import DIRTY, RESULTS, ROOT, load
 
 DOCUMENTS = ("README.md", "docs/benchmarks.md")
 README_HEADINGS = [
-    "", "backend", "ms", "best rival", "ms", "ratio", "eager ms", "peak MiB", "of eager",
+    "", "backend", "ms", "peak MiB", "best rival", "ms", "peak MiB", "ratio", "eager ms", "peak MiB",
     "% of floor", "output error", "gradient error",
 ]  # fmt: skip
 SUMMARY_CASES = ("paper-inference", "paper-training", "full-resolution")
@@ -78,8 +78,9 @@ def where(row: Row) -> str:
 def origin(path: Path, rows: list[Row]) -> list[str]:
     """Heading of a file's rows: where and how they were measured, and what is missing."""
     first = rows[0]
+    measured = dict.fromkeys(row.get("case") or row["network"] for row in rows)
     lines = [
-        f"### {first['hardware']}",
+        f"### {', '.join(measured)}: {first['hardware']}",
         f"{where(first)}. Rows: `{path.relative_to(ROOT)}`, by `{first['command']}`.",
         lacking(rows),
     ]
@@ -109,11 +110,12 @@ def summary_table(files: Files) -> str:
                     f"{default['case']}, {default['mode']}, {kind(default)}",
                     default["provider"].removeprefix("difnet "),
                     digits(default["median"]),
+                    memory(default),
                     rival["provider"] if rival else "none",
                     digits(rival["median"]) if rival else "",
+                    memory(rival) if rival else "",
                     speedup(default, group),
                     digits(eager["median"]) if eager else "",
-                    memory(default),
                     memory(eager) if eager else "",
                     f"{100 * default['floor'] / default['median']:.0f}",
                     *errors(default),
@@ -192,7 +194,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not options.check:
         for benchmark, draw in (("rw", plot), ("model", plot_networks)):
             for path, rows in of(files, benchmark).items():
-                draw(rows, path.with_suffix(""))
+                drawn = draw(rows, path.with_suffix(""))
+                for old in set(path.with_suffix("").glob("*.png")) - set(drawn) if drawn else ():
+                    old.unlink()
     different = []
     for name in DOCUMENTS:
         path = ROOT / name
