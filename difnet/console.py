@@ -35,7 +35,7 @@ class Reporter:
 
 
 class Interrupted(Exception):
-    """The run was asked to stop and has saved its state."""
+    """The run was asked to stop; the message says which checkpoint there is."""
 
 
 class StopSignal:
@@ -60,7 +60,11 @@ class StopSignal:
         if self.received:
             raise KeyboardInterrupt
         self.received = True
-        print("\nstopping after this step; once more to stop at once", file=sys.stderr, flush=True)
+        print(
+            "\nstopping with a checkpoint after this step; once more to stop at once",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def run_command(command: Callable[[], None], name: str) -> int:
