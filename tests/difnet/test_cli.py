@@ -10,9 +10,8 @@ import torch
 from conftest import make_folder, tiny
 from PIL import Image
 
-from difnet import evaluate, predict, train
+from difnet import evaluate, explain, predict, train
 from difnet.console import run_command
-from difnet.explain import draw
 from difnet_kernels import transition_rows
 
 
@@ -82,7 +81,7 @@ def test_errors_of_a_module_run_as_a_command(
     "bug",
     [
         lambda: int("three"),
-        lambda: draw(torch.zeros(3, 2, 2), {"heat": torch.zeros(3, 3)}, np.zeros((1, 3)), (0, 0)),
+        lambda: explain.draw(torch.zeros(3, 2, 2), {"heat": torch.zeros(3, 3)}, np.zeros((1, 3)), (0, 0)),
         lambda: transition_rows(torch.zeros(2, 2), torch.tensor([0])),
     ],
     ids=["Python", "NumPy in a line of difnet", "operator"],
@@ -91,6 +90,24 @@ def test_a_bug_keeps_its_traceback(bug, capsys):
     with pytest.raises(ValueError, match=r"invalid literal|could not be broadcast|expected 3 axes"):
         run_command(bug, "difnet.test")
     assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "hints"),
+    [
+        (train, ["8 for scenes, 16 for photographs", "0.001 for scenes, 0.0025", "start a new run"]),
+        (evaluate, ["the best one present", "not written"]),
+        (predict, ["the best one present"]),
+        (explain, ["cpu"]),
+    ],
+)
+def test_help_says_what_a_default_stands_for(command, hints, capsys):
+    with pytest.raises(SystemExit):
+        command.main(["--help"])
+    words = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "default: None" not in words
+    for hint in hints:
+        assert f"(default: {hint}" in words
 
 
 def test_predict_any_size_and_equal_names(trained, tmp_path, capsys):
