@@ -98,10 +98,7 @@ class RunFolder:
             RunError: there is no run, or the folder cannot be written to.
         """
         run = RunFolder(path)
-        if not run.config_file.is_file():
-            raise RunError(
-                f"{path} holds no run (config.json is missing); --resume takes the folder of a run"
-            )
+        run.check()
         try:
             for pattern in (".*.tmp", ".*.partial"):
                 for leftover in path.glob(pattern):
@@ -109,6 +106,25 @@ class RunFolder:
         except OSError as error:
             raise RunError(f"run folder {path} cannot be written ({error}); make it writable") from error
         return run
+
+    def check(self) -> None:
+        """See that there is a run to continue.
+
+        Raises:
+            RunError: there is none.
+        """
+        if not self.config_file.is_file():
+            lack = "holds no run (config.json is missing)" if self.path.is_dir() else "is not a folder"
+            raise RunError(
+                f"{self.path} {lack}; --resume takes the folder of a run, "
+                "training without --resume starts a new one"
+            )
+
+    def kept(self) -> str:
+        """For messages of a run that ends early: what is left, and how to go on from it."""
+        if self.state_file.is_file():
+            return f"the last checkpoint is whole, continue with --resume {self.path}"
+        return f"there is no checkpoint yet, --resume {self.path} starts over"
 
     def add_environment(self, environment: dict[str, Any]) -> list[dict[str, Any]]:
         """Append the environment of this start; return those of all starts so far."""

@@ -5,7 +5,9 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+import tyro
 
 DatasetName = Literal["scenes", "camvid", "folder"]
 
@@ -52,21 +54,32 @@ see a few hundred steps, where AdamW learns several times faster than the paper'
 RECIPES: dict[str, Recipe] = {"scenes": SCENES, "camvid": PAPER, "folder": PAPER}
 
 
+def _default(text: str) -> Any:
+    """What --help shows for an option whose default, None, stands for `text`."""
+    return tyro.conf.arg(help_behavior_hint=f"(default: {text})")
+
+
+def _by_recipe(name: str) -> Any:
+    """The same for an option that follows the data set."""
+    scenes, paper = (getattr(recipe, name) for recipe in (SCENES, PAPER))
+    return _default(f"{scenes} for scenes, {paper} for photographs")
+
+
 @dataclass(frozen=True)
 class TrainConfig:
     """Train a segmentation network; without any option, a small DifNet on drawn scenes, in minutes.
 
-    Options shown with the default None follow the data set: on photographs the paper's recipe (SGD 2.5e-3,
-    weight decay 5e-4, batch 16, crop 321), on the drawn scenes one made for a few minutes on a CPU.
+    Options that `Recipe` holds as well and that are None follow the data set: on photographs the paper's
+    recipe, on the drawn scenes one made for a few minutes on a CPU.
     """
 
     dataset: DatasetName = "scenes"
     """scenes (drawn in memory), camvid, or folder (images/{train,val}, labels/{train,val}, classes.txt)."""
-    data_root: Path | None = None
+    data_root: Annotated[Path | None, _default("none")] = None
     """Folder of the data, for camvid and folder."""
-    out: Path | None = None
-    """Run folder to create; runs/DATASET-MODEL-TIME by default."""
-    resume: Path | None = None
+    out: Annotated[Path | None, _default("runs/DATASET-MODEL-TIME")] = None
+    """Run folder to create."""
+    resume: Annotated[Path | None, _default("start a new run")] = None
     """Run folder to continue, with its own settings; only --data-root, --workers may be given beside it."""
 
     model: str = "difnet18"
@@ -78,32 +91,32 @@ class TrainConfig:
     pretrained: bool = False
     """Start the backbones from timm's ImageNet weights (downloads them)."""
 
-    crop: int | None = None
+    crop: Annotated[int | None, _by_recipe("crop")] = None
     """Side of the square training crop, in pixels."""
-    scale: tuple[float, float] | None = None
+    scale: Annotated[tuple[float, float] | None, _by_recipe("scale")] = None
     """Range of the random scale factor."""
     flip: bool = True
     """Random horizontal flip."""
 
-    optimizer: Literal["sgd", "adamw"] | None = None
+    optimizer: Annotated[Literal["sgd", "adamw"] | None, _by_recipe("optimizer")] = None
     """Optimizer."""
-    lr: float | None = None
+    lr: Annotated[float | None, _by_recipe("lr")] = None
     """Learning rate at the first step; falls to 0 as (1 - step / steps)^poly-power."""
     momentum: float = 0.9
     """Momentum of SGD."""
-    weight_decay: float | None = None
+    weight_decay: Annotated[float | None, _by_recipe("weight_decay")] = None
     """Weight decay, of all parameters."""
     head_lr_multiplier: float = 1.0
     """Learning rate of everything but the backbones, as a multiple of --lr."""
     poly_power: float = 0.9
     """Exponent of the learning-rate schedule."""
-    batch_size: int | None = None
+    batch_size: Annotated[int | None, _by_recipe("batch_size")] = None
     """Images of one optimizer step, over all processes and micro-batches."""
     accumulation: int = 1
     """Micro-batches per optimizer step; batch statistics are taken over each micro-batch."""
-    epochs: int | None = None
+    epochs: Annotated[int | None, _by_recipe("epochs")] = None
     """Passes over the training images."""
-    max_steps: int | None = None
+    max_steps: Annotated[int | None, _default("as --epochs says")] = None
     """Number of optimizer steps, instead of --epochs."""
     class_weights: str = "none"
     """none, median-frequency, a file with one number a line, or numbers separated by commas."""
@@ -121,10 +134,10 @@ class TrainConfig:
 
     eval_every: int = 1
     """Epochs between evaluations; the last step is always evaluated."""
-    eval_batch_size: int | None = None
+    eval_batch_size: Annotated[int | None, _by_recipe("eval_batch_size")] = None
     """Images per evaluation batch; 1 where image sizes differ."""
     checkpoint_every: int = 200
-    """Steps between checkpoints; one is also written after each evaluation."""
+    """Steps between checkpoints; one is also written after each evaluation and on Ctrl-C."""
     log_every: int = 10
     """Steps between lines of training loss."""
     overlays: int = 6
@@ -187,7 +200,7 @@ class EvaluateConfig:
     """Run folder (its best weights) or weights file."""
     dataset: DatasetName = "scenes"
     """Data set, as in training."""
-    data_root: Path | None = None
+    data_root: Annotated[Path | None, _default("none")] = None
     """Folder of the data, for camvid and folder."""
     split: Literal["val", "train"] = "val"
     """Split to evaluate."""
@@ -199,9 +212,9 @@ class EvaluateConfig:
     """Images per batch; 1 where image sizes differ."""
     workers: int = 2
     """Data-loading processes."""
-    device: str | None = None
-    """Device, such as cuda or cpu; the best one present by default."""
-    out: Path | None = None
+    device: Annotated[str | None, _default("the best one present")] = None
+    """Device, such as cuda or cpu."""
+    out: Annotated[Path | None, _default("not written")] = None
     """File for the metrics as JSON."""
 
 
@@ -217,8 +230,8 @@ class PredictConfig:
     """Average class probabilities over scales 0.5, 0.75, 1, 1.25 and 1.5."""
     flip: bool = False
     """Average class probabilities with those of the mirrored image."""
-    device: str | None = None
-    """Device, such as cuda or cpu; the best one present by default."""
+    device: Annotated[str | None, _default("the best one present")] = None
+    """Device, such as cuda or cpu."""
 
 
 def class_weights(

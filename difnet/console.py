@@ -1,6 +1,7 @@
 """Talking to people: progress bars on a terminal, plain lines elsewhere, one-line errors."""
 
 import contextlib
+import dis
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -34,7 +35,7 @@ class Reporter:
 
 
 class Interrupted(Exception):
-    """The run was asked to stop and has saved its state."""
+    """The run was asked to stop; the message says which checkpoint there is."""
 
 
 class StopSignal:
@@ -59,11 +60,17 @@ class StopSignal:
         if self.received:
             raise KeyboardInterrupt
         self.received = True
-        print("\nstopping after this step; once more to stop at once", file=sys.stderr, flush=True)
+        print(
+            "\nstopping with a checkpoint after this step; once more to stop at once",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def run_command(command: Callable[[], None], name: str) -> int:
     """Call `command`; a problem that the user can solve becomes one message on stderr.
+
+    Such are errors of the system and every ValueError that this package raises; others pass.
 
     Returns:
         Exit status: 0, 1 after an error, 130 after an interruption.
@@ -85,8 +92,19 @@ def run_command(command: Callable[[], None], name: str) -> int:
 
 
 def _is_ours(error: BaseException) -> bool:
-    """Whether this package raised `error` itself; one from deeper down is a bug and keeps its traceback."""
+    """Whether a `raise` of this package made `error`.
+
+    What Python, NumPy or PyTorch raise on their own account is a bug and keeps its traceback.
+    """
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
-    return trace is not None and str(trace.tb_frame.f_globals.get("__name__", "")).startswith("difnet")
+    if trace is None:
+        return False
+    # The module that `python -m` runs is called __main__; its specification keeps the real name.
+    module = trace.tb_frame.f_globals.get("__spec__")
+    if module is None or module.name.partition(".")[0] != "difnet":
+        return False
+    # Functions in C have no frame: their errors seem to come from the line that called them.
+    instruction = trace.tb_frame.f_code.co_code[trace.tb_lasti]
+    return dis.opname[instruction] == "RAISE_VARARGS"

@@ -25,6 +25,7 @@ with train_extra():
     from PIL import Image, ImageDraw
 
     from difnet.console import run_command
+    from difnet.evaluate import default_device
     from difnet.model import DifNet
     from difnet.pictures import overlay, side_by_side, to_array
     from difnet.weights import load_model
@@ -45,6 +46,7 @@ class ExplainConfig:
     out: Path
     """Folder for the pictures, created if need be."""
     device: str = "cpu"
+    """Device, such as cuda or cpu."""
 
 
 def node_of(point: tuple[int, int], image_size: tuple[int, int], map_size: tuple[int, int]) -> int:
@@ -57,7 +59,10 @@ def node_of(point: tuple[int, int], image_size: tuple[int, int], map_size: tuple
     """
     (x, y), (height, width), (rows, columns) = point, image_size, map_size
     if not (0 <= x < width and 0 <= y < height):
-        raise ValueError(f"--point {x},{y}: outside the image of width {width} and height {height}")
+        raise ValueError(
+            f"--point {x},{y}: outside the image of width {width} and height {height}; "
+            f"give x in 0 .. {width - 1} and y in 0 .. {height - 1}"
+        )
     return (y * rows // height) * columns + x * columns // width
 
 
@@ -126,12 +131,18 @@ def mark(picture: Image.Image, point: tuple[int, int], radius: int = 4) -> None:
 
 
 def run(config: ExplainConfig) -> None:
-    """Explain one pixel of one picture as `config` says."""
-    point = _parse(config.point)
-    model, metadata = load_model(config.checkpoint, config.device)
+    """Explain one pixel of one picture as `config` says.
+
+    Raises:
+        ValueError: the point, the device or the checkpoint cannot be used; the message says what to change.
+        OSError: the picture or the checkpoint cannot be read, or the results cannot be written.
+    """
+    point, device = _parse(config.point), default_device(config.device)
+    model, metadata = load_model(config.checkpoint, device)
     if not isinstance(model, DifNet) or not model.walks:
         raise ValueError(
-            f"--checkpoint {config.checkpoint}: {model.config['name']!r} has no walks to explain"
+            f"--checkpoint {config.checkpoint}: {model.config['name']!r} has no walks to explain; "
+            "choose a difnet with walks"
         )
     if "palette" not in metadata:
         raise ValueError(f"--checkpoint {config.checkpoint}: no palette in its metadata; save it with one")
@@ -139,7 +150,7 @@ def run(config: ExplainConfig) -> None:
         pixels = np.asarray(file.convert("RGB"))
     image = torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 255
 
-    maps, lines = explain(model, image.to(config.device), point)
+    maps, lines = explain(model, image.to(device), point)
     palette = np.asarray(metadata["palette"], np.uint8)
     config.out.mkdir(parents=True, exist_ok=True)
     for name, picture in draw(image, maps, palette, point).items():

@@ -20,6 +20,7 @@ from difnet.extras import train_extra
 with train_extra():
     import tyro
 
+    from difnet.checkpoint import RunFolder
     from difnet.config import TrainConfig
     from difnet.console import run_command
     from difnet.trainer import Trainer
@@ -34,7 +35,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
 
     Raises:
         DataError, RunError, ValueError: something must be corrected first; the message says what.
-        Interrupted: SIGINT or SIGTERM came; the state is saved.
+        Interrupted: SIGINT or SIGTERM came; the message says which checkpoint there is.
     """
     if config.resume is not None:
         config = continued(config)
@@ -48,6 +49,7 @@ def continued(request: TrainConfig) -> TrainConfig:
     """The configuration of the run to resume, with the few options that may change.
 
     Raises:
+        RunError: there is no run in the folder.
         ValueError: `request` sets something that a continued run cannot change.
     """
     assert request.resume is not None
@@ -57,7 +59,9 @@ def continued(request: TrainConfig) -> TrainConfig:
             f"--resume continues {request.resume} with its own settings; "
             "leave out every other option except --data-root and --workers"
         )
-    saved = TrainConfig.from_json(request.resume / "config.json")
+    run = RunFolder(request.resume)
+    run.check()
+    saved = TrainConfig.from_json(run.config_file)
     data_root = request.data_root or saved.data_root
     return replace(
         saved, out=request.resume, resume=request.resume, data_root=data_root, workers=request.workers

@@ -3,6 +3,8 @@
 import errno
 import math
 import os
+import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,7 @@ class Trainer:
 
     Raises:
         DataError, RunError, ValueError: something must be corrected first; the message says what.
+        Interrupted: SIGINT came before the first step.
     """
 
     def __init__(self, config: TrainConfig):
@@ -66,15 +69,25 @@ class Trainer:
         self.step = 0
         self.best = -math.inf
         self.record: dict[str, Any] = {}
-        self._start(config.out)
+        try:
+            self._start(config.out)
+        except KeyboardInterrupt:
+            raise self._interrupted() from None
 
     def run(self) -> dict[str, Any]:
-        """Train to the last step; return the record of the last evaluation."""
+        """Train to the last step; return the record of the last evaluation.
+
+        Raises:
+            Interrupted: the first SIGINT or SIGTERM ends the run after a step, with a checkpoint; a second
+                one at once.
+            RunError: the loss diverged, or the folder cannot be written to.
+        """
         config, sampler = self.config, self.sampler
         view = SeededView(self.train_set, config.seed)
         batches = make_loader(
             view, config.workers, batch_sampler=sampler, pin_memory=_pinned(self.accelerator)
         )
+        self.began, self.first = time.monotonic(), self.step
         try:
             with StopSignal() as stop, self.report.bar("training", self.steps) as progress:
                 while self.step < self.steps:
@@ -97,6 +110,8 @@ class Trainer:
             self._finish()
         except OSError as error:
             raise self._storage_error(error) from error
+        except KeyboardInterrupt:
+            raise self._interrupted() from None
         return self.record
 
     def _start(self, folder: Path) -> None:
@@ -137,7 +152,8 @@ class Trainer:
         self.report.line(
             f"{config.model} on {config.dataset}: {len(self.train_set)} training and {len(self.val_set)} "
             f"validation images, {len(self.train_set.classes)} classes, steps {self.step} to {self.steps}, "
-            f"batch {self.recipe.batch_size}, device {self.accelerator.device}"
+            f"batch {self.recipe.batch_size}, device {self.accelerator.device}; a checkpoint every "
+            f"{config.checkpoint_every} steps, after evaluations and on Ctrl-C"
         )
 
     def _check_data(self) -> Tensor | None:
@@ -188,21 +204,28 @@ class Trainer:
             self._save()
         if stop and not last:
             raise Interrupted(
-                f"stopped after step {self.step} of {self.steps}, nothing is lost; "
+                f"stopped after step {self.step} of {self.steps} with a checkpoint, nothing is lost; "
                 f"continue with --resume {self.run_folder.path}"
             )
 
     def _log_loss(self, loss: float) -> None:
         if not math.isfinite(loss):
+            written = self.run_folder.state_file.is_file()
+            kept = f"The last checkpoint in {self.run_folder.path} is untouched"
             raise RunError(
                 f"the loss is {loss} at step {self.step}; start again with a lower --lr "
-                f"(it was {self.recipe.lr}). The last checkpoint in {self.run_folder.path} is untouched"
+                f"(it was {self.recipe.lr}). {kept if written else 'No checkpoint was written yet'}"
             )
         rate = self.plain_optimizer.param_groups[-1]["lr"]
         if self.accelerator.is_main_process:
             self.run_folder.log({"kind": "train", "step": self.step, "loss": loss, "lr": rate})
         self.accelerator.log({"train/loss": loss, "train/lr": rate}, step=self.step)
-        self.report.line(f"step {self.step}/{self.steps}  loss {loss:.4f}  lr {rate:.2e}")
+        # Evaluations and checkpoints count, since those to come take their time as well.
+        pace = (time.monotonic() - self.began) / (self.step - self.first)
+        left = timedelta(seconds=round(pace * (self.steps - self.step)))
+        self.report.line(
+            f"step {self.step}/{self.steps}  loss {loss:.4f}  lr {rate:.2e}  {pace:.2f} s/step  {left} left"
+        )
 
     def _evaluate(self) -> None:
         """Evaluate, log, and save the weights, as best if they are."""
@@ -299,11 +322,15 @@ class Trainer:
     def _storage_error(self, error: OSError) -> RunError:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
         remedy = "free some space" if full else "make the folder writable again"
-        path = self.run_folder.path
-        start = f"{path} could not be written at step {self.step}: {error}"
-        if self.run_folder.state_file.is_file():
-            return RunError(f"{start}; the last checkpoint is whole: {remedy}, then --resume {path}")
-        return RunError(f"{start}; there is no checkpoint yet: {remedy}, then --resume {path} starts over")
+        return RunError(
+            f"{self.run_folder.path} could not be written at step {self.step}: {error}; "
+            f"{remedy}: {self.run_folder.kept()}"
+        )
+
+    def _interrupted(self) -> Interrupted:
+        return Interrupted(
+            f"stopped at once, {self.step} of {self.steps} steps done; {self.run_folder.kept()}"
+        )
 
 
 def _accelerator(config: TrainConfig) -> Accelerator:

@@ -1,6 +1,7 @@
 """What users call: checks, choice of a backend, dtypes. The mathematics is in `difnet_kernels.reference`."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,12 +33,13 @@ def cascaded_random_walk(
             not be called between a forward and its backward; scores and sums are float32 at least. Nothing
             scales the scores.
         seed: s, (B, N, k).
-        mu: (T,) on the inputs' device, in [0, 1]: the share of the walk against the seed. Not checked, since
-            reading it would synchronise with the device.
+        mu: (T,) on the inputs' device: the share of the walk against the seed. A share lies in [0, 1], but
+            any finite number is taken as it is: to check it would synchronise with the device.
         beta: (T,) like `mu`: the share of the update against the old state.
         state: y_0, (B, N, k); `seed` by default.
         node_bias: c_t, (B, N) for all walks or (T, B, N): added to column j of the scores, a log prior of
-            the nodes. -inf removes a node; -|f_j|^2 / 2 makes the affinity Gaussian in the features.
+            the nodes. -inf removes a node, and an image that loses all of them comes out as NaN;
+            -|f_j|^2 / 2 makes the affinity Gaussian in the features.
         return_states: also return y_1 .. y_T.
         backend: a name from `difnet_kernels.backends()`; None takes the best that can run, or the one named
             by the environment variable DIFNET_BACKEND.
@@ -61,7 +63,8 @@ def cascaded_random_walk(
     walks = len(features)
     for name, value in (("mu", mu), ("beta", beta)):
         _check_tensor(name, value, ("T",))
-        _check_like(name, value, (walks,), seed, f"(T,) for T = {walks} walks")
+        remedy = f"give {walks} numbers" if walks else "give one tensor a walk in features, which is empty"
+        _check_like(name, value, (walks,), seed, f"(T,) for T = {walks} walks", remedy)
     if state is not None:
         _check_tensor("state", state, ("B", "N", "k"))
         _check_like("state", state, seed.shape, seed, "the shape of seed (B, N, k)")
@@ -115,7 +118,8 @@ def random_walk(
     _check_tensor("feature", feature, ("B", "N", "d"))
     for name, value in (("mu", mu), ("beta", beta)):
         if not isinstance(value, Tensor) or value.numel() != 1:
-            raise ValueError(f"{name}: expected a tensor of one element, got {_describe(value)}")
+            remedy = "" if isinstance(value, Tensor) else f"; pass torch.tensor({name})"
+            raise ValueError(f"{name}: expected a tensor of one element, got {_describe(value)}{remedy}")
     if node_bias is not None:
         _check_tensor("node_bias", node_bias, ("B", "N"))
     result = cascaded_random_walk(
@@ -144,7 +148,8 @@ def transition_rows(
             backend centres them first.
 
     Returns:
-        (B, n, N), each row summing to 1; float64 for float64 features, else float32. Differentiable.
+        (B, n, N), each row summing to 1, or NaN where `node_bias` removes every node; float64 for float64
+        features, else float32. Differentiable.
 
     Raises:
         IndexError: a node outside 0 .. N - 1.
@@ -201,32 +206,57 @@ def _value_dtype(*tensors: Tensor) -> torch.dtype:
     return torch.float64 if any(x.dtype == torch.float64 for x in tensors) else torch.float32
 
 
-def _describe(value: object) -> str:
-    if not isinstance(value, Tensor):
-        return f"{type(value).__name__} {value!r}"[:80]
-    return f"a tensor of shape {tuple(value.shape)}, {value.dtype}, on {value.device}"
+def _describe(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {tuple(value.shape)}, {value.dtype}, on {value.device}"
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        return f"{type(value).__module__}.{type(value).__name__} of shape {tuple(value.shape)}, {value.dtype}"
+    name = type(value).__name__
+    return f"{name} {value!r}" if isinstance(value, (int, float)) else name
+
+
+def _conversion(name: str, value: object, shape: str) -> str:
+    """How to make a tensor of what is none, as the end of a message; nothing where no way is known."""
+    if isinstance(value, (int, float)):
+        return f"; pass torch.full({shape}, {float(value)})"
+    if isinstance(value, (list, tuple)) or hasattr(value, "__array__"):
+        return f"; pass torch.as_tensor({name})"
+    return ""
 
 
 def _check_tensor(name: str, value: object, axes: tuple[str, ...]) -> None:
     """A floating-point tensor with as many axes as named, none of which (but T) is empty."""
     expected = f"({', '.join(axes)}{',' if len(axes) == 1 else ''})"
     if not isinstance(value, Tensor):
-        raise TypeError(f"{name}: expected a floating-point tensor {expected}, got {_describe(value)}")
+        raise TypeError(
+            f"{name}: expected a floating-point tensor {expected}, got {_describe(value)}"
+            f"{_conversion(name, value, expected)}"
+        )
     if not value.dtype.is_floating_point or value.dtype.itemsize < 2:
+        remedy = f"{name}.real or {name}.abs()" if value.is_complex() else f"{name}.float()"
         raise TypeError(
             f"{name}: expected float64, float32, bfloat16 or float16, got {value.dtype}; "
-            f"convert it, e.g. {name}.float()"
+            f"convert it, e.g. {remedy}"
         )
     if value.ndim != len(axes):
-        raise ValueError(f"{name}: expected {len(axes)} axes {expected}, got {_describe(value)}")
+        is_map = value.ndim == 4 and axes[:2] == ("B", "N")
+        remedy = f"; if it is a map (B, {axes[-1]}, h, w), pass {name}.flatten(2).mT" if is_map else ""
+        raise ValueError(f"{name}: expected {len(axes)} axes {expected}, got {_describe(value)}{remedy}")
     for axis, size in zip(axes, value.shape, strict=True):
         if size == 0 and axis != "T":
             raise ValueError(f"{name}: axis {axis} of {expected} is empty, got {_describe(value)}")
 
 
-def _check_like(name: str, value: Tensor, shape: Sequence[int], other: Tensor, expected: str) -> None:
+def _check_like(
+    name: str, value: Tensor, shape: Sequence[int], other: Tensor, expected: str, remedy: str = ""
+) -> None:
     if tuple(value.shape) != tuple(shape):
-        raise ValueError(f"{name}: expected {expected} = {tuple(shape)}, got {_describe(value)}")
+        remedy = f"; {remedy}" if remedy else ""
+        raise ValueError(f"{name}: expected {expected} = {tuple(shape)}, got {_describe(value)}{remedy}")
+    _check_device(name, value, other)
+
+
+def _check_device(name: str, value: Tensor, other: Tensor) -> None:
     if value.device != other.device:
         raise ValueError(
             f"{name}: expected the device of the other inputs, {other.device}, got {value.device}; "
@@ -235,20 +265,29 @@ def _check_like(name: str, value: Tensor, shape: Sequence[int], other: Tensor, e
 
 
 def _check_features(features: object, seed: Tensor) -> list[Tensor]:
+    remedy = ""
     if isinstance(features, Tensor):
         if features.ndim != 4:
             raise ValueError(
                 "features: expected a sequence of T tensors (B, N, d_t) or one tensor (T, B, N, d), "
                 f"got {_describe(features)}; for one walk pass [feature]"
             )
+        remedy = "; if features is one map (B, d, h, w), pass [features.flatten(2).mT]"
         features = list(features.unbind(0))
     if not isinstance(features, (list, tuple)):
-        raise TypeError(f"features: expected a sequence of tensors or a tensor, got {_describe(features)}")
+        raise TypeError(
+            f"features: expected a sequence of tensors or a tensor, got {_describe(features)}; "
+            "for one walk pass [feature]"
+        )
     for t, feature in enumerate(features):
         name = f"features[{t}]"
         _check_tensor(name, feature, ("B", "N", "d"))
-        expected = (*seed.shape[:2], feature.shape[2])
-        _check_like(name, feature, expected, seed, "(B, N, d) with B and N of seed")
+        if tuple(feature.shape[:2]) != tuple(seed.shape[:2]):
+            raise ValueError(
+                f"{name} and seed: expected the same B and N, got {name} (B, N, d) = {tuple(feature.shape)} "
+                f"and seed (B, N, k) = {tuple(seed.shape)}{remedy}"
+            )
+        _check_device(name, feature, seed)
     return list(features)
 
 

@@ -1,13 +1,18 @@
 """Train, evaluate and predict as a user calls them."""
 
 import json
+import runpy
+import sys
 
 import numpy as np
 import pytest
+import torch
 from conftest import make_folder, tiny
 from PIL import Image
 
-from difnet import evaluate, predict, train
+from difnet import evaluate, explain, predict, train
+from difnet.console import run_command
+from difnet_kernels import transition_rows
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +48,66 @@ def test_evaluate_refuses_other_classes(trained, capsys):
 def test_evaluate_without_checkpoint(tmp_path, capsys):
     assert evaluate.main(["--checkpoint", str(tmp_path / "none")]) == 1
     assert str(tmp_path / "none") in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "words"),
+    [
+        ("explain", ["street.png", "--point", "56,0", "--out", "out"], "--point 56,0: outside the image"),
+        ("explain", ["street.png", "--point", "0,0", "--out", "out", "--device", "toast"], "--device toast"),
+        ("evaluate", ["--dataset", "scenes"], "choose the data it was trained for"),
+        ("predict", ["--out", "out"], "name at least one image file"),
+        ("train", ["--data-root", "data"], "leave --data-root out"),
+    ],
+)
+def test_errors_of_a_module_run_as_a_command(
+    trained, command, arguments, words, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (56, 40)).save("street.png")
+    checkpoint = [] if command == "train" else ["--checkpoint", str(trained[1])]
+    monkeypatch.setattr(sys, "argv", [command, *arguments, *checkpoint])
+    monkeypatch.delitem(sys.modules, f"difnet.{command}", raising=False)  # runpy warns of a second copy
+    with pytest.raises(SystemExit) as end:
+        runpy.run_module(f"difnet.{command}", run_name="__main__")
+    assert end.value.code == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"difnet.{command}: error: ")
+    assert words in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "bug",
+    [
+        lambda: int("three"),
+        lambda: explain.draw(torch.zeros(3, 2, 2), {"heat": torch.zeros(3, 3)}, np.zeros((1, 3)), (0, 0)),
+        lambda: transition_rows(torch.zeros(2, 2), torch.tensor([0])),
+    ],
+    ids=["Python", "NumPy in a line of difnet", "operator"],
+)
+def test_a_bug_keeps_its_traceback(bug, capsys):
+    with pytest.raises(ValueError, match=r"invalid literal|could not be broadcast|expected 3 axes"):
+        run_command(bug, "difnet.test")
+    assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "hints"),
+    [
+        (train, ["8 for scenes, 16 for photographs", "0.001 for scenes, 0.0025", "start a new run"]),
+        (evaluate, ["the best one present", "not written"]),
+        (predict, ["the best one present"]),
+        (explain, ["cpu"]),
+    ],
+)
+def test_help_says_what_a_default_stands_for(command, hints, capsys):
+    with pytest.raises(SystemExit):
+        command.main(["--help"])
+    words = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "default: None" not in words
+    for hint in hints:
+        assert f"(default: {hint}" in words
 
 
 def test_predict_any_size_and_equal_names(trained, tmp_path, capsys):

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import signal
 import time
 from importlib.metadata import version
@@ -69,6 +70,8 @@ def test_run_leaves_everything(data_root, tmp_path, capsys):
     assert len(list((run / "overlays").iterdir())) == 2
     assert list((run / "tensorboard").glob("**/events*"))
     printed = capsys.readouterr().out
+    assert re.search(r"step 4/4 .* \d+\.\d\d s/step  0:00:00 left", printed)
+    assert "a checkpoint every 1 steps, after evaluations and on Ctrl-C" in printed
     assert "before diffusion" in printed
     assert "after walk 2" in printed
 
@@ -81,10 +84,39 @@ def test_interrupted_run_continues_bitwise(data_root, tmp_path, monkeypatch, cap
         stop_after(patched, step=2)
         # Step 2 ends an epoch: the signal is seen after step 3, in the middle of the next.
         assert train.main(tiny(data_root, tmp_path / "cut", *options)) == 130
-    assert "stopped after step 3 of 6, nothing is lost; continue with --resume" in capsys.readouterr().err
+    stopped = "stopped after step 3 of 6 with a checkpoint, nothing is lost; continue with --resume"
+    assert stopped in capsys.readouterr().err
     assert train.main(["--resume", str(tmp_path / "cut"), "--workers", "2"]) == 0
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
     assert len(json.loads((tmp_path / "cut/environment.json").read_text())) == 2
+
+
+@pytest.mark.parametrize(
+    ("place", "every", "message"),
+    [
+        ("add_environment", 1, "0 of 3 steps done; there is no checkpoint yet, --resume {} starts over"),
+        ("log", 100, "1 of 3 steps done; there is no checkpoint yet, --resume {} starts over"),
+        ("save_state", 1, "1 of 3 steps done; there is no checkpoint yet, --resume {} starts over"),
+        ("cut_log", 1, "3 of 3 steps done; the last checkpoint is whole, continue with --resume {}"),
+    ],
+)
+def test_stop_at_once_says_what_is_left(data_root, tmp_path, monkeypatch, capsys, place, every, message):
+    """A second Ctrl-C, or one before the first step."""
+
+    def interrupt(*_arguments):
+        raise KeyboardInterrupt
+
+    run = tmp_path / "run"
+    arguments = tiny(data_root, run, "--max-steps", "3", "--checkpoint-every", str(every))
+    if "3 of 3" in message:
+        assert train.main(arguments) == 0
+        arguments = ["--resume", str(run)]
+    with monkeypatch.context() as patched:
+        patched.setattr(RunFolder, place, interrupt)
+        assert train.main(arguments) == 130
+    assert f"stopped at once, {message.format(run)}" in capsys.readouterr().err
+    assert train.main(["--resume", str(run), "--workers", "0"]) == 0
+    assert [step for step, _ in losses(run)] == [1, 2, 3]
 
 
 def test_killed_run_continues_bitwise(data_root, tmp_path):
@@ -142,7 +174,7 @@ def test_full_disk(data_root, tmp_path, monkeypatch, capsys):
     message = capsys.readouterr().err
     assert f"{run} could not be written at step 3" in message
     assert "No space left on device" in message
-    assert f"free some space, then --resume {run}" in message
+    assert f"free some space: the last checkpoint is whole, continue with --resume {run}" in message
     assert RunFolder(run).load_state().header["step"] == 2
     assert not list(run.glob(".*"))
     assert train.main(["--resume", str(run), "--workers", "0"]) == 0
@@ -155,7 +187,11 @@ def test_full_disk(data_root, tmp_path, monkeypatch, capsys):
         (["--dataset", "camvid"], "needs a folder; give --data-root"),
         (["--dataset", "folder", "--data-root", "/nonexistent"], "/nonexistent is not a folder"),
         (["--out", "/proc/nowhere/run"], "cannot be written"),
-        (["--resume", "/nonexistent"], "/nonexistent"),
+        (
+            ["--resume", "nowhere"],
+            "nowhere is not a folder; --resume takes the folder of a run, training with",
+        ),
+        (["--resume", "."], ". holds no run (config.json is missing); --resume takes the folder of a run"),
         (["--resume", "runs/x", "--lr", "1"], "leave out every other option except"),
         (["--lr", "-1"], "--lr must be positive, got -1"),
         (["--batch-size", "5000"], "batch_size 5000 is larger than the 1920"),
@@ -188,9 +224,13 @@ def test_damaged_state(data_root, tmp_path, capsys):
     assert "state.safetensors is damaged" in capsys.readouterr().err
 
 
-def test_diverging_run_says_so(data_root, tmp_path, capsys):
-    assert train.main(tiny(data_root, tmp_path / "run", "--epochs", "4", "--lr", "1e30")) == 1
-    assert "start again with a lower --lr" in capsys.readouterr().err
+@pytest.mark.parametrize(("every", "kept"), [("1", "is untouched"), ("100", "No checkpoint was written yet")])
+def test_diverging_run_says_so(data_root, tmp_path, capsys, every, kept):
+    options = ("--epochs", "4", "--lr", "1e30", "--checkpoint-every", every)
+    assert train.main(tiny(data_root, tmp_path / "run", *options)) == 1
+    error = capsys.readouterr().err
+    assert "start again with a lower --lr" in error
+    assert kept in error
 
 
 def test_recipes(tmp_path):

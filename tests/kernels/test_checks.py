@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
@@ -25,24 +26,50 @@ def zeros(*shape, **options):
     ("change", "error", "message"),
     [
         ({"features": zeros(2, 7, 4)}, ValueError, r"features: .*\(T, B, N, d\).*\(2, 7, 4\)"),
-        ({"features": 3}, TypeError, "features: expected a sequence"),
+        ({"features": 3}, TypeError, "features: expected a sequence.*got int 3; for one walk pass"),
+        ({"features": []}, ValueError, r"mu: expected \(T,\) for T = 0 walks.*in features, which is empty"),
         ({"features": [zeros(2, 7), zeros(2, 7, 4)]}, ValueError, r"features\[0\]: expected 3 axes"),
         (
             {"features": [zeros(2, 7, 4), zeros(2, 8, 4)]},
             ValueError,
-            r"features\[1\].*\(2, 7, 4\).*\(2, 8, 4\)",
+            r"features\[1\] and seed: .* B and N, got .*\(2, 8, 4\) and seed .*\(2, 7, 3\)$",
         ),
         ({"features": [zeros(2, 7, 4), zeros(3, 7, 4)]}, ValueError, r"features\[1\].*\(3, 7, 4\)"),
         ({"features": [zeros(2, 7, 0), zeros(2, 7, 4)]}, ValueError, r"features\[0\]: axis d .* is empty"),
         ({"features": [zeros(2, 7, 4, dtype=torch.int64)] * 2}, TypeError, r"features\[0\].*torch.int64"),
-        ({"features": [None, None]}, TypeError, r"features\[0\]: expected a floating-point tensor.*NoneType"),
+        (
+            {"features": [None, None]},
+            TypeError,
+            r"features\[0\]: expected a floating-point tensor.*NoneType$",
+        ),
+        (
+            {"features": [zeros(2, 4, 1, 7)] * 2},
+            ValueError,
+            r"a map \(B, d, h, w\), pass features\[0\]\.flatten",
+        ),
+        (
+            {"features": zeros(2, 4, 1, 7)},
+            ValueError,
+            r"one map \(B, d, h, w\), pass \[features\.flatten\(2\)",
+        ),
+        ({"seed": zeros(2, 3, 1, 7)}, ValueError, r"a map \(B, k, h, w\), pass seed\.flatten\(2\)\.mT$"),
+        (
+            {"seed": np.zeros((2, 7, 3))},
+            TypeError,
+            r"got numpy\.ndarray of shape \(2, 7, 3\), float64; pass torch\.as_tensor\(seed\)$",
+        ),
         ({"seed": zeros(2, 7)}, ValueError, "seed: expected 3 axes"),
         ({"seed": zeros(2, 0, 3)}, ValueError, "seed: axis N .* is empty"),
-        ({"seed": zeros(2, 7, 3, dtype=torch.complex64)}, TypeError, "seed: .*complex64"),
+        (
+            {"seed": zeros(2, 7, 3, dtype=torch.complex64)},
+            TypeError,
+            r"seed: .*complex64; .* seed\.real or seed\.abs\(\)",
+        ),
         ({"seed": zeros(2, 7, 3, dtype=torch.bool)}, TypeError, "seed: .*bool"),
-        ({"mu": zeros(3)}, ValueError, r"mu: expected \(T,\) for T = 2 walks.*\(3,\)"),
+        ({"mu": zeros(3)}, ValueError, r"mu: expected \(T,\) for T = 2 walks.*\(3,\).*; give 2 numbers"),
         ({"mu": zeros(())}, ValueError, "mu: expected 1 axes"),
-        ({"mu": 0.5}, TypeError, "mu: expected a floating-point tensor.*float 0.5"),
+        ({"mu": 0.5}, TypeError, r"mu: .* got float 0\.5; pass torch\.full\(\(T,\), 0\.5\)$"),
+        ({"mu": [0.5, 0.5]}, TypeError, r"mu: .* got list; pass torch\.as_tensor\(mu\)$"),
         ({"beta": zeros(2, dtype=torch.int32)}, TypeError, "beta: .*int32"),
         ({"beta": zeros(2, device="meta")}, ValueError, "beta: expected the device.*cpu.*meta"),
         (
@@ -65,7 +92,7 @@ def test_bad_input(arguments, change, error, message):
 def test_bad_input_of_one_walk(arguments):
     feature, seed = arguments["features"][0], arguments["seed"]
     half = torch.tensor(0.5)
-    with pytest.raises(ValueError, match=r"mu: expected a tensor of one element.*float 0\.5"):
+    with pytest.raises(ValueError, match=r"mu: .* one element.*float 0\.5; pass torch\.tensor\(mu\)"):
         random_walk(feature, seed, seed, 0.5, half)
     with pytest.raises(ValueError, match="feature: expected 3 axes"):
         random_walk(feature[0], seed, seed, half, half)

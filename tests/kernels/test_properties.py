@@ -79,6 +79,13 @@ def test_mu_and_beta_one_is_the_transition(backend, inputs):
     torch.testing.assert_close(y.double(), truth, rtol=0, atol=50 * torch.finfo(y.dtype).eps)
 
 
+def test_mu_and_beta_may_be_any_numbers(backend, inputs):
+    mu, beta = torch.full_like(inputs.mu, 1.5), torch.full_like(inputs.beta, -0.25)
+    y = walk(backend, inputs, mu=mu, beta=beta)
+    truth = walk("reference", inputs.to(torch.float64), mu=mu.double(), beta=beta.double())
+    torch.testing.assert_close(y.double(), truth, rtol=0, atol=100 * torch.finfo(y.dtype).eps)
+
+
 def test_removed_nodes_are_as_if_never_there(backend, inputs):
     kept = torch.arange(63) % 4 != 1
     bias = inputs.node_bias.masked_fill(~kept, -torch.inf).requires_grad_()
