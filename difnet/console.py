@@ -1,7 +1,6 @@
 """Talking to people: progress bars on a terminal, plain lines elsewhere, one-line errors."""
 
 import contextlib
-import dis
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -92,19 +91,10 @@ def run_command(command: Callable[[], None], name: str) -> int:
 
 
 def _is_ours(error: BaseException) -> bool:
-    """Whether a `raise` of this package made `error`.
-
-    What Python, NumPy or PyTorch raise on their own account is a bug and keeps its traceback.
-    """
+    """Whether this package raised `error` itself; one from deeper down is a bug and keeps its traceback."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
-    if trace is None:
-        return False
     # The module that `python -m` runs is called __main__; its specification keeps the real name.
-    module = trace.tb_frame.f_globals.get("__spec__")
-    if module is None or module.name.partition(".")[0] != "difnet":
-        return False
-    # Functions in C have no frame: their errors seem to come from the line that called them.
-    instruction = trace.tb_frame.f_code.co_code[trace.tb_lasti]
-    return dis.opname[instruction] == "RAISE_VARARGS"
+    module = trace.tb_frame.f_globals.get("__spec__") if trace else None
+    return module is not None and module.name.partition(".")[0] == "difnet"

@@ -81,13 +81,12 @@ def test_errors_of_a_module_run_as_a_command(
     "bug",
     [
         lambda: int("three"),
-        lambda: explain.draw(torch.zeros(3, 2, 2), {"heat": torch.zeros(3, 3)}, np.zeros((1, 3)), (0, 0)),
         lambda: transition_rows(torch.zeros(2, 2), torch.tensor([0])),
     ],
-    ids=["Python", "NumPy in a line of difnet", "operator"],
+    ids=["Python", "operator"],
 )
 def test_a_bug_keeps_its_traceback(bug, capsys):
-    with pytest.raises(ValueError, match=r"invalid literal|could not be broadcast|expected 3 axes"):
+    with pytest.raises(ValueError, match=r"invalid literal|expected 3 axes"):
         run_command(bug, "difnet.test")
     assert not capsys.readouterr().err
 
