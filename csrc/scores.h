@@ -38,10 +38,10 @@ struct Scores {
   Grid grid;
   int64_t width;
   Factor<A, Parts> features;
-  Buffer<T> centred, centre, row, column, weight, factor;
+  Buffer<T> centred, centre, row, column, weight, factor, lowest;
   Buffer<double> bias;  // double: the weight's exponent is a difference of larger numbers
-  // How exponents are added up: with one exponential for (i, j) and (j, i); with terms of a size at which rounding does no
-  // harm; or with larger ones.
+  // How exponents are added up: with terms so large that rounding would do harm in another order; with smaller ones; or with
+  // one exponential for (i, j) and (j, i).
   enum class Form : char { far, near, shared };
   Buffer<Form> form;
 
@@ -61,7 +61,9 @@ struct Scores {
     column = Buffer<T>(nodes);
     weight = Buffer<T>(nodes);
     factor = Buffer<T>(nodes, Fill::nothing);
+    lowest = Buffer<T>(nodes, Fill::nothing);
     std::fill(factor + 0, factor + nodes, T(1));
+    std::fill(lowest + 0, lowest + nodes, kLowestPower<T>);
     form = Buffer<Form>(sizes.batch);
     grid.each_block(pool, [&](int64_t b, int64_t block, int64_t) {
       for (int i = 0; i < grid.nodes_in(block); ++i)
@@ -77,32 +79,34 @@ struct Scores {
 
   // Where a row's sum is known, the row's exponentials are divided by its power of two, so that no product leaves the range
   // of numbers on its way to a gradient; returns what is left of the sum. After the exponential: it must have been rounded
-  // as it was when it was summed.
+  // as it was when it was summed. What the division would make subnormal becomes 0.
   T take_up(int64_t b, int64_t node, T row_sum) const {
     if (form[b] != Form::near || !std::isfinite(row_sum)) return row_sum;
     int exponent;
     row_sum = std::frexp(row_sum, &exponent);
     factor[node] = std::ldexp(T(1), -exponent);
+    lowest[node] = kLowestPower<T> + std::max(exponent, 0);
     return row_sum;
   }
 
   // Exponentials of `columns` columns from `first` on of the tile (I, J): in `ij` for rows of I and columns of J, and in
-  // `ji`, if it is not null, at the same places those of row j and column i.
+  // `ji`, if it is not null, at the same places those of row j and column i. Divided as take_up says, or not.
+  template <bool Divided>
   void exponentials(
       int64_t b, int64_t I, int64_t J, int first, int columns, Strip<A, Parts>& ij, Strip<A, Parts>* ji) const {
     const Vector log2e = S::broadcast(kLog2e);
     // The column's term and the score first; or both terms first, which are rounded at the size of the score alone; or
     // as in find_rows, bit by bit, where rounding may shift exponents by hundreds.
     if (shared(b))
-      exponentials(b, I, J, first, columns, ij, ji, [&](Vector score, Vector of_column, Vector of_row) {
+      each_exponential<Divided>(b, I, J, first, columns, ij, ji, [&](Vector score, Vector of_column, Vector of_row) {
         return (score * log2e + of_column) + of_row;
       });
     else if (form[b] == Form::near)
-      exponentials(b, I, J, first, columns, ij, ji, [&](Vector score, Vector of_column, Vector of_row) {
+      each_exponential<Divided>(b, I, J, first, columns, ij, ji, [&](Vector score, Vector of_column, Vector of_row) {
         return score * log2e + (of_column + of_row);
       });
     else
-      exponentials(b, I, J, first, columns, ij, ji, [&](Vector score, Vector of_column, Vector of_row) {
+      each_exponential<Divided>(b, I, J, first, columns, ij, ji, [&](Vector score, Vector of_column, Vector of_row) {
         return (S::opaque(score * log2e) + of_column) + of_row;
       });
   }
@@ -113,23 +117,33 @@ struct Scores {
     Buffer<double> length, prior;
   };
 
-  template <class Exponent>
-  void exponentials(
+  template <bool Divided, class Exponent>
+  void each_exponential(
       int64_t b, int64_t I, int64_t J, int first, int columns, Strip<A, Parts>& ij, Strip<A, Parts>* ji,
       const Exponent& exponent) const {
     const T *row_i = row + node(b, I), *row_j = row + node(b, J) + first;
     const T *column_i = column + node(b, I), *column_j = column + node(b, J) + first;
     const T *factor_i = factor + node(b, I), *factor_j = factor + node(b, J) + first;
+    const T *lowest_i = lowest + node(b, I), *lowest_j = lowest + node(b, J) + first;
     each_score(b, I, J, first, columns, [&](int block_i, int block_j, const T* scores) {
       const PowerOfTwo<T, A::kWidth, kDegree> power;
       each_two_rows<A>(block_i, block_j, scores, [&](int i, int j, Vector one, Vector two) {
         const Vector of_j = S::load(column_j + j), row_1 = S::broadcast(row_i[i]), row_2 = S::broadcast(row_i[i + 1]);
-        const Vector ij_1 = power(exponent(one, of_j, row_1)), ij_2 = power(exponent(two, of_j, row_2));
-        if (ji == nullptr) return ij.set(i, j, ij_1, ij_2);
-        ij.set(i, j, ij_1 * S::broadcast(factor_i[i]), ij_2 * S::broadcast(factor_i[i + 1]));
-        const Vector from_j = S::load(row_j + j), by_j = S::load(factor_j + j);
-        const Vector of_1 = S::broadcast(column_i[i]), of_2 = S::broadcast(column_i[i + 1]);
-        ji->set(i, j, power(exponent(one, of_1, from_j)) * by_j, power(exponent(two, of_2, from_j)) * by_j);
+        const Vector ij_1 = exponent(one, of_j, row_1), ij_2 = exponent(two, of_j, row_2);
+        if (ji == nullptr) return ij.set(i, j, power(ij_1), power(ij_2));
+        const Vector of_1 = S::broadcast(column_i[i]), of_2 = S::broadcast(column_i[i + 1]), from_j = S::load(row_j + j);
+        const Vector ji_1 = exponent(one, of_1, from_j), ji_2 = exponent(two, of_2, from_j);
+        if constexpr (Divided) {
+          const auto divided = [&](Vector x, int n) {
+            return power(x, S::broadcast(lowest_i[n])) * S::broadcast(factor_i[n]);
+          };
+          ij.set(i, j, divided(ij_1, i), divided(ij_2, i + 1));
+          const Vector low = S::load(lowest_j + j), by = S::load(factor_j + j);
+          ji->set(i, j, power(ji_1, low) * by, power(ji_2, low) * by);
+        } else {
+          ij.set(i, j, power(ij_1), power(ij_2));
+          ji->set(i, j, power(ji_1), power(ji_2));
+        }
       });
     });
   }
@@ -210,56 +224,83 @@ struct Scores {
   void choose_form(const Bounds& bounds, const Pool& pool) {
     constexpr double kSpread = 60 * kLog2e, kNorm = 1e4 * kLog2e;
     constexpr double infinity = std::numeric_limits<double>::infinity();
-    for_each(pool, grid.sizes.batch, [&](int64_t b) {
-      double top = -infinity, bottom = infinity, longest = 0, most_prior = -infinity;
-      bool usable = true;
+    // Of an image: the largest of the nodes' logarithms, |g| and priors, and the row of the node with the largest bias.
+    struct Image {
+      double top, longest, prior, bias;
+      bool usable;
+    };
+    const int64_t batch = grid.sizes.batch;
+    Buffer<Image> images(batch);
+    Buffer<T> favoured(batch * width);
+    for_each(pool, batch, [&](int64_t b) {
+      Image image{-infinity, 0, -infinity, -infinity, true};
+      double bottom = infinity;
+      int64_t most = node(b, 0);
       each_node(b, [&](int64_t i) {
         const double logarithm = bias[i] - column[i];
-        usable &= std::isfinite(logarithm) && -column[i] < kNorm;
-        top = std::max(top, logarithm);
+        image.usable &= logarithm < infinity && -column[i] < kNorm;
+        image.top = std::max(image.top, logarithm);
+        image.longest = std::max<double>(image.longest, std::sqrt(-2 * column[i] / kLog2e));
+        image.prior = std::max(image.prior, bounds.prior[i]);
         bottom = std::min(bottom, logarithm);
-        longest = std::max<double>(longest, std::sqrt(-2 * column[i] / kLog2e));
-        most_prior = std::max(most_prior, bounds.prior[i]);
+        if (bias[i] > bias[most]) most = i;
       });
-      form[b] = usable && top - bottom < kSpread ? Form::shared : Form::far;
-      if (shared(b)) {
-        each_node(b, [&](int64_t i) {
+      image.usable &= image.top > -infinity;
+      image.bias = bias[most];
+      for (int64_t c = 0; c < width; ++c) favoured[b * width + c] = held<A, Parts>(centred[most * width + c]);
+      form[b] = image.usable && image.top - bottom < kSpread ? Form::shared : Form::far;
+      images[b] = image;
+    });
+
+    Buffer<char> apart(batch * grid.blocks);  // whether a row of the block has bounds too far apart
+    grid.each_block(pool, [&](int64_t b, int64_t block, int64_t) {
+      const Image& image = images[b];
+      const int64_t start = node(b, block), end = start + grid.nodes_in(block);
+      for (int64_t i = start; i < end; ++i)
+        if (shared(b)) {
           // What rounding the column to T lost, the weight makes good. Where numbers are rounded to bfloat16, weights are
           // powers of two, so that states and weighted states are rounded alike, and the rest is in the exponent.
-          const double logarithm = bias[i] - column[i] - top, whole = A::kPair == 1 ? logarithm : std::rint(logarithm);
+          const double logarithm = bias[i] - column[i] - image.top;
+          const double whole = A::kPair == 1 ? logarithm : std::rint(logarithm);
           weight[i] = static_cast<T>(std::exp2(whole));
           column[i] += static_cast<T>(logarithm - whole);
           row[i] = column[i];
-        });
-        return;  // exponentials of padding are finite, and what they are multiplied with is 0
-      }
-      bool bounded = usable;
-      each_node(b, [&](int64_t i) {
-        // A row's largest exponent is that of the node itself or more. Of g_i . g_j + bias_j, which is |g_i|^2 / 2 and
-        // the logarithm of j less |g_i - g_j|^2 / 2, and (g_i + centre) . g_j and the prior, there are two bounds.
-        const double least = bias[i] - 2 * column[i];
-        const double most = std::min(top - column[i], kLog2e * bounds.length[i] * longest + most_prior);
-        bounded &= find_row(i, least, most);
-        column[i] = static_cast<T>(bias[i]);
-        const double lost = bias[i] - column[i];
-        weight[i] = A::kPair == 1 && std::abs(lost) < 1 ? static_cast<T>(std::exp2(lost)) : T(1);
-      });
-      if (bounded) form[b] = Form::near;
+        } else {
+          // A row's largest exponent is that of the node itself, or of the one with the largest bias, or more. Of
+          // g_i . g_j + bias_j, which is |g_i|^2 / 2 and the logarithm of j less |g_i - g_j|^2 / 2, and
+          // (g_i + centre) . g_j and the prior, there are two upper bounds.
+          const T *x = centred + i * width, *other = favoured + b * width;
+          const double score =
+              sum_of(width, [&](int64_t c) { return static_cast<double>(held<A, Parts>(x[c])) * other[c]; });
+          const double least = std::max(bias[i] - 2 * column[i], kLog2e * score + image.bias);
+          const double most =
+              std::min(image.top - column[i], kLog2e * bounds.length[i] * image.longest + image.prior);
+          if (!find_row(i, least, most)) apart[block_of(b, block)] = 1;
+          column[i] = static_cast<T>(bias[i]);
+          const double lost = bias[i] - column[i];
+          weight[i] = A::kPair == 1 && std::abs(lost) < 1 ? static_cast<T>(std::exp2(lost)) : T(1);
+        }
+      if (shared(b)) return;  // exponentials of padding are finite, and what they are multiplied with is 0
       // Exponentials of padding are 0.
       constexpr T removed = -std::numeric_limits<T>::infinity();
-      const int64_t padding = kEdge - grid.nodes_in(0), start = b * grid.padded + grid.nodes_in(0);
-      std::fill_n(column + start, padding, removed);
-      std::fill_n(row + start, padding, removed);
+      std::fill_n(column + end, kEdge - grid.nodes_in(block), removed);
+      std::fill_n(row + end, kEdge - grid.nodes_in(block), removed);
     });
+    for (int64_t b = 0; b < batch; ++b) {
+      const char* of = apart + b * grid.blocks;
+      if (!shared(b) && images[b].usable && std::all_of(of, of + grid.blocks, [](char is) { return is == 0; }))
+        form[b] = Form::near;
+    }
   }
 
-  // Sets row i by bounds of its largest exponent, which will be 2^-kReach at least and 2^kReach at most; false if they are too
-  // far apart for that. In float32 exponentials are normal numbers from 2^-126 to 2^128: what falls short of that is no part
-  // of a row's digits, be it the sum of a million, and what is above leaves room for states.
+  // Sets row i by bounds of its largest exponent; false where that leaves the range of numbers too little room, or takes too
+  // large a term. Exponents are counted from the lower bound, which is often close: small ones are rounded less. In float32
+  // exponentials are normal numbers from 2^-126 to 2^128. A largest of 2^-82 at least leaves out what is no part of a row's
+  // digits, be it the sum of a million; one of 2^98 at most leaves room for as long a sum, of states of 1 at most.
   bool find_row(int64_t i, double least, double most) const {
-    constexpr double kReach = 72;
-    row[i] = static_cast<T>(-(least + most) / 2);
-    return most - least < 2 * kReach && is_near(row[i]);
+    constexpr double kBelow = 82, kAbove = 98;
+    row[i] = static_cast<T>(-std::max(least, most - kAbove));
+    return most - least < kBelow + kAbove && is_near(row[i]);
   }
 
   // Whether rounding moves the term by 2^-4 at most, and exponents as little.
@@ -272,7 +313,7 @@ struct Scores {
       for (int i = 0; i < grid.nodes_in(block); ++i) visit(node(b, block) + i);
   }
 
-  // For images of which nothing is known before: `row` becomes minus the largest exponent of a row.
+  // For images of which too little is known before: `row` becomes minus the largest exponent of a row.
   void find_rows(const Pool& pool) {
     constexpr T infinity = std::numeric_limits<T>::infinity();
     if (std::all_of(form + 0, form + grid.sizes.batch, [](Form is) { return is != Form::far; })) return;

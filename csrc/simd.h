@@ -58,8 +58,12 @@ struct Coefficients<6> {
                                      0.00961848895652f, 0.00133999312095f, 0.000153458121587f};
 };
 
-// 2^x for x <= 1 or so, with a polynomial of the given degree. For x < -126, where results are not normal numbers, it is
-// exactly 0: arithmetic on subnormal numbers is slow, and where they are flushed, row sums are 2^39 times as large or more.
+// The smallest x for which 2^x is a normal number.
+template <class T>
+constexpr T kLowestPower = std::numeric_limits<T>::min_exponent - 1;
+
+// 2^x for x < 127, with a polynomial of the given degree. Below `lowest`, where results, or what becomes of them, are not
+// normal numbers, it is exactly 0: arithmetic on subnormal numbers is slow, and they are no part of a row's digits.
 // NaN stays NaN; -inf gives 0.
 template <class T, int W, int Degree>
 class PowerOfTwo;
@@ -70,22 +74,24 @@ class PowerOfTwo<float, W, Degree> {
   using Vector = typename Simd<float, W>::Vector;
 
   // Constants are held in registers: read from memory each time they would take longer than the arithmetic.
-  PowerOfTwo() : low_(hold(-126.0f)), magic_(hold(12582912.0f)) {
+  PowerOfTwo() : lowest_(hold(kLowestPower<float>)), magic_(hold(12582912.0f)) {
 #pragma GCC unroll 8
     for (int i = 0; i <= Degree; ++i) c_[i] = hold(Coefficients<Degree>::values[i]);
   }
 
-  Vector operator()(Vector x) const {
+  Vector operator()(Vector x) const { return (*this)(x, lowest_); }
+
+  Vector operator()(Vector x, Vector lowest) const {
 #if defined(DIFNET_HAS_AVX512)
     if constexpr (W == 16) {
       const __m512 y = (__m512)x, r = _mm512_reduce_ps(y, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-      const __mmask16 normal = _mm512_cmp_ps_mask(y, (__m512)low_, _CMP_NLT_UQ);
+      const __mmask16 normal = _mm512_cmp_ps_mask(y, (__m512)lowest, _CMP_NLT_UQ);
       return (Vector)_mm512_maskz_scalef_ps(normal, (__m512)polynomial((Vector)r), _mm512_sub_ps(y, r));
     }
 #endif
     typedef uint32_t Integers __attribute__((vector_size(W * sizeof(uint32_t))));
-    const auto low = x < low_;  // false for NaN
-    x = low ? low_ : x;
+    const auto low = x < lowest;  // false for NaN
+    x = low ? lowest : x;
     // x = n + r with |r| <= 1/2; adding 1.5 * 2^23 rounds n to the low bits of the mantissa.
     const Vector shifted = x + magic_, r = x - (shifted - magic_);
     Integers exponent;
@@ -110,7 +116,7 @@ class PowerOfTwo<float, W, Degree> {
     return sizeof vector == kVectorBytes ? Simd<float, W>::opaque(vector) : vector;
   }
 
-  Vector low_, magic_, c_[Degree + 1];
+  Vector lowest_, magic_, c_[Degree + 1];
 };
 
 // float64 is here to be exact, not fast.
@@ -118,8 +124,10 @@ template <int W, int Degree>
 class PowerOfTwo<double, W, Degree> {
  public:
   using Vector = typename Simd<double, W>::Vector;
-  Vector operator()(Vector x) const {
-    for (int lane = 0; lane < W; ++lane) x[lane] = x[lane] < -1022.0 ? 0.0 : std::exp2(x[lane]);
+  Vector operator()(Vector x) const { return (*this)(x, Simd<double, W>::broadcast(kLowestPower<double>)); }
+
+  Vector operator()(Vector x, Vector lowest) const {
+    for (int lane = 0; lane < W; ++lane) x[lane] = x[lane] < lowest[lane] ? 0.0 : std::exp2(x[lane]);
     return x;
   }
 };

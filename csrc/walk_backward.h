@@ -24,7 +24,7 @@ void walk_backward(const Backward& call) {
   constexpr int kTail = A::kPair == 2 && Parts == 1 ? 2 : 1;
   const int64_t columns = k + kTail;
 
-  // With u_i = 1 / row_sum_i and w_j the weights:
+  // With u_i = 1 / row_sum_i, of which a power of two may be in the exponentials (take_up), and w_j the weights:
   //   brought_i = [a_i u_i, delta_i u_i]    whose sum over P's columns gives P^T a and P^T delta
   //   one_i = [a_i u_i, -delta_i u_i],  two_j = [w_j y_j, w_j]    so that dS_ij = exp_ij one_i . two_j
   enum Group { one, two };
@@ -73,7 +73,7 @@ void walk_backward(const Backward& call) {
       Strip<A, Parts> ij, other, both;  // both: dS_ij + dS_ji
       for (int first = 0; first < grid.nodes_in(J); first += A::kStrip) {
         const int now = std::min(A::kStrip, grid.nodes_in(J) - first);
-        scores.exponentials(b, I, J, first, now, ij, shared ? nullptr : &other);
+        scores.template exponentials<true>(b, I, J, first, now, ij, shared ? nullptr : &other);
         const Strip<A, Parts>& ji = shared ? ij : other;
         reached.add_to_rows(i, j, ji, brought, rows, first, now);
         if (I != J) reached.add_to_columns(i, j, ij, brought, rows, first, now);

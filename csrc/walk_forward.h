@@ -12,6 +12,32 @@ inline T lerp(T from, T to, T t) {
   return t < T(0.5) ? from + t * (to - from) : to - (to - from) * (1 - t);
 }
 
+// For each image and class the power of two that brings its states to 1 at most: products with exponentials, which take
+// nearly all of the range of numbers, stay in it. 1 where a state is infinite.
+template <class T>
+Buffer<T> state_scales(const Grid& grid, const Array& state, const Pool& pool) {
+  const int64_t k = grid.sizes.classes, batch = grid.sizes.batch;
+  Buffer<T> largest(batch * grid.blocks * k), scratch(pool.threads * k, Fill::nothing), scales(batch * k);
+  grid.each_block(pool, [&](int64_t b, int64_t block, int64_t thread) {
+    T *most = largest + (b * grid.blocks + block) * k, *row = scratch + thread * k;
+    for (int i = 0; i < grid.nodes_in(block); ++i) {
+      read_row(state, b, grid.first_node(block) + i, k, row);
+      for (int64_t c = 0; c < k; ++c) most[c] = std::max(most[c], std::abs(row[c]));
+    }
+  });
+  for (int64_t b = 0; b < batch; ++b)
+    for (int64_t c = 0; c < k; ++c) {
+      T most = 0;
+      for (int64_t block = 0; block < grid.blocks; ++block)
+        most = std::max(most, largest[(b * grid.blocks + block) * k + c]);
+      int exponent = 0;
+      if (std::isfinite(most)) std::frexp(most, &exponent);
+      constexpr int kMost = std::numeric_limits<T>::max_exponent - 2;  // both the scale and 1 / scale are numbers
+      scales[b * k + c] = std::ldexp(T(1), -std::clamp(exponent, -kMost, kMost));
+    }
+  return scales;
+}
+
 template <class A, int Parts>
 void walk_forward(const Forward& call) {
   using T = typename A::Number;
@@ -19,17 +45,18 @@ void walk_forward(const Forward& call) {
   const Scores<A, Parts> scores(sizes, call.feature, call.node_bias, call.pool);
   const Grid& grid = scores.grid;
 
-  // Each node brings its state and a 1, whose sum is the row sum, both times its weight.
+  // Each node brings its scaled state and a 1, whose sum is the row sum, both times its weight.
   const int64_t k = sizes.classes, nodes = sizes.batch * grid.padded;
   Summand<A, Parts> brought(nodes, k + 1);
   Sums<A> total(nodes, k + 1);
+  const Buffer<T> scales = state_scales<T>(grid, call.state, call.pool);
   Buffer<T> scratch(call.pool.threads * kEdge * (k + 1), Fill::nothing);
   grid.each_block(call.pool, [&](int64_t b, int64_t block, int64_t thread) {
     T *rows = scratch + thread * kEdge * (k + 1), *row = rows;
     for (int i = 0; i < grid.nodes_in(block); ++i, row += k + 1) {
       const T weight = scores.weight[scores.node(b, block) + i];
       read_row(call.state, b, grid.first_node(block) + i, k, row);
-      for (int64_t c = 0; c < k; ++c) row[c] *= weight;
+      for (int64_t c = 0; c < k; ++c) row[c] = row[c] * scales[b * k + c] * weight;
       row[k] = weight;
     }
     brought.set(scores.block_of(b, block), grid.nodes_in(block), rows, k + 1);
@@ -43,7 +70,7 @@ void walk_forward(const Forward& call) {
     Strip<A, Parts> ij, ji;
     for (int first = 0; first < grid.nodes_in(J); first += A::kStrip) {
       const int columns = std::min(A::kStrip, grid.nodes_in(J) - first);
-      scores.exponentials(b, I, J, first, columns, ij, shared ? nullptr : &ji);
+      scores.template exponentials<false>(b, I, J, first, columns, ij, shared ? nullptr : &ji);
       total.add_to_rows(at_i, at_j, ij, brought, rows, first, columns);
       if (I != J) total.add_to_columns(at_i, at_j, shared ? ij : ji, brought, rows, first, columns);
     }
@@ -59,7 +86,7 @@ void walk_forward(const Forward& call) {
       read_row(call.seed, b, grid.first_node(block) + i, k, z);
       read_row(call.state, b, grid.first_node(block) + i, k, state);
       for (int64_t c = 0; c < k; ++c) {
-        const T reached = total.get(from, i, c) / sum;
+        const T reached = total.get(from, i, c) / sum / scales[b * k + c];
         state[c] = lerp(state[c], lerp(z[c], reached, mu), beta);
         z[c] = reached;
       }

@@ -1,4 +1,4 @@
-"""The compiled kernels: instruction sets, both forms of the exponentials, threads, memory, forks."""
+"""The compiled kernels: instruction sets, all forms of the exponentials, threads, memory, forks."""
 
 import os
 import re
@@ -181,25 +181,76 @@ def test_a_large_prior_of_a_node_that_does_not_count(score):
     assert (ours - truth).abs().max() < 1e-6
 
 
-@pytest.mark.parametrize("seed", [0, 21, 27])  # the last two: one node has nearly all the weight of an image
-@pytest.mark.parametrize("spread", [10.0, 80.0, 500.0])
-def test_all_forms_of_the_exponentials(spread, seed):
-    """A range of 10 leaves room for shared exponentials, one of 80 for bounds of the largest."""
+def inputs_of_form(form, seed=0):
+    """One walk on three images, whose exponentials take one of the forms of csrc/scores.h.
+
+    Of those that are searched, nodes are alike in fours, so that P is not the identity.
+    """
     torch.manual_seed(seed)
-    inputs = testing.make_inputs(3, 250, 64, 5, 1, "mixed", node_bias=True)
-    inputs = inputs._replace(node_bias=spread * torch.rand_like(inputs.node_bias))
-    errors = testing.measure_errors(inputs, torch.float32, "native")
+    inputs = testing.make_inputs(3, 252, 64, 5, 1, "mixed", node_bias=True)
+    spread = {"shared": 10, "bounded": 80, "bounded by the favoured": 500, "searched": 80}[form]
+    if form == "searched":
+        inputs = inputs._replace(features=[7 * inputs.features[0][:, ::4].repeat_interleave(4, 1)])
+    return inputs._replace(node_bias=spread * torch.rand_like(inputs.node_bias))
+
+
+FORMS = ("shared", "bounded", "bounded by the favoured", "searched")
+
+
+@pytest.mark.parametrize("seed", [0, 21, 27])  # the last two: one node has nearly all the weight of an image
+@pytest.mark.parametrize("form", FORMS)
+def test_all_forms_of_the_exponentials(form, seed):
+    errors = testing.measure_errors(inputs_of_form(form, seed), torch.float32, "native")
     assert all(error.within for error in errors), "\n".join(map(str, errors))
 
 
 @pytest.mark.parametrize("size", [1e-15, 1e-9, 1e9, 1e12])
-@pytest.mark.parametrize("spread", [10.0, 80.0, 500.0])
-def test_states_of_any_size(spread, size):
+@pytest.mark.parametrize("form", FORMS)
+def test_states_of_any_size(form, size):
     """No product of exponentials, row sums and states leaves the range of float32 on its way."""
+    inputs = inputs_of_form(form)
+    inputs = inputs._replace(seed=size * inputs.seed, state=size * inputs.state)
+    errors = testing.measure_errors(inputs, torch.float32, "native")
+    assert all(error.within for error in errors), "\n".join(map(str, errors))
+
+
+@pytest.mark.parametrize("size", [1e-36, 1e-27, 1e-15, 1e18, 1e36])
+@pytest.mark.parametrize(
+    ("feature", "prior"),
+    [
+        ([[0.0], [0.0]], [0.0, 99.0]),  # a row whose sum is e^99 beside one
+        ([[20.0, 0.0], [-20.0, 0.0], [0.0, 6.0], [0.0, -6.0]], None),  # bounds are far apart
+        ([[3.0], [-8.0], [7.5]], None),  # shared, weights from 1 down to e^-27
+    ],
+)
+def test_states_of_any_size_where_exponentials_are_small_or_large(feature, prior, size):
+    feature = torch.tensor([feature])
+    prior = None if prior is None else torch.tensor([prior])
+    state = torch.tensor([[1.0], [-0.5], [0.75], [0.25]])[None, : feature.shape[1]] * torch.tensor(
+        [size, 1e-30]
+    )
+    one = torch.tensor(1.0)
+    ours, truth = (
+        random_walk(*(x.to(dtype) for x in (feature, state, state, one, one)), node_bias=prior, backend=name)
+        for dtype, name in ((torch.float32, "native"), (torch.float64, "reference"))
+    )
+    errors = (ours - truth).abs().amax(1) / state.abs().amax(1)
+    assert errors.max() < 3e-6
+
+
+@pytest.mark.parametrize("nodes", [40, 300])
+@pytest.mark.parametrize("mask", [-70.0, -90.0, -1e3, -1e4, -torch.inf])
+def test_a_masked_node_costs_no_digits(mask, nodes):
+    """Its own row, whose scores are small and whose own weight is none, is bounded by another node's."""
     torch.manual_seed(0)
-    inputs = testing.make_inputs(2, 250, 64, 5, 1, "mixed", node_bias=True)
-    bias = spread * torch.rand_like(inputs.node_bias)
-    inputs = inputs._replace(node_bias=bias, seed=size * inputs.seed, state=size * inputs.state)
+    inputs = testing.make_inputs(12, nodes, 64, 21, 1, "flat", node_bias=True)
+    inputs = inputs._replace(
+        features=[0.05 * torch.randn_like(inputs.features[0])],
+        mu=torch.ones_like(inputs.mu),
+        beta=torch.ones_like(inputs.beta),
+        node_bias=torch.zeros_like(inputs.node_bias),
+    )
+    inputs.node_bias[..., 3] = mask
     errors = testing.measure_errors(inputs, torch.float32, "native")
     assert all(error.within for error in errors), "\n".join(map(str, errors))
 
@@ -245,10 +296,12 @@ def test_the_operator_refuses_what_its_kernels_cannot_read():
             walk(*wrong)
 
 
-def test_images_of_both_forms_in_one_batch():
-    inputs = testing.make_inputs(4, 130, 16, 3, 1, "mixed", node_bias=True)
-    scale = torch.tensor([1.0, 500.0, 1.0, 500.0], dtype=torch.float64)[:, None]
-    inputs = inputs._replace(node_bias=inputs.node_bias * scale)
+def test_images_of_all_forms_in_one_batch():
+    several = [inputs_of_form(form) for form in FORMS]
+    features = [torch.cat([inputs.features[0] for inputs in several])]
+    one, bias = several[0], torch.cat([inputs.node_bias for inputs in several], 1)
+    seed, state = (torch.cat([x[i] for x in several]) for i in (1, 4))
+    inputs = testing.Inputs(features, seed, one.mu, one.beta, state, bias)
     for ours, truth in zip(everything(inputs), everything(inputs, "reference"), strict=True):
         torch.testing.assert_close(ours, truth, rtol=1e-9, atol=1e-11)
 

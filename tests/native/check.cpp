@@ -13,7 +13,9 @@
 #include <thread>
 #include <vector>
 
-#include "../../csrc/walk.h"
+#define DIFNET_ISA checked
+#define DIFNET_VECTOR_BYTES 16
+#include "../../csrc/scores.h"
 
 using namespace difnet;
 
@@ -37,13 +39,19 @@ constexpr int kLayouts = 5;
 // results are not numbers.
 enum class Removed { none, some, image };
 
+// Sizes of the exponents, by the way that an image takes (check_forms): (i, j) and (j, i) share an exponential; the rows'
+// largest exponents are bounded by the node itself, or by the one with the largest bias; or they are looked for first.
+struct Way {
+  double spread, length;  // of the node bias, 0 is no bias; of a row of features
+};
+constexpr Way unbiased{0, 2}, shared{1, 2}, bounded{1, 11}, biased{200, 2}, searched{1, 20};
+constexpr Way ways[] = {shared, bounded, biased, searched};
+
 struct Case {
   Sizes sizes;
   Type type;  // of the features
   Precision precision;
-  // Of the node bias; 0 is no bias. Beside 1, (i, j) and (j, i) share an exponential; beside 13 each has its own; beside 200
-  // the rows' largest exponents are looked for first.
-  double spread;
+  Way way;
   double allowed;
   Removed removed = Removed::none;
   int layout = -1;  // each array read lies in another of the layouts, the first in this one; -1: all are contiguous
@@ -146,14 +154,14 @@ struct Inputs {
 
   explicit Inputs(const Case& c)
       : value_type(c.type == Type::float64 ? Type::float64 : Type::float32),
-        feature(make(c, 0, c.sizes.width, c.type, 2 / std::sqrt(c.sizes.width))),
+        feature(make(c, 0, c.sizes.width, c.type, c.way.length / std::sqrt(c.sizes.width))),
         state(make(c, 1, c.sizes.classes, value_type, 1)),
         seed(make(c, 2, c.sizes.classes, value_type, 1)),
         grad(make(c, 3, c.sizes.classes, value_type, 1)),
-        bias(make(c, 4, 1, value_type, c.spread)) {
+        bias(make(c, 4, 1, value_type, c.way.spread)) {
     const int64_t batch = c.sizes.batch, n = c.sizes.nodes;
-    // So far below zero that 0, in the place of padding, would be too large for an exponential.
-    for (int64_t i = 0; c.layout < 0 && i < batch * n; ++i) bias.set(i, bias[i] - 4 * c.spread);
+    // So far below zero that 0, in the place of padding, would be large; beside 200 too large for an exponential.
+    for (int64_t i = 0; c.layout < 0 && i < batch * n; ++i) bias.set(i, bias[i] - 4 * c.way.spread);
     if (c.removed == Removed::none) return;
     for (int64_t b = 1; b < batch; ++b)
       for (int64_t i = 0; i < n; ++i)
@@ -183,7 +191,7 @@ Results by_kernels(
   std::vector<char> z = room(per_class), sums = room(n * item);
   const auto output = [&](Result r) { return asked >> r & 1 ? found[r].data() : nullptr; };
   const auto number = [&](Result r) { return reinterpret_cast<double*>(output(r)); };
-  const Array bias = c.spread == 0 ? Array{} : in.bias.array();
+  const Array bias = c.way.spread == 0 ? Array{} : in.bias.array();
   const Array z_array{z.data(), in.value_type, {s.nodes * s.classes, s.classes, 1}};
   const Array sums_array{sums.data(), in.value_type, {s.nodes, 1, 0}};
   kernels.forward(
@@ -214,7 +222,7 @@ Results by_loops(const Case& c, const Inputs& in) {
   const std::vector<double> feature = doubles(in.feature, batch * n * d), state = doubles(in.state, batch * n * k);
   const std::vector<double> seed = doubles(in.seed, batch * n * k), grad = doubles(in.grad, batch * n * k);
   const std::vector<double> bias =
-      c.spread == 0 ? std::vector<double>(batch * n) : doubles(in.bias, batch * n);
+      c.way.spread == 0 ? std::vector<double>(batch * n) : doubles(in.bias, batch * n);
   Results r;
   for (int which : {new_state, of_state, of_seed}) r.values[which].resize(batch * n * k);
   r.values[of_feature].resize(batch * n * d);
@@ -307,10 +315,11 @@ std::vector<Case> all_cases() {
   constexpr Arithmetic every[] = {float64, float32, high, medium, bfloat16, float16};
 
   std::vector<Case> cases;
-  const auto add = [&](Sizes sizes, const Arithmetic& a, double spread) -> Case& {
-    // Large biases leave fewer digits to the scores.
-    const double allowed = a.type == Type::float32 && spread > 1 ? std::max(a.allowed, 1e-4) : a.allowed;
-    cases.push_back({sizes, a.type, a.precision, spread, allowed});
+  const auto add = [&](Sizes sizes, const Arithmetic& a, const Way& way) -> Case& {
+    // Large exponents leave fewer digits to their differences.
+    const bool large = way.spread > 1 || way.length > 2;
+    const double allowed = a.type == Type::float32 && large ? std::max(a.allowed, 1e-4) : a.allowed;
+    cases.push_back({sizes, a.type, a.precision, way, allowed});
     return cases.back();
   };
   // Sizes around the edge of a block and of vectors, one node, one column, many columns.
@@ -319,20 +328,22 @@ std::vector<Case> all_cases() {
                          {2, 390, 5, 3}, {1, 500, 2, 1}};
   for (const Sizes& s : sizes)
     for (const Arithmetic& a : every)
-      for (double spread : {1, 13, 200})
-        if (a.precision == Precision::highest || spread == 1) add(s, a, spread);
+      for (const Way& way : ways)
+        // Rounding a long row of features moves its scores by whole numbers.
+        if (a.precision == Precision::highest || way.length == 2) add(s, a, way);
   for (const Arithmetic& a : every) {
-    add({2, 20, 9, 3}, a, 0);
-    add({2, 20, 9, 3}, a, 1).removed = Removed::image;
-    for (double spread : {1, 13, 200}) {
-      add({2, 97, 9, 3}, a, spread).removed = Removed::some;
-      if (a.precision == Precision::highest) add({1, 97, 9, 3}, a, spread).one_by_one = true;
+    add({2, 20, 9, 3}, a, unbiased);
+    add({2, 20, 9, 3}, a, shared).removed = Removed::image;
+    for (const Way& way : ways) {
+      if (a.precision != Precision::highest && way.length > 2) continue;
+      add({2, 97, 9, 3}, a, way).removed = Removed::some;
+      if (a.precision == Precision::highest) add({1, 97, 9, 3}, a, way).one_by_one = true;
     }
   }
   // The arithmetic makes no difference to what is read.
   for (const Arithmetic& a : {float64, float32, bfloat16, float16})
     for (int layout = 0; layout < kLayouts; ++layout)
-      add({2, a.type == Type::float32 ? 97 : 20, 9, 3}, a, 1).layout = layout;
+      add({2, a.type == Type::float32 ? 97 : 20, 9, 3}, a, shared).layout = layout;
   return cases;
 }
 
@@ -348,12 +359,52 @@ bool check(const Kernels& kernels, const Case& c, const Inputs& inputs, const Re
   if (worst <= c.allowed && repeats) return true;
   const Sizes& s = c.sizes;
   std::printf(
-      "%s, B = %d, N = %d, d = %d, k = %d, type %d, precision %d, bias %g, removed %d, layout %d: "
+      "%s, B = %d, N = %d, d = %d, k = %d, type %d, precision %d, bias %g, length %g, removed %d, layout %d: "
       "error %.1e of %.1e, %s\n",
       kernels.name, static_cast<int>(s.batch), static_cast<int>(s.nodes), static_cast<int>(s.width),
-      static_cast<int>(s.classes), static_cast<int>(c.type), static_cast<int>(c.precision), c.spread,
+      static_cast<int>(s.classes), static_cast<int>(c.type), static_cast<int>(c.precision), c.way.spread, c.way.length,
       static_cast<int>(c.removed), c.layout, worst, c.allowed, repeats ? "repeatable" : "other bits on other threads");
   return false;
+}
+
+// Images of the sizes of each way take it.
+bool check_forms() {
+  using A = Registers<MultiplyAdd<float, 4>>;
+  using Form = Scores<A, 1>::Form;
+  bool right = true;
+  for (const Way& way : ways) {
+    const Case c{{2, 97, 9, 3}, Type::float32, Precision::highest, way, 0};
+    const Inputs in(c);
+    const Scores<A, 1> scores(c.sizes, in.feature.array(), in.bias.array(), pool<1>);
+    for (int64_t b = 0; b < c.sizes.batch; ++b) {
+      // Where rows were searched, the largest exponent of each is 0.
+      const int64_t n = c.sizes.nodes, d = c.sizes.width, first = scores.grid.nodes_in(0);
+      double farthest = 0;
+      for (int64_t i = 0; i < n; ++i) {
+        double top = -INFINITY;
+        for (int64_t j = 0; j < n; ++j) {
+          double score = in.bias[b * n + j];
+          for (int64_t m = 0; m < d; ++m)
+            score += in.feature[(b * n + i) * d + m] * (in.feature[(b * n + j) * d + m] - scores.centre[b * d + m]);
+          top = std::max(top, score);
+        }
+        const int64_t block = (i - first + kEdge) / kEdge;  // the first may have fewer nodes
+        const int64_t place = scores.node(b, block) + i - scores.grid.first_node(block);
+        farthest = std::max(farthest, std::abs(Scores<A, 1>::kLog2e * top + scores.row[place]));
+      }
+      const Form form = scores.form[b];
+      const bool expected = &way == &ways[0]   ? form == Form::shared
+                            : &way == &ways[1] ? form == Form::near && farthest > 1
+                            : &way == &ways[2] ? form == Form::near
+                                               : form == Form::near && farthest < 0.01;
+      if (!expected)
+        std::printf(
+            "bias %g, length %g, image %d: form %d, largest exponents up to %g from 0\n", way.spread, way.length,
+            static_cast<int>(b), static_cast<int>(form), farthest);
+      right &= expected;
+    }
+  }
+  return right;
 }
 
 }  // namespace
@@ -362,7 +413,7 @@ int main(int count, char** arguments) {
   const int64_t most = count > 1 ? std::atoll(arguments[1]) : 500;
   std::vector<const Kernels*> kernels = available_kernels();
   kernels.push_back(&amx_model_kernels);
-  int failed = 0, checked = 0;
+  int failed = !check_forms(), checked = 0;
   for (const Case& c : all_cases()) {
     if (c.sizes.nodes > most) continue;
     const Inputs inputs(c);
