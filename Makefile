@@ -58,15 +58,15 @@ sanitize: $(VENV)/ready        ## the compiled kernels under AddressSanitizer, U
 accuracy: $(VENV)/ready        ## error of every backend against float64
 	$(BIN)/python benchmarks/accuracy.py
 
-# The growth with N beside the one rival that gets as far.
-GROWTH = --cases sweep --modes forward --dtypes float32 --precisions highest --without "difnet triton" "difnet blockwise" eager \
-  "eager, compiled" "SDPA flash" "SDPA math" "SDPA math, padded v" "FlexAttention, compiled" KeOps "FlashAttention 4, k padded to 8"
+# Rows of another machine have names of their own.
+ROWS = benchmarks/results/$(1)-$(shell $(BIN)/python -c 'from difnet_kernels.backends import instruction_sets; print(instruction_sets()[0])').jsonl
 
 bench: $(VENV)/bench           ## measure operator and network, and write the documents' rows: forty minutes
-	$(BIN)/python benchmarks/bench_rw.py --out benchmarks/results/rw-cpu.jsonl
-	$(BIN)/python benchmarks/bench_rw.py $(GROWTH) --out benchmarks/results/rw-growth-cpu.jsonl
-	$(BIN)/python benchmarks/bench_rw.py --cases native-walk --isas avx512 avx2 --seconds 3 --minutes 15 --out benchmarks/results/rw-native-cpu.jsonl
-	$(BIN)/python benchmarks/bench_model.py --out benchmarks/results/model-cpu.jsonl
+	$(BIN)/python benchmarks/bench_rw.py --out $(call ROWS,rw)
+	$(BIN)/python benchmarks/bench_rw.py --cases native-walk --isas all --minutes 15 --out $(call ROWS,walk)
+	$(BIN)/python benchmarks/bench_rw.py --cases context camvid full-resolution --dtypes float32 --precisions highest --modes forward \
+	  --minutes 15 --out $(call ROWS,cases)
+	$(BIN)/python benchmarks/bench_model.py --out $(call ROWS,model)
 	$(MAKE) tables
 
 tables: $(VENV)/bench          ## docs/benchmarks.md, README and plots from the rows in benchmarks/results

@@ -37,6 +37,7 @@ from networks import (
     parts,
     whole,
 )
+from providers import refusal
 from rows import Rows
 from running import Part, carry_out, parse_run
 
@@ -101,13 +102,21 @@ def arrange(network: str, mode: str, options: argparse.Namespace, device: torch.
             found[name] = {"status": "ok", "error": error, "within": error <= factor * own_error}
         except Exception as error:
             found[name] = {"status": reason(error), "error": None, "within": False}
-    times = interleaved(calls, options.seconds * len(calls), device)
+    failures: dict[str, Exception] = {}
+    times = interleaved(calls, options.seconds * len(calls), device, failures)
     for name, values in found.items():
+        if name in failures:
+            values |= {"status": reason(failures[name]), "within": False}
         values |= times[name]._asdict() if name in times else {}
         if name in times and options.memory:
             values |= peak_here(calls[name], str(device))._asdict()
         rows.add(table="arrangements", network=network, arrangement=name, mode=mode, **values)
     print_arrangements([r for r in rows.rows if r["table"] == "arrangements" and r["mode"] == mode])
+
+
+def able(device: torch.device) -> list[str]:
+    """The backends that take tensors of the device, in order of preference."""
+    return [status.name for status in backends() if refusal(status.name, device) is None]
 
 
 def error_of_plain(plain: Setup, mode: str) -> float:
@@ -129,7 +138,7 @@ def take_apart(
     """Parts and total of one network, by every backend that can run here."""
     setup = Setup(network, options.size, PLAIN, str(device))
     model, image = setup.build()
-    usable = [s.name for s in backends() if s.available] if isinstance(model, DifNet) else []
+    usable = able(device) if isinstance(model, DifNet) else []
     step = whole(setup, mode, model, image)
 
     def walked_by(name: str | None) -> Callable[[], object]:
@@ -141,17 +150,19 @@ def take_apart(
 
     ends = dict.fromkeys((*usable[:1], *usable[-1:]))  # the preferred backend, and the one that stores P
     totals = {f"{TOTAL}, {name}": walked_by(name) for name in ends} or {TOTAL: walked_by(None)}
-    times = interleaved(totals, options.seconds * len(totals), device)
-    peaks = {name: peak_here(call, str(device)) for name, call in totals.items()} if options.memory else {}
+    failures: dict[str, Exception] = {}
+    times = interleaved(totals, options.seconds * len(totals), device, failures)
+    measured = [name for name in times if options.memory]
+    peaks = {name: peak_here(totals[name], str(device)) for name in measured}
     if isinstance(model, DifNet):
-        times = interleaved(parts(setup, mode, model, image, usable), options.seconds, device) | times
+        apart = parts(setup, mode, model, image, usable)
+        times = interleaved(apart, options.seconds, device, failures) | times
     counted, walks = flops(setup, mode)
     common = {
         "table": "networks",
         "network": network,
         "arrangement": PLAIN.name,
         "mode": mode,
-        "status": "ok",
         "parameters": sum(p.numel() for p in model.parameters()),
         "flops": counted,
         "walk_flops": walks,
@@ -159,7 +170,10 @@ def take_apart(
     for name, timing in times.items():
         part, _, by = name.partition(", ")
         values: dict[str, Any] = {"part": part, "backend": by or None, **peaks.get(name, Peak())._asdict()}
-        rows.add(**common, **values, **timing._asdict())
+        rows.add(**common, **values, **timing._asdict(), status="ok")
+    for name, error in failures.items():
+        part, _, by = name.partition(", ")
+        rows.add(**common, part=part, backend=by or None, status=reason(error), median=None)
 
 
 if __name__ == "__main__":

@@ -6,8 +6,8 @@
 
 Every provider computes the whole cascade from the same inputs. Before it is timed its results are compared
 with the truth in float64; one over the error budget of difnet_kernels.testing is shown in red, and no
-speed-up is claimed over it. Repetitions of all providers are interleaved. Rows go to a file as they are
-measured, plots beside it at the end, and after Ctrl-C too.
+speed-up is claimed over it. Repetitions of all providers are interleaved. Rows go to a file table by table,
+plots beside it at the end, and after Ctrl-C too.
 
 Columns: median, quartiles in ms and number of repetitions (one where a call is long); the best rival's median
 over ours (in brackets the same from opposite quartiles); the floor (benchmarks/floor.py) as a share of the
@@ -31,6 +31,7 @@ from report import groups, print_group
 from rows import Rows
 from running import Part, carry_out, parse_run
 
+from difnet_kernels.info import cpu_description
 from difnet_kernels.testing import SHARPNESS
 
 PRECISIONS = ("highest", "high", "medium")
@@ -44,7 +45,11 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--cases", nargs="+", choices=NAMES, default=DEFAULT)
     parser.add_argument("--modes", nargs="+", choices=MODES, default=None, help="by default the case's own")
     parser.add_argument(
-        "--dtypes", nargs="+", choices=DTYPES, default=None, help="all, on a CPU without float16"
+        "--dtypes",
+        nargs="+",
+        choices=DTYPES,
+        default=None,
+        help="all; on a CPU float32, and bfloat16 in the named cases where it multiplies such numbers",
     )
     parser.add_argument(
         "--precisions",
@@ -70,7 +75,9 @@ def plan(options: argparse.Namespace, device: torch.device) -> list[Contest]:
     def dtypes(name: str) -> list[str]:
         if on_gpu:
             return options.dtypes or list(DTYPES)
-        return options.dtypes or (["float32"] if name == "sweep" else ["float32", "bfloat16"])
+        # Elsewhere PyTorch's own products of bfloat16 take a minute.
+        both = name != "sweep" and multiplies_bfloat16()
+        return options.dtypes or (["float32", "bfloat16"] if both else ["float32"])
 
     def precisions(name: str, mode: str, dtype: str) -> list[str]:
         if dtype != "float32":
@@ -88,6 +95,11 @@ def plan(options: argparse.Namespace, device: torch.device) -> list[Contest]:
     ]
 
 
+def multiplies_bfloat16() -> bool:
+    """Whether this machine's CPU does, as far as it tells."""
+    return "bf16" in cpu_description()
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print, write."""
     options = parse(arguments)
@@ -95,6 +107,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def parts() -> list[Part]:
         found = providers(device, options.isas)
+        if unknown := set(options.without) - {provider.name for provider in found}:
+            names = ", ".join(repr(provider.name) for provider in found)
+            raise SystemExit(f"--without {', '.join(sorted(unknown))}: no such provider; there are {names}")
 
         def part(contest: Contest) -> Part:
             def measure(rows: Rows) -> None:

@@ -23,7 +23,7 @@ def pytest_generate_tests(metafunc):
     chosen = metafunc.config.option
     device = torch.device(chosen.device)
     found = [
-        (Contest(case, mode, dtype, "highest", "mixed"), provider)
+        (Contest(case, mode, dtype, "highest", case.sharpness), provider)
         for name in chosen.cases
         for case in cases(name, device)
         for mode in case.modes

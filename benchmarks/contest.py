@@ -13,11 +13,15 @@ from measure import LONG, graphed, interleaved, once, summary
 from memory import available_mebibytes, peak_mebibytes
 from providers import Provider, forget_compiled, step
 from rows import Rows
-from truth import Truth, Verdict, find_truth, judge
+from truth import Results, Truth, Verdict, find_truth, judge
 
 from difnet_kernels.testing import Inputs
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+COMPILING = 20.0
+"""Seconds that a compilation may take before a call counts as too slow."""
 
 
 class Contest(NamedTuple):
@@ -38,9 +42,9 @@ class Contest(NamedTuple):
         same = all(row[name] == getattr(self, name) for name in ("mode", "dtype", "precision"))
         return same and row["case"] == self.case.name and row["nodes"] < self.case.nodes
 
-    def small(self) -> "Contest":
+    def small(self, nodes: int = 1024) -> "Contest":
         """The same on a few nodes, to warm up."""
-        case = self.case._replace(batch=1, nodes=min(self.case.nodes, 1024), walks=1)
+        case = self.case._replace(batch=1, nodes=min(self.case.nodes, nodes), walks=1)
         return self._replace(case=case)
 
 
@@ -50,8 +54,10 @@ class Entry(NamedTuple):
     status: str
     verdict: Verdict | None = None
     call: Callable[[], object] | None = None
-    seconds: float | None = None
-    """Of the only call, where it was long."""
+    seconds: float = 0.0
+    """Of the call that was checked."""
+    long: bool = False
+    """Whether another one would take too long."""
 
 
 def hold(
@@ -70,14 +76,23 @@ def hold(
     for provider in found:
         status = "left out" if provider.name in options.without else provider.unavailable
         status = status or hopeless(provider, contest, patience(provider, options), rows.rows, device)
-        entries[provider.name] = Entry(status) if status else enter(provider, contest, inputs, truth, device)
-    calls = {name: e.call for name, e in entries.items() if e.call and e.seconds is None}
+        entry = Entry(status) if status else enter(provider, contest, inputs, truth, device)
+        if entry.seconds > options.patience + COMPILING and provider.compiles:
+            status = f"too slow for --patience {options.patience:g}: {entry.seconds:.0f} s with compilation"
+            entry = Entry(status)
+        entries[provider.name] = entry
+    ours = next((p.name for p in found if p.default), None)
+    right = [p.name for p in found if not p.ours and (v := entries[p.name].verdict) is not None and v.within]
+    # Who makes the ratio is called again, however long it takes.
+    decisive = {ours, min(right, key=lambda name: entries[name].seconds)} if right else set()
+    calls = {name: e.call for name, e in entries.items() if e.call and (name in decisive or not e.long)}
     failures: dict[str, Exception] = {}
-    times = interleaved(calls, options.seconds, device, failures)
+    times = interleaved(calls, options.seconds, device, failures, ours, right)
     for name, error in failures.items():
         entries[name] = Entry(reason(error))
         del calls[name]
-    times |= {name: summary([1e3 * e.seconds]) for name, e in entries.items() if e.seconds is not None}
+    once_called = {name: e.seconds for name, e in entries.items() if e.call and name not in calls}
+    times |= {name: summary([1e3 * seconds]) for name, seconds in once_called.items()}
     # One graph at a time: each holds the memory of its call.
     replays = {}
     for name, call in calls.items() if device.type == "cuda" else ():
@@ -116,10 +131,14 @@ def hold(
 def prepare(
     provider: Provider, contest: Contest, device: str
 ) -> tuple[Callable[[], object], Callable[[], object]]:
-    """For a process of its own: the warm-up and the call whose memory counts."""
+    """For a process of its own: the warm-up and the call whose memory counts.
+
+    What is compiled is compiled for the call's own sizes. The other warm-ups have few nodes: memory that is
+    kept for the next call counts.
+    """
     place = torch.device(device)
     call = contest.call(provider, place)
-    return call if provider.compiles else contest.small().call(provider, place), call
+    return call if provider.compiles else contest.small(64).call(provider, place), call
 
 
 def enter(
@@ -128,16 +147,12 @@ def enter(
     """One call, checked against the truth. A rival that cannot run is listed with its reason."""
     try:
         call = step(provider, inputs, contest.mode)
-        start = time.perf_counter()
-        found = call()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        seconds = time.perf_counter() - start
+        found: Results = {}
+        seconds = 1e-3 * once(lambda: found.update(call()), device)
         verdict = None if truth is None else judge(found, truth)
     except Exception as error:
         return Entry(reason(error))
-    long = seconds > LONG and not provider.compiles
-    return Entry("ok", verdict, call, seconds if long else None)
+    return Entry("ok", verdict, call, seconds, seconds > LONG and not provider.compiles)
 
 
 class Patience(NamedTuple):

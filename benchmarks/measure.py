@@ -2,13 +2,15 @@
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import cache
 from typing import NamedTuple
 
 import torch
 
 REPETITIONS = 3, 30
+DECISIVE = 5
+"""Fewest repetitions of the two that make a ratio; `REPETITIONS[0]` of long calls."""
 LONG = 3.0
 """Seconds of a call that is repeated less often."""
 EVICTED = {"cpu": 2**26, "cuda": 2**28}
@@ -29,40 +31,48 @@ def interleaved(
     seconds: float,
     device: torch.device,
     failures: dict[str, Exception] | None = None,
+    ours: str | None = None,
+    rivals: Collection[str] = (),
 ) -> dict[str, Timing]:
     """Times of all calls, spread evenly over the same time, so that a drifting machine hurts all alike.
 
     A call that raises goes to `failures` and has no time, or raises where there is none to note it in.
 
     How often each is repeated follows from its first time: as often as fits its share of `seconds`, 3 times
-    at least (once where it is longer than `LONG`) and 30 at most. Next is the one that lags furthest behind.
+    at least (once where it is longer than `LONG`) and 30 at most; more often, `DECISIVE`, that of `ours` and
+    of the fastest of `rivals`. Next is the one that lags furthest behind.
     """
     times: dict[str, list[float]] = {name: [] for name in calls}
     share = seconds / max(1, len(calls))
-    planned = dict.fromkeys(calls, 1)
+
+    def run(names: Iterable[str], planned: dict[str, int]) -> None:
+        for name in names:
+            try:
+                times[name].append(once(calls[name], device))
+            except Exception as error:
+                if failures is None:
+                    raise
+                failures[name] = error
+                del times[name]
+            if name not in times or len(times[name]) == planned[name]:
+                del planned[name]
+
+    run(calls, dict.fromkeys(calls, 1))
+    fastest = min((name for name in rivals if name in times), key=lambda name: times[name][0], default=None)
+    decisive = (ours, fastest) if ours in times and fastest else ()
+    planned = {name: repetitions(1e-3 * t[0], share, name in decisive) for name, t in times.items()}
+    planned = {name: count for name, count in planned.items() if count > 1}
     while planned:
-        name = min(planned, key=lambda name: len(times[name]) / planned[name])
-        try:
-            times[name].append(once(calls[name], device))
-        except Exception as error:
-            if failures is None:
-                raise
-            failures[name] = error
-            del planned[name]
-            continue
-        if len(times[name]) == 1:
-            planned[name] = repetitions(1e-3 * times[name][0], share)
-        if len(times[name]) == planned[name]:
-            del planned[name]
-    return {name: summary(values) for name, values in times.items() if name not in (failures or ())}
+        run([min(planned, key=lambda name: len(times[name]) / planned[name])], planned)
+    return {name: summary(values) for name, values in times.items()}
 
 
-def repetitions(seconds: float, share: float) -> int:
+def repetitions(seconds: float, share: float, decisive: bool = False) -> int:
     """Of a call that takes so long and has a share of the time."""
     least, most = REPETITIONS
     if seconds > LONG:
-        return 1
-    return min(most, max(least, int(share / max(seconds, 1e-9))))
+        return least if decisive else 1
+    return min(most, max(DECISIVE if decisive else least, int(share / max(seconds, 1e-9))))
 
 
 def graphed(call: Callable[[], object], device: torch.device) -> Callable[[], object]:

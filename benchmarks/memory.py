@@ -1,7 +1,7 @@
 """Memory: what one call needs above its inputs, and a limit that makes a CPU refuse what it has not got.
 
 On a GPU the allocator's peak counts; on a CPU the resident size of a process made for that one call. Such
-processes are forked from one that has imported torch and computed nothing, so that each costs milliseconds.
+processes are forked from one that has imported what takes seconds and computed nothing.
 Linux starts the mark of the largest resident size anew before the call. Without /proc (macOS) the mark stands
 since the process began, at what making the inputs took: what is found is the least that the call needs.
 """
@@ -29,7 +29,9 @@ class Peak(NamedTuple):
 
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["torch", "providers", "truth"])
+_context.set_forkserver_preload(
+    ["torch._inductor", "torch.nn.attention.flex_attention", "providers", "truth"]
+)
 
 
 def peak_mebibytes(

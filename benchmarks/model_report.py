@@ -8,8 +8,8 @@ from report import Row, digits, memory, print_table, quartiles
 
 ARRANGEMENT_HEADINGS = ["arrangement", "median ms", "quartiles", "n", "x plain", "error", "peak MiB"]
 NETWORK_HEADINGS = [
-    "network", "M parameters", "GFLOP", "of walks", "seed ms", "similarity ms", "diffusion ms", "total ms",
-    "n", "share", "eager P", "total, eager P", "peak MiB", "eager P",
+    "network", "M parameters", "GFLOP of branches", "of walks", "seed ms", "similarity ms", "diffusion ms",
+    "total ms", "n", "share", "eager P", "total, eager P", "peak MiB", "eager P",
 ]  # fmt: skip
 
 
@@ -39,7 +39,7 @@ def network_cells(rows: list[Row]) -> list[list[str]]:
     """One line for each network in one mode: with the preferred backend, and beside it with P stored."""
     lines = []
     for network in dict.fromkeys(row["network"] for row in rows):
-        mine = [row for row in rows if row["network"] == network]
+        mine = [row for row in rows if row["network"] == network and row["status"] == "ok"]
         default = next((r["backend"] for r in mine if r["backend"]), None)
 
         def of(part: str, backend: str | None, mine: list[Row] = mine) -> Row | None:
@@ -129,6 +129,7 @@ def plot_networks(rows: list[Row], folder: Path) -> list[Path]:
 
 def _stack(axes: Any, rows: list[Row]) -> None:
     """Seed branch, similarity branch, diffusion and the rest of the total on top of each other."""
+    rows = [row for row in rows if row["status"] == "ok"]
     bars = [(r["network"], r["backend"], r["median"]) for r in rows if r["part"] == "total"]
     bottoms = [0.0] * len(bars)
     ticks = range(len(bars))
@@ -152,6 +153,8 @@ def _stack(axes: Any, rows: list[Row]) -> None:
         "the rest; all, without branches",
         lambda network, by: max(0.0, totals[network, by] - bottoms[index[network, by]]),
     )
+    # Parts that are timed alone may take longer than in the whole.
+    axes.scatter(ticks, [total for *_, total in bars], 900, "black", "_", label="the whole", zorder=3)
     axes.set_ylim(0, 1.05 * max(bottoms))
     axes.set_xticks(
         ticks, [network if by is None else f"{network}\n{by}" for network, by, _ in bars], fontsize=8

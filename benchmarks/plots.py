@@ -53,18 +53,19 @@ def plot(rows: list[Row], folder: Path) -> list[Path]:
             draw(f"floor-{end}", share, _bars, ylabel="floor / median, %", title=title)
         for end, field in (("", ""), ("-gradient", "gradient_")):
             errors = [row for row in of_mode if row.get(f"{field}error")]
-            of = "the worst gradient" if field else "the output"
-            title = f"error of {of}, worst of all cases: {mode}"
-            label = "relative error against float64"
+            of = "the gradient nearest to its budget" if field else "the output"
+            title = f"error of {of}, largest share of all cases: {mode}"
+            label = "error against float64 / budget"
             draw(f"error-{slug}{end}", errors, _errors(field), ylabel=label, title=title)
     return written
 
 
 def _lines(field: str) -> Callable[[Any, list[Row], dict[str, Any]], None]:
-    """Against N, on logarithmic axes; where a provider ran out of memory its line ends in a cross."""
+    """Against N, on logarithmic axes. A line says why it ends; points of wrong results are hollow."""
 
     def paint(axes: Any, rows: list[Row], colours: dict[str, Any]) -> None:
         axes.set(xscale="log", yscale="log")
+        legend: dict[str, dict[str, Any]] = {}
         for name, colour in colours.items():
             mine = sorted((r for r in rows if r["provider"] == name), key=lambda r: r["nodes"])
             points = [r for r in mine if (r.get(field) or 0) > 0]
@@ -73,11 +74,19 @@ def _lines(field: str) -> Callable[[Any, list[Row], dict[str, Any]], None]:
             x, y = [r["nodes"] for r in points], [r[field] for r in points]
             width = 2.5 if points[0]["ours"] else 1.2
             axes.plot(x, y, "o-", color=colour, linewidth=width, markersize=4, label=name)
+            for row in points:
+                if _wrong(row):
+                    hollow = {"marker": "o", "markersize": 6, "markerfacecolor": "white"}
+                    axes.plot(row["nodes"], row[field], color=colour, **hollow)
+                    legend["error over the budget"] = hollow
             after = [r for r in mine if r["nodes"] > x[-1]]
-            if after and after[0]["status"].startswith("out of memory"):
-                axes.plot(x[-1], y[-1], "x", color=colour, markersize=13, markeredgewidth=2)
-        if any(r["status"].startswith("out of memory") for r in rows):
-            axes.plot([], [], "kx", markersize=10, label="out of memory beyond")
+            for status, marker in (("out of memory", "x"), ("too slow", "|")):
+                if after and after[0]["status"].startswith(status):
+                    end = {"marker": marker, "markersize": 13, "markeredgewidth": 2}
+                    axes.plot(x[-1], y[-1], color=colour, **end)
+                    legend[f"{status} beyond"] = end
+        for label, style in legend.items():
+            axes.plot([], [], color="black", linestyle="none", label=label, **style)
 
     return paint
 
@@ -90,10 +99,18 @@ def _bars(axes: Any, rows: list[Row], colours: dict[str, Any]) -> None:
     for i, name in enumerate(present):
         mine = [r for r in rows if r["provider"] == name]
         places = [labels.index(_place(r)) + (i + 0.5) * width for r in mine]
-        axes.bar(
-            places, [100 * r["floor"] / r["median"] for r in mine], width, label=name, color=colours[name]
-        )
+        heights = [100 * r["floor"] / r["median"] for r in mine]
+        bars = axes.bar(places, heights, width, label=name, color=colours[name])
+        for bar, row in zip(bars, mine, strict=True):
+            if _wrong(row):
+                bar.set(fill=False, edgecolor=colours[name], hatch="////")
+    if any(_wrong(row) for row in rows):
+        axes.bar(0, 0, fill=False, edgecolor="black", hatch="////", label="error over the budget")
     axes.set_xticks([i + 0.4 for i in range(len(labels))], labels, fontsize=8)
+
+
+def _wrong(row: Row) -> bool:
+    return row["error"] is not None and not row["within"]
 
 
 def _place(row: Row) -> str:
@@ -101,13 +118,10 @@ def _place(row: Row) -> str:
 
 
 def _errors(field: str) -> Callable[[Any, list[Row], dict[str, Any]], None]:
-    """Worst error of each provider at each precision, with the largest that its budget allowed."""
+    """The largest share of its budget that an error of a provider takes, at each precision."""
 
-    def error(row: Row) -> float:
-        return row[f"{field}error"]
-
-    def allowed(row: Row) -> float:
-        return row[f"{field}allowed"]
+    def share(row: Row) -> float:
+        return row[f"{field}error"] / row[f"{field}allowed"]
 
     def paint(axes: Any, rows: list[Row], colours: dict[str, Any]) -> None:
         labels = [p for p in PRECISIONS if any(kind(r) == p for r in rows)]
@@ -118,15 +132,13 @@ def _errors(field: str) -> Callable[[Any, list[Row], dict[str, Any]], None]:
                 mine = [r for r in rows if r["provider"] == name and kind(r) == label]
                 if not mine:
                     continue
-                worst = max(mine, key=lambda r: error(r) / allowed(r))
+                largest = max(share(r) for r in mine)
                 x = j + 0.8 * (i + 0.5) / len(present) - 0.4
-                within = error(worst) <= allowed(worst)
-                marker = {"marker": "o" if within else "X", "s": 45, "color": colours[name]}
+                marker = {"marker": "o" if largest <= 1 else "X", "s": 45, "color": colours[name]}
                 first = not any(text == name for text in axes.get_legend_handles_labels()[1])
-                axes.scatter(x, error(worst), label=name if first else None, **marker)
-                axes.plot([x - 0.02, x + 0.02], [allowed(worst)] * 2, color="black", linewidth=1.5)
-        axes.plot([], [], color="black", linewidth=1.5, label="allowed")
-        if not all(error(r) <= allowed(r) for r in rows):
+                axes.scatter(x, largest, label=name if first else None, **marker)
+        axes.axhline(1, color="black", linewidth=1.5, label="the budget")
+        if not all(share(r) <= 1 for r in rows):
             axes.scatter([], [], marker="X", color="black", label="over the budget")
         axes.set_xticks(range(len(labels)), labels)
 

@@ -97,7 +97,7 @@ def providers(device: torch.device, isas: Sequence[str] = ("best",)) -> list[Pro
     for s in backends():
         if s.name == "reference":
             continue
-        reason = _refusal(s.name, device) if s.available else s.reason
+        reason = refusal(s.name, device) if s.available else s.reason
         default = s.name == choose(None, device)
         found.append(Provider(f"difnet {s.name}", partial(_ours, s.name), True, reason, default=default))
         if s.name == "native":
@@ -126,7 +126,8 @@ def providers(device: torch.device, isas: Sequence[str] = ("best",)) -> list[Pro
     return found
 
 
-def _refusal(backend: str, device: torch.device) -> str | None:
+def refusal(backend: str, device: torch.device) -> str | None:
+    """Why one of our backends does not take tensors of the device, or None."""
     try:
         choose(backend, device)
     except BackendError as error:

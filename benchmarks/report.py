@@ -60,7 +60,7 @@ def counted(row: Row) -> str:
     """The work of our algorithm, and its time at the rates of the floor."""
     return (
         f"our algorithm: {digits(1e-9 * row['flops'])} GFLOP, {digits(1e-6 * row['exponentials'])} M "
-        f"exponentials, {digits(2**-20 * row['bytes'])} MiB moved; floor {digits(row['floor'])} ms"
+        f"exponentials or more, {digits(2**-20 * row['bytes'])} MiB moved; floor {digits(row['floor'])} ms"
     )
 
 

@@ -3,6 +3,7 @@
 import json
 import platform
 import subprocess
+import time
 from collections.abc import Iterable
 from datetime import datetime, timezone
 from importlib import metadata
@@ -76,10 +77,11 @@ class Rows:
     def __init__(self, path: Path, shared: dict[str, Any]):
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path, self.shared, self.rows = path, shared, list[dict[str, Any]]()
+        self.start = time.monotonic()
 
     def add(self, **values: Any) -> None:
-        """Append one row."""
-        row = {**self.shared, **values}
+        """Append one row, with the seconds since the start."""
+        row = {**self.shared, **values, "elapsed": round(time.monotonic() - self.start, 1)}
         # What a file held goes when there is something in its stead.
         with self.path.open("a" if self.rows else "w", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")

@@ -41,8 +41,8 @@ from rows import DIRTY, RESULTS, ROOT, load
 
 DOCUMENTS = ("README.md", "docs/benchmarks.md")
 README_HEADINGS = [
-    "", "backend", "ms", "peak MiB", "best rival", "ms", "peak MiB", "ratio", "eager ms", "peak MiB",
-    "% of floor", "output error", "gradient error",
+    "", "backend", "ms", "n", "peak MiB", "best rival", "ms", "n", "peak MiB", "ratio", "eager ms",
+    "peak MiB", "% of floor", "output error", "gradient error",
 ]  # fmt: skip
 SUMMARY_CASES = ("paper-inference", "paper-training", "full-resolution")
 
@@ -81,10 +81,20 @@ def origin(path: Path, rows: list[Row]) -> list[str]:
     measured = dict.fromkeys(row.get("case") or row["network"] for row in rows)
     lines = [
         f"### {', '.join(measured)}: {first['hardware']}",
-        f"{where(first)}. Rows: `{path.relative_to(ROOT)}`, by `{first['command']}`.",
+        f"{where(first)}. Rows: `{path.relative_to(ROOT)}`, by `{command(first)}`{lasted(rows)}.",
         lacking(rows),
     ]
     return [text for line in lines if line for text in (line, "")]
+
+
+def command(row: Row) -> str:
+    """What was run, without the name of the file."""
+    return re.sub(r" --out \S+", "", row["command"])
+
+
+def lasted(rows: list[Row]) -> str:
+    """How long that took, where rows tell."""
+    return f", in {rows[-1]['elapsed'] / 60:.1f} minutes" if "elapsed" in rows[-1] else ""
 
 
 def lacking(rows: list[Row]) -> str:
@@ -110,9 +120,11 @@ def summary_table(files: Files) -> str:
                     f"{default['case']}, {default['mode']}, {kind(default)}",
                     default["provider"].removeprefix("difnet "),
                     digits(default["median"]),
+                    str(default["repetitions"]),
                     memory(default),
                     rival["provider"] if rival else "none",
                     digits(rival["median"]) if rival else "",
+                    str(rival["repetitions"]) if rival else "",
                     memory(rival) if rival else "",
                     speedup(default, group),
                     digits(eager["median"]) if eager else "",
@@ -162,8 +174,7 @@ def pictures(path: Path) -> list[str]:
 
 def missing(benchmark: str) -> str:
     """What stands where nothing has been measured yet."""
-    command = f"python benchmarks/bench_{benchmark}.py --out benchmarks/results/{benchmark}-cpu.jsonl"
-    return f"No rows yet: `{command}`, then `make tables`.\n"
+    return f"No rows yet: `make bench` measures them ({benchmark}).\n"
 
 
 SECTIONS: dict[str, Callable[[Files], str]] = {

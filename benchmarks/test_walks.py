@@ -51,4 +51,4 @@ def test_walks(benchmark, contest, provider, truths, pytestconfig):
         if device.type == "cuda":
             torch.cuda.synchronize(device)
 
-    benchmark.pedantic(call, rounds=1 if entry.seconds else 5, warmup_rounds=0)
+    benchmark.pedantic(call, rounds=1 if entry.long else 5, warmup_rounds=0)

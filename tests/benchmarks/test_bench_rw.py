@@ -240,6 +240,22 @@ def test_calls_are_spread_over_the_same_time(monkeypatch):
     assert all(2 <= len(quick) <= 4 for quick in between[1:-1]), between
 
 
+def test_the_two_that_make_the_ratio_are_repeated_more_often(monkeypatch):
+    lasts = {"ours": 3500.0, "rival": 1000.0, "slower": 2000.0, "other": 500.0}  # ms
+    monkeypatch.setattr(measure, "once", lambda call, device: call())
+    calls = {name: lambda ms=ms: ms for name, ms in lasts.items()}
+    times = interleaved(calls, 0.0, CPU, None, "ours", ["slower", "rival"])
+    found = {name: timing.repetitions for name, timing in times.items()}
+    assert found == {"ours": 3, "rival": 5, "slower": 3, "other": 3}
+    alone = interleaved(calls, 0.0, CPU, None, "ours", [])
+    assert alone["ours"].repetitions == 1
+
+
+def test_a_provider_that_is_to_be_left_out_must_exist():
+    with pytest.raises(SystemExit, match=r"--without SPDA: no such provider; there are .*'eager'"):
+        bench_rw.main([*QUICK, "SPDA", "--cases", "tiny"])
+
+
 def test_caches_hold_other_data_before_each_call():
     measure.other_data(CPU).fill_(1)
     seen = []
@@ -262,7 +278,10 @@ def test_rows_are_kept_until_there_are_others(tmp_path):
     assert load([path]) == [{"old": 1}]
     rows.add(new=2)
     rows.add(new=3)
-    assert load([path]) == [{"new": 2}, {"new": 3}]
+    assert [row | {"elapsed": 0} for row in load([path])] == [
+        {"new": 2, "elapsed": 0},
+        {"new": 3, "elapsed": 0},
+    ]
     path.write_text('{"old": 1}\n{"cut\n{"new": 2}\n')
     with pytest.raises(ValueError, match="line 2: not a row"):
         load([path])

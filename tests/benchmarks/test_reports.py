@@ -72,7 +72,7 @@ def test_the_summary_shows_the_default_backend_even_where_another_is_faster(tmp_
     rows.append(row("difnet blockwise", 9, case="paper-inference", median=0.5))
     text = tables.summary_table(written(tmp_path, rows))
     assert "blockwise" not in text
-    assert "| native | 2 | 10 | none |" in text
+    assert "| native | 2 | 5 | 10 | none |" in text
     assert "**1.0e+00 of 3.0e-07**" in text
 
 
@@ -96,10 +96,11 @@ def test_rows_of_a_tree_with_changes_are_refused(tmp_path):
 
 def test_tables_name_the_command_and_what_the_run_left_out(tmp_path, monkeypatch):
     monkeypatch.setattr(tables, "ROOT", tmp_path)
-    common = {"command": "python benchmarks/bench_rw.py --minutes 1", "driver": "570.1"}
+    common = {"command": "python benchmarks/bench_rw.py --minutes 1 --out rows.jsonl", "driver": "570.1"}
+    common |= {"elapsed": 90.0}
     whole = [r | common | {"planned": 2, "providers": n} for n, r in zip((3, 3, 3, 2, 2), ROWS, strict=True)]
     text = tables.walk_tables(written(tmp_path, whole))
-    assert "Rows: `rows.jsonl`, by `python benchmarks/bench_rw.py --minutes 1`." in text
+    assert "Rows: `rows.jsonl`, by `python benchmarks/bench_rw.py --minutes 1`, in 1.5 minutes." in text
     assert "driver 570.1; commit abc" in text
     assert "Incomplete" not in text
     cut = tables.walk_tables(written(tmp_path, [r | {"planned": 9} for r in whole[:4]]))
@@ -116,7 +117,10 @@ def test_documents_follow_the_rows(tmp_path):
     text = "before\n<!-- begin summary -->\n| typed | 99 |\n<!-- end summary -->\nafter"
     filled = tables.fill(text, files)
     assert "typed" not in filled
-    assert "| 2 | 10 | eager | 6 | 100 | 3.00 (1.67 - 4.67) | 6 | 100 | 50 | 1.0e-07 of 3.0e-07 |" in filled
+    assert (
+        "| 2 | 5 | 10 | eager | 6 | 5 | 100 | 3.00 (1.67 - 4.67) | 6 | 100 | 50 | 1.0e-07 of 3.0e-07 |"
+        in filled
+    )
     assert filled.startswith("before")
     assert filled.endswith("after")
     assert tables.fill(filled, files) == filled
