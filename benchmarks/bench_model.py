@@ -5,14 +5,15 @@
 
 Images are [3, 505, 505], one at a time, k = 21; weights are random, batch norms at the statistics of the
 image. First --arrange is run in every arrangement, inference and training step. The error is the distance of
-the scores, or of the gradient of all weights, from those of "plain"; that of plain is from float64, on a
-small image. One more than twice (gradients: three times) as far off is marked. Then every network is run in
+the scores, or of the gradient of all weights, from those in float64. One more than twice (gradients: three
+times) as far off as "plain" is marked. Then every network is run in
 the arrangement "plain", with seed branch, similarity branch and diffusion timed apart as well; diffusion with
 each operator backend, the total with the preferred one and with "reference", which stores P. Long calls are
 repeated less often, the longest timed once; the column n says how often.
 """
 
 import argparse
+import copy
 import logging
 import sys
 from collections.abc import Callable, Sequence
@@ -88,18 +89,18 @@ def arrange(network: str, mode: str, options: argparse.Namespace, device: torch.
     """One network in every arrangement: error, time, memory."""
     plain = Setup(network, options.size, PLAIN, str(device))
     factor = FORWARD_FACTOR if mode == INFERENCE else GRADIENT_FACTOR
-    own_error = error_of_plain(plain, mode)
-    built = plain.build()
-    reference = whole(plain, mode, *plain.arranged(*built))().detach()
+    model, image = plain.build()
+    truth = whole(plain, mode, copy.deepcopy(model).double(), image.double())().detach()
+    allowed = factor * distance(whole(plain, mode, *plain.arranged(model, image))(), truth)
     calls: dict[str, Callable[[], torch.Tensor]] = {}
     found: dict[str, dict[str, Any]] = {}
     for name in options.arrangements:
         setup = plain._replace(arrangement=ARRANGEMENTS[name])
         try:
-            call = whole(setup, mode, *setup.arranged(*built))
-            error = own_error if setup == plain else distance(call(), reference)
+            call = whole(setup, mode, *setup.arranged(model, image))
+            error = distance(call(), truth)
             calls[name] = call
-            found[name] = {"status": "ok", "error": error, "within": error <= factor * own_error}
+            found[name] = {"status": "ok", "error": error, "within": error <= allowed}
         except Exception as error:
             found[name] = {"status": reason(error), "error": None, "within": False}
     failures: dict[str, Exception] = {}
@@ -117,14 +118,6 @@ def arrange(network: str, mode: str, options: argparse.Namespace, device: torch.
 def able(device: torch.device) -> list[str]:
     """The backends that take tensors of the device, in order of preference."""
     return [status.name for status in backends() if refusal(status.name, device) is None]
-
-
-def error_of_plain(plain: Setup, mode: str) -> float:
-    """Distance of float32 from float64, on a small image: float64 convolutions are slow."""
-    small = plain._replace(size=min(plain.size, 65))
-    model, image = small.build()
-    single = whole(small, mode, *small.arranged(model, image))()
-    return distance(single, whole(small, mode, model.double(), image.double())())
 
 
 def distance(found: torch.Tensor, truth: torch.Tensor) -> float:

@@ -62,7 +62,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--sharpness", choices=SHARPNESS, default=None, help="by default the case's own")
     parser.add_argument("--isas", nargs="+", default=["best"], help="of native: best, all, or names")
     parser.add_argument("--seconds", type=float, default=3.0, help="time for each table")
-    parser.add_argument("--patience", type=float, default=8.0, help="longest call worth timing, in s")
+    parser.add_argument("--patience", type=float, default=12.0, help="longest call worth timing, in s")
     parser.add_argument("--without", nargs="+", default=[], metavar="PROVIDER", help="names to leave out")
     return parse_run("rw", parser, arguments)
 

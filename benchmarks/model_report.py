@@ -89,7 +89,7 @@ def print_arrangements(rows: list[Row]) -> None:
         arrangement_cells(rows),
     )
     if not all(row["within"] for row in rows):
-        print("* further from plain than twice (gradients: three times) the error of plain against float64")
+        print("* further from float64 than twice (gradients: three times) as plain")
 
 
 def print_networks(rows: list[Row]) -> None:

@@ -88,7 +88,7 @@ class CascadedRandomWalk(torch.autograd.Function):
                 mask, grad, features[t], states[t], seed, zs[t], lses[t], mu[t], beta[t], bias
             )
             if need_feature[t]:
-                grad_features[t] = of_feature
+                grad_features[t] = in_layout_of(features[t], of_feature)
             if need_seed:
                 grad_seed = _add(grad_seed, of_seed)
             if need_mu:
@@ -101,13 +101,42 @@ class CascadedRandomWalk(torch.autograd.Function):
 
         return (
             None,
-            grad_seed,
+            None if grad_seed is None else in_layout_of(seed, grad_seed),
             torch.stack(grad_mu) if need_mu else None,
             torch.stack(grad_beta) if need_beta else None,
-            grad if need_state else None,
+            in_layout_of(states[0], grad) if need_state and grad is not None else None,
             torch.stack(grad_bias) if need_bias else None,
             *grad_features,
         )
+
+
+def in_layout_of(tensor: Tensor, grad: Tensor) -> Tensor:
+    """The gradient of a tensor, with the strides of the tensor where it lies in memory without gaps.
+
+    Nodes are mostly a view of an image, (B, d, H, W) with H W nodes. Strides of a single image leave open
+    which way it lies in memory, and batch norm's backward on CPUs (PyTorch 2.14) is wrong, by more than the
+    gradient itself, where its input lies one way and the gradient the other.
+    """
+    return grad if tensor.is_contiguous() else torch.empty_like(tensor).copy_(grad)
+
+
+class SameLayout(torch.autograd.Function):
+    """A tensor as it is, whose gradient `in_layout_of` lays out; any order of derivative."""
+
+    @staticmethod
+    def forward(tensor: Tensor) -> Tensor:
+        """The tensor."""
+        return tensor.view_as(tensor)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        """Keep the tensor, which the walk keeps as well."""
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        """The gradient in the tensor's layout."""
+        return in_layout_of(ctx.saved_tensors[0], grad)
 
 
 class _WalkBackward(torch.autograd.Function):

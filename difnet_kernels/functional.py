@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from difnet_kernels import blockwise, reference
-from difnet_kernels.autograd import CascadedRandomWalk
+from difnet_kernels.autograd import CascadedRandomWalk, SameLayout
 from difnet_kernels.backends import choose
 
 
@@ -184,10 +184,11 @@ def _run(
         outputs = CascadedRandomWalk.apply(backend, *_distinct(seed, mu, beta, state, node_bias, *features))
         return list(outputs[: len(features)])
     states = []
+    seed, state = SameLayout.apply(seed), SameLayout.apply(state)
     with torch.autocast(seed.device.type, enabled=False):
         for t, feature in enumerate(features):
             bias = None if node_bias is None else node_bias[t]
-            state = reference.random_walk(feature, state, seed, mu[t], beta[t], bias)
+            state = reference.random_walk(SameLayout.apply(feature), state, seed, mu[t], beta[t], bias)
             states.append(state)
     return states
 

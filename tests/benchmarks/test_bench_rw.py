@@ -147,9 +147,9 @@ def test_our_default_backend_may_take_the_time_that_is_left():
     ours = next(p for p in providers(CPU) if p.default)
     assert 100 < patience(ours, options).seconds <= 120
     assert patience(ours, options).option == "--minutes 2"
-    assert patience(by_name("eager"), options) == (8.0, "--patience 8")
+    assert patience(by_name("eager"), options) == (12.0, "--patience 12")
     options.deadline = 0.0
-    assert patience(ours, options) == (8.0, "--patience 8")
+    assert patience(ours, options) == (12.0, "--patience 12")
 
 
 def test_one_provider_is_the_default():

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 import difnet
 from difnet import Details, DifNet, SimDeepLab, create_model
 from difnet.heads import Classifier, ImportanceHead
+from difnet_kernels import backends
 
 K = 5
 
@@ -138,6 +139,24 @@ def test_gradients_are_bitwise_reproducible(image):
     finally:
         torch.use_deterministic_algorithms(False)
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize("backend", ["native", "blockwise", "reference"])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_gradients_of_one_image_are_those_of_two_alike(channels_last, backend, image, monkeypatch):
+    """Of a single image, memory layouts are ambiguous, and batch norm may take one for the other."""
+    if not {status.name: status.available for status in backends()}[backend]:
+        pytest.skip(f"{backend} cannot run here")
+    monkeypatch.setenv("DIFNET_BACKEND", backend)
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    gradients = []
+    for count in (1, 2):
+        model = softened(build()).double().to(memory_format=layout)
+        images = image[:1].double().repeat(count, 1, 1, 1).to(memory_format=layout)
+        model(images).square().mean().backward()
+        gradients.append([p.grad for p in model.parameters()])
+    for one, two in zip(*gradients, strict=True):
+        assert (one - two).norm() <= 1e-8 * two.norm() + 1e-12
 
 
 @pytest.mark.parametrize("autocast", [False, True])

@@ -204,3 +204,33 @@ def test_subnormal_weights_are_zero_not_small(backend):
     one = torch.ones(())
     y = random_walk(feature, state, state, one, one, backend=backend)
     assert torch.equal(y, state)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_gradients_lie_in_memory_as_their_tensors_do(backend, channels_last):
+    """Or batch norm's backward, on CPUs and for a single image, is wrong (difnet_kernels.autograd)."""
+    torch.manual_seed(0)
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    image = 0.2 * torch.randn(1, 16, 6, 7, dtype=torch.float64).to(memory_format=layout)
+    weight, bias = (torch.rand(16, dtype=torch.float64).requires_grad_() for _ in range(2))
+    seed, half = torch.randn(1, 42, 3, dtype=torch.float64), torch.tensor(0.5, dtype=torch.float64)
+    image.requires_grad_()
+
+    def by_hand(x):
+        variance, mean = torch.var_mean(x, (0, 2, 3), correction=0, keepdim=True)
+        x = (x - mean) / (variance + 1e-5).sqrt()
+        return x * weight[:, None, None] + bias[:, None, None]
+
+    def gradients(normalized, backend):
+        nodes = normalized.flatten(2).mT
+        nodes.retain_grad()
+        y = random_walk(nodes, seed, seed, half, half, backend=backend)
+        found = torch.autograd.grad(y.square().sum(), (image, weight, bias, nodes))
+        if not nodes.is_contiguous():
+            assert found[-1].stride() == nodes.stride()
+        return found
+
+    ours = gradients(torch.nn.functional.batch_norm(image, None, None, weight, bias, True), backend)
+    truth = gradients(by_hand(image), "reference")
+    for mine, true in zip(ours, truth, strict=True):
+        torch.testing.assert_close(mine, true, rtol=1e-9, atol=1e-12)
