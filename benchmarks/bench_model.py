@@ -38,7 +38,7 @@ from networks import (
     parts,
     whole,
 )
-from providers import refusal
+from providers import multiplies_bfloat16, refusal
 from rows import Rows
 from running import Part, carry_out, parse_run
 
@@ -95,12 +95,18 @@ def arrange(network: str, mode: str, options: argparse.Namespace, device: torch.
     calls: dict[str, Callable[[], torch.Tensor]] = {}
     found: dict[str, dict[str, Any]] = {}
     for name in options.arrangements:
+        if ARRANGEMENTS[name].bfloat16 and device.type == "cpu" and not multiplies_bfloat16():
+            found[name] = {"status": "this CPU does not multiply bfloat16", "error": None, "within": False}
+            continue
         setup = plain._replace(arrangement=ARRANGEMENTS[name])
         try:
             call = whole(setup, mode, *setup.arranged(model, image))
-            error = distance(call(), truth)
+            if setup.arrangement.compiled:
+                call()  # compiling takes more memory than the call
+            result, peak = first_call(call, options)
+            error = distance(result, truth)
             calls[name] = call
-            found[name] = {"status": "ok", "error": error, "within": error <= allowed}
+            found[name] = {"status": "ok", "error": error, "within": error <= allowed, **peak._asdict()}
         except Exception as error:
             found[name] = {"status": reason(error), "error": None, "within": False}
     failures: dict[str, Exception] = {}
@@ -109,10 +115,17 @@ def arrange(network: str, mode: str, options: argparse.Namespace, device: torch.
         if name in failures:
             values |= {"status": reason(failures[name]), "within": False}
         values |= times[name]._asdict() if name in times else {}
-        if name in times and options.memory:
-            values |= peak_here(calls[name], str(device))._asdict()
         rows.add(table="arrangements", network=network, arrangement=name, mode=mode, **values)
     print_arrangements([r for r in rows.rows if r["table"] == "arrangements" and r["mode"] == mode])
+
+
+def first_call(call: Callable[[], Any], options: argparse.Namespace) -> tuple[Any, Peak]:
+    """What a call returns, and its peak memory if that is asked for; warms up for what is timed."""
+    if not options.memory:
+        return call(), Peak()
+    results: list[Any] = []
+    peak = peak_here(lambda: results.append(call()), options.device)
+    return results[0], peak
 
 
 def able(device: torch.device) -> list[str]:
@@ -144,9 +157,14 @@ def take_apart(
     ends = dict.fromkeys((*usable[:1], *usable[-1:]))  # the preferred backend, and the one that stores P
     totals = {f"{TOTAL}, {name}": walked_by(name) for name in ends} or {TOTAL: walked_by(None)}
     failures: dict[str, Exception] = {}
+    peaks: dict[str, Peak] = {}
+    for name, call in totals.items():
+        try:
+            peaks[name] = first_call(call, options)[1]
+        except Exception as error:
+            failures[name] = error
+    totals = {name: call for name, call in totals.items() if name in peaks}
     times = interleaved(totals, options.seconds * len(totals), device, failures)
-    measured = [name for name in times if options.memory]
-    peaks = {name: peak_here(totals[name], str(device)) for name in measured}
     if isinstance(model, DifNet):
         apart = parts(setup, mode, model, image, usable)
         times = interleaved(apart, options.seconds, device, failures) | times

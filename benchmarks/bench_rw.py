@@ -26,12 +26,11 @@ import torch
 from cases import DEFAULT, FORWARD, MODES, NAMES, cases
 from contest import DTYPES, Contest, hold
 from plots import plot
-from providers import precisions_that_differ, providers
+from providers import multiplies_bfloat16, precisions_that_differ, providers
 from report import groups, print_group
 from rows import Rows
 from running import Part, carry_out, parse_run
 
-from difnet_kernels.info import cpu_description
 from difnet_kernels.testing import SHARPNESS
 
 PRECISIONS = ("highest", "high", "medium")
@@ -93,11 +92,6 @@ def plan(options: argparse.Namespace, device: torch.device) -> list[Contest]:
         for dtype in dtypes(name)
         for precision in precisions(name, mode, dtype)
     ]
-
-
-def multiplies_bfloat16() -> bool:
-    """Whether this machine's CPU does, as far as it tells."""
-    return "bf16" in cpu_description()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

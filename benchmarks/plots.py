@@ -105,7 +105,9 @@ def _bars(axes: Any, rows: list[Row], colours: dict[str, Any]) -> None:
             if _wrong(row):
                 bar.set(fill=False, edgecolor=colours[name], hatch="////")
     if any(_wrong(row) for row in rows):
-        axes.bar(0, 0, fill=False, edgecolor="black", hatch="////", label="error over the budget")
+        axes.bar(
+            width / 2, 0, width, fill=False, edgecolor="black", hatch="////", label="error over the budget"
+        )
     axes.set_xticks([i + 0.4 for i in range(len(labels))], labels, fontsize=8)
 
 

@@ -23,6 +23,7 @@ from truth import Results, results, with_gradients
 from difnet_kernels import backends, cascaded_random_walk
 from difnet_kernels.backends import choose, instruction_sets
 from difnet_kernels.errors import BackendError
+from difnet_kernels.info import cpu_description
 from difnet_kernels.testing import Inputs
 
 os.environ.setdefault("PYKEOPS_VERBOSE", "0")
@@ -61,6 +62,11 @@ def precisions_that_differ(device: torch.device, precisions: Sequence[str]) -> l
             found[precision] = z
     torch.set_float32_matmul_precision(before)
     return list(found)[1:]
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether this machine's CPU has instructions for it, as far as it tells: PyTorch is slow without."""
+    return "bf16" in cpu_description()
 
 
 def step(provider: Provider, inputs: Inputs, mode: str) -> Callable[[], Results]:

@@ -50,7 +50,7 @@ def load_model(
         device: where to put the network.
 
     Returns:
-        The network and the metadata saved with it.
+        The network, on a CPU with its weights laid out channels-last, and the metadata saved with it.
 
     Raises:
         FileNotFoundError: there is no such file, or none in the folder.
@@ -74,7 +74,11 @@ def load_model(
         model.load_state_dict(tensors)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{path}: its weights do not fit its configuration {config}: {error}") from error
-    return model.to(device).eval(), metadata
+    model = model.to(device).eval()
+    # The fastest way to run it on a CPU with the same error (docs/benchmarks.md); not measured on a GPU yet.
+    if torch.device(device).type == "cpu":
+        model = model.to(memory_format=torch.channels_last)
+    return model, metadata
 
 
 def _find(path: Path) -> Path:

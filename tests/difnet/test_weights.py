@@ -34,6 +34,8 @@ def test_round_trip_is_bitwise(model, saved):
     assert type(twin) is type(model)
     assert twin.config == model.config
     assert not twin.training
+    matrices = [p for p in twin.parameters() if p.ndim == 4]
+    assert all(p.is_contiguous(memory_format=torch.channels_last) for p in matrices)
     expected, found = model.state_dict(), twin.state_dict()
     assert expected.keys() == found.keys()
     for key, value in expected.items():
