@@ -9,13 +9,15 @@ the scores, or of the gradient of all weights, from those in float64. One more t
 times) as far off as "plain" is marked. Then every network is run in
 the arrangement "plain", with seed branch, similarity branch and diffusion timed apart as well; diffusion with
 each operator backend, the total with the preferred one and with "reference", which stores P. Long calls are
-repeated less often, the longest timed once; the column n says how often.
+repeated less often; of the longest the first is timed, after the parts or the plain network have warmed up.
+The column n says how often.
 """
 
 import argparse
 import copy
 import logging
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import torch
 from contest import reason
-from measure import interleaved
+from measure import LONG, Timing, interleaved, summary
 from memory import Peak, peak_here
 from model_report import plot_networks, print_arrangements, print_networks
 from networks import (
@@ -92,7 +94,8 @@ def arrange(network: str, mode: str, options: argparse.Namespace, device: torch.
     model, image = plain.build()
     truth = whole(plain, mode, copy.deepcopy(model).double(), image.double())().detach()
     allowed = factor * distance(whole(plain, mode, *plain.arranged(model, image))(), truth)
-    calls: dict[str, Callable[[], torch.Tensor]] = {}
+    calls: dict[str, Callable[[], object]] = {}
+    known: dict[str, Timing] = {}
     found: dict[str, dict[str, Any]] = {}
     for name in options.arrangements:
         if ARRANGEMENTS[name].bfloat16 and device.type == "cpu" and not multiplies_bfloat16():
@@ -103,14 +106,14 @@ def arrange(network: str, mode: str, options: argparse.Namespace, device: torch.
             call = whole(setup, mode, *setup.arranged(model, image))
             if setup.arrangement.compiled:
                 call()  # compiling takes more memory than the call
-            result, peak = first_call(call, options)
+            result, peak, known[name] = first_call(call, options)
             error = distance(result, truth)
             calls[name] = call
             found[name] = {"status": "ok", "error": error, "within": error <= allowed, **peak._asdict()}
         except Exception as error:
             found[name] = {"status": reason(error), "error": None, "within": False}
     failures: dict[str, Exception] = {}
-    times = interleaved(calls, options.seconds * len(calls), device, failures)
+    times = repeated(calls, known, options, device, failures)
     for name, values in found.items():
         if name in failures:
             values |= {"status": reason(failures[name]), "within": False}
@@ -119,13 +122,35 @@ def arrange(network: str, mode: str, options: argparse.Namespace, device: torch.
     print_arrangements([r for r in rows.rows if r["table"] == "arrangements" and r["mode"] == mode])
 
 
-def first_call(call: Callable[[], Any], options: argparse.Namespace) -> tuple[Any, Peak]:
-    """What a call returns, and its peak memory if that is asked for; warms up for what is timed."""
-    if not options.memory:
-        return call(), Peak()
+def first_call(call: Callable[[], Any], options: argparse.Namespace) -> tuple[Any, Peak, Timing]:
+    """What a call returns, its peak memory if that is asked for, and its time."""
     results: list[Any] = []
-    peak = peak_here(lambda: results.append(call()), options.device)
-    return results[0], peak
+    milliseconds: list[float] = []
+
+    def run() -> None:
+        start = time.perf_counter()
+        results.append(call())
+        milliseconds.append(1e3 * (time.perf_counter() - start))
+
+    peak = Peak()
+    if options.memory:
+        peak = peak_here(run, options.device)
+    else:
+        run()
+    return results[0], peak, summary(milliseconds)
+
+
+def repeated(
+    calls: dict[str, Callable[[], object]],
+    first: dict[str, Timing],
+    options: argparse.Namespace,
+    device: torch.device,
+    failures: dict[str, Exception],
+) -> dict[str, Timing]:
+    """Times of calls, in their order: of repetitions, or of the first call where that was long."""
+    again = {name: call for name, call in calls.items() if name in first and first[name].median < 1e3 * LONG}
+    times = first | interleaved(again, options.seconds * len(again), device, failures)
+    return {name: times[name] for name in calls if name in times and name not in failures}
 
 
 def able(device: torch.device) -> list[str]:
@@ -158,16 +183,16 @@ def take_apart(
     totals = {f"{TOTAL}, {name}": walked_by(name) for name in ends} or {TOTAL: walked_by(None)}
     failures: dict[str, Exception] = {}
     peaks: dict[str, Peak] = {}
+    times: dict[str, Timing] = {}
+    if isinstance(model, DifNet):  # first: the parts warm up for the whole
+        times = interleaved(parts(setup, mode, model, image, usable), options.seconds, device, failures)
+    known: dict[str, Timing] = {}
     for name, call in totals.items():
         try:
-            peaks[name] = first_call(call, options)[1]
+            _, peaks[name], known[name] = first_call(call, options)
         except Exception as error:
             failures[name] = error
-    totals = {name: call for name, call in totals.items() if name in peaks}
-    times = interleaved(totals, options.seconds * len(totals), device, failures)
-    if isinstance(model, DifNet):
-        apart = parts(setup, mode, model, image, usable)
-        times = interleaved(apart, options.seconds, device, failures) | times
+    times |= repeated(totals, known, options, device, failures)
     counted, walks = flops(setup, mode)
     common = {
         "table": "networks",

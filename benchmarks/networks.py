@@ -40,7 +40,6 @@ ARRANGEMENTS = {
         PLAIN,
         Arrangement("channels-last", channels_last=True),
         Arrangement("branches concurrent", concurrent=True),
-        Arrangement("concurrent, channels-last", channels_last=True, concurrent=True),
         Arrangement("bfloat16, channels-last", channels_last=True, bfloat16=True),
         Arrangement("compiled", compiled=True),
     )
