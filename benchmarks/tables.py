@@ -10,6 +10,7 @@ measured numbers.
 import argparse
 import re
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -106,9 +107,13 @@ def lacking(rows: list[Row]) -> str:
 def summary_table(files: Files) -> str:
     """For the README: the paper's cases, our default backend against the best rival, and eager."""
     parts = []
+    machines = defaultdict(list)
     for rows in of(files, "rw").values():
+        machines[rows[0]["hardware"], rows[0]["threads"]] += [r for r in rows if r["case"] in SUMMARY_CASES]
+    for rows in machines.values():
         lines = []
-        for group in groups([row for row in rows if row["case"] in SUMMARY_CASES]).values():
+        rows.sort(key=lambda row: SUMMARY_CASES.index(row["case"]))
+        for group in groups(rows).values():
             measured = [r for r in group if r["status"] == "ok"]
             default = next((r for r in measured if r["default"]), None)
             if default is None:
@@ -134,7 +139,8 @@ def summary_table(files: Files) -> str:
                 ]
             )
         if lines:
-            parts += [f"{where(rows[0])}:", "", markdown_table(README_HEADINGS, lines), "", lacking(rows), ""]
+            measured_on = dict.fromkeys(where(row) for row in rows)
+            parts += [f"{'; '.join(measured_on)}:", "", markdown_table(README_HEADINGS, lines), ""]
     return "\n".join(parts) or missing("rw")
 
 
