@@ -46,6 +46,7 @@ struct Scores {
   Buffer<Form> form;
 
   bool shared(int64_t b) const { return form[b] == Form::shared; }
+  bool removed(int64_t node) const { return bias[node] == -std::numeric_limits<double>::infinity(); }
 
   int64_t node(int64_t b, int64_t block) const { return b * grid.padded + block * kEdge; }
   int64_t block_of(int64_t b, int64_t block) const { return b * grid.blocks + block; }
@@ -282,9 +283,9 @@ struct Scores {
         }
       if (shared(b)) return;  // exponentials of padding are finite, and what they are multiplied with is 0
       // Exponentials of padding are 0.
-      constexpr T removed = -std::numeric_limits<T>::infinity();
-      std::fill_n(column + end, kEdge - grid.nodes_in(block), removed);
-      std::fill_n(row + end, kEdge - grid.nodes_in(block), removed);
+      constexpr T nothing = -std::numeric_limits<T>::infinity();
+      std::fill_n(column + end, kEdge - grid.nodes_in(block), nothing);
+      std::fill_n(row + end, kEdge - grid.nodes_in(block), nothing);
     });
     for (int64_t b = 0; b < batch; ++b) {
       const char* of = apart + b * grid.blocks;
@@ -296,7 +297,7 @@ struct Scores {
   // Sets row i by bounds of its largest exponent; false where that leaves the range of numbers too little room, or takes too
   // large a term. Exponents are counted from the lower bound, which is often close: small ones are rounded less. In float32
   // exponentials are normal numbers from 2^-126 to 2^128. A largest of 2^-82 at least leaves out what is no part of a row's
-  // digits, be it the sum of a million; one of 2^98 at most leaves room for as long a sum, of states of 1 at most.
+  // digits, be it the sum of a million; one of 2^98 at most leaves room for as long a sum, of states of 1 or so.
   bool find_row(int64_t i, double least, double most) const {
     constexpr double kBelow = 82, kAbove = 98;
     row[i] = static_cast<T>(-std::max(least, most - kAbove));

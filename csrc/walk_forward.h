@@ -12,15 +12,19 @@ inline T lerp(T from, T to, T t) {
   return t < T(0.5) ? from + t * (to - from) : to - (to - from) * (1 - t);
 }
 
-// For each image and class the power of two that brings its states to 1 at most: products with exponentials, which take
-// nearly all of the range of numbers, stay in it. 1 where a state is infinite.
-template <class T>
-Buffer<T> state_scales(const Grid& grid, const Array& state, const Pool& pool) {
+// For each image and class the power of two that brings the largest state of its nodes to 1 or so: products with
+// exponentials, which take nearly all of the range of numbers, stay in it. Shared exponentials are 1 at most: there only
+// small states are moved. 1 where a state is infinite.
+template <class A, int Parts>
+Buffer<typename A::Number> state_scales(const Scores<A, Parts>& scores, const Array& state, const Pool& pool) {
+  using T = typename A::Number;
+  const Grid& grid = scores.grid;
   const int64_t k = grid.sizes.classes, batch = grid.sizes.batch;
   Buffer<T> largest(batch * grid.blocks * k), scratch(pool.threads * k, Fill::nothing), scales(batch * k);
   grid.each_block(pool, [&](int64_t b, int64_t block, int64_t thread) {
-    T *most = largest + (b * grid.blocks + block) * k, *row = scratch + thread * k;
+    T *most = largest + scores.block_of(b, block) * k, *row = scratch + thread * k;
     for (int i = 0; i < grid.nodes_in(block); ++i) {
+      if (scores.removed(scores.node(b, block) + i)) continue;
       read_row(state, b, grid.first_node(block) + i, k, row);
       for (int64_t c = 0; c < k; ++c) most[c] = std::max(most[c], std::abs(row[c]));
     }
@@ -29,11 +33,11 @@ Buffer<T> state_scales(const Grid& grid, const Array& state, const Pool& pool) {
     for (int64_t c = 0; c < k; ++c) {
       T most = 0;
       for (int64_t block = 0; block < grid.blocks; ++block)
-        most = std::max(most, largest[(b * grid.blocks + block) * k + c]);
+        most = std::max(most, largest[scores.block_of(b, block) * k + c]);
       int exponent = 0;
       if (std::isfinite(most)) std::frexp(most, &exponent);
       constexpr int kMost = std::numeric_limits<T>::max_exponent - 2;  // both the scale and 1 / scale are numbers
-      scales[b * k + c] = std::ldexp(T(1), -std::clamp(exponent, -kMost, kMost));
+      scales[b * k + c] = std::ldexp(T(1), -std::clamp(exponent, -kMost, scores.shared(b) ? 0 : kMost));
     }
   return scales;
 }
@@ -49,14 +53,15 @@ void walk_forward(const Forward& call) {
   const int64_t k = sizes.classes, nodes = sizes.batch * grid.padded;
   Summand<A, Parts> brought(nodes, k + 1);
   Sums<A> total(nodes, k + 1);
-  const Buffer<T> scales = state_scales<T>(grid, call.state, call.pool);
+  const Buffer<T> scales = state_scales(scores, call.state, call.pool);
   Buffer<T> scratch(call.pool.threads * kEdge * (k + 1), Fill::nothing);
   grid.each_block(call.pool, [&](int64_t b, int64_t block, int64_t thread) {
     T *rows = scratch + thread * kEdge * (k + 1), *row = rows;
     for (int i = 0; i < grid.nodes_in(block); ++i, row += k + 1) {
       const T weight = scores.weight[scores.node(b, block) + i];
       read_row(call.state, b, grid.first_node(block) + i, k, row);
-      for (int64_t c = 0; c < k; ++c) row[c] = row[c] * scales[b * k + c] * weight;
+      if (!scores.removed(scores.node(b, block) + i))  // whose states may be too large for the scale, and meet zeros
+        for (int64_t c = 0; c < k; ++c) row[c] = row[c] * scales[b * k + c] * weight;
       row[k] = weight;
     }
     brought.set(scores.block_of(b, block), grid.nodes_in(block), rows, k + 1);

@@ -111,17 +111,21 @@ class CascadedRandomWalk(torch.autograd.Function):
 
 
 def in_layout_of(tensor: Tensor, grad: Tensor) -> Tensor:
-    """The gradient of a tensor, with the strides of the tensor where it lies in memory without gaps.
+    """The gradient of a tensor (B, N, d), in memory as an image (B, d, H, W) where that is a view of one.
 
-    Nodes are mostly a view of an image, (B, d, H, W) with H W nodes. Strides of a single image leave open
-    which way it lies in memory, and batch norm's backward on CPUs (PyTorch 2.14) is wrong, by more than the
-    gradient itself, where its input lies one way and the gradient the other.
+    Strides of a single image leave open which way it lies in memory, and batch norm's backward on CPUs
+    (PyTorch 2.14) is wrong, by more than the gradient itself, where its input lies one way and the gradient
+    the other.
     """
-    return grad if tensor.is_contiguous() else torch.empty_like(tensor).copy_(grad)
+    if tensor.is_contiguous():
+        return grad.contiguous()
+    return grad.mT.contiguous().mT if tensor.mT.is_contiguous() else grad
 
 
 class SameLayout(torch.autograd.Function):
-    """A tensor as it is, whose gradient `in_layout_of` lays out; any order of derivative."""
+    """A tensor as it is, whose gradient `in_layout_of` lays out; for derivatives of any order and mode."""
+
+    generate_vmap_rule = True
 
     @staticmethod
     def forward(tensor: Tensor) -> Tensor:
@@ -137,6 +141,11 @@ class SameLayout(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         """The gradient in the tensor's layout."""
         return in_layout_of(ctx.saved_tensors[0], grad)
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor) -> Tensor:
+        """The tangent as it is."""
+        return tangent.view_as(tangent)
 
 
 class _WalkBackward(torch.autograd.Function):

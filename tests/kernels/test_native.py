@@ -255,6 +255,17 @@ def test_a_masked_node_costs_no_digits(mask, nodes):
     assert all(error.within for error in errors), "\n".join(map(str, errors))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_states_of_removed_nodes_do_not_matter(dtype):
+    feature = torch.zeros(1, 3, 2, dtype=dtype)
+    state = torch.tensor([1e-6, 2e-6, 1e38])[None, :, None]
+    one, bias = torch.tensor(1.0), torch.tensor([[0.0, 0.0, -torch.inf]])
+    y = random_walk(feature, state, state, one, one, node_bias=bias, backend="native")
+    torch.testing.assert_close(
+        y, torch.full_like(y, 1.5e-6), rtol=1e-6 if dtype == torch.float32 else 1e-2, atol=0
+    )
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("bias", [-1e10, -1e20, -1e30, 1e10])
 def test_finite_masks(bias, dtype):

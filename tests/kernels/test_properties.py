@@ -226,11 +226,43 @@ def test_gradients_lie_in_memory_as_their_tensors_do(backend, channels_last):
         nodes.retain_grad()
         y = random_walk(nodes, seed, seed, half, half, backend=backend)
         found = torch.autograd.grad(y.square().sum(), (image, weight, bias, nodes))
-        if not nodes.is_contiguous():
-            assert found[-1].stride() == nodes.stride()
+        assert nodes.is_contiguous() or found[-1].stride() == nodes.stride()
         return found
 
-    ours = gradients(torch.nn.functional.batch_norm(image, None, None, weight, bias, True), backend)
     truth = gradients(by_hand(image), "reference")
-    for mine, true in zip(ours, truth, strict=True):
-        torch.testing.assert_close(mine, true, rtol=1e-9, atol=1e-12)
+    for name in (backend, "reference"):
+        ours = gradients(torch.nn.functional.batch_norm(image, None, None, weight, bias, True), name)
+        for mine, true in zip(ours, truth, strict=True):
+            torch.testing.assert_close(mine, true, rtol=1e-9, atol=1e-12)
+
+
+def test_the_reference_takes_transforms_of_functions():
+    """Of a view of an image, whose gradient is laid out anew."""
+    torch.manual_seed(0)
+    image = torch.randn(1, 2, 2, 2, dtype=torch.float64)
+    seed, half = torch.randn(1, 4, 2, dtype=torch.float64), torch.tensor(0.5, dtype=torch.float64)
+
+    def loss(image):
+        nodes = image.flatten(2).mT
+        return random_walk(nodes, seed, seed, half, half, backend="reference").square().sum()
+
+    truth = torch.autograd.functional.hessian(loss, image)
+    torch.testing.assert_close(torch.func.hessian(loss)(image), truth)
+    torch.testing.assert_close(torch.func.jacrev(torch.func.jacrev(loss))(image), truth)
+    gradient = torch.func.grad(loss)(image)
+    value, slope = torch.func.jvp(loss, (image,), (image,))
+    torch.testing.assert_close(slope, (gradient * image).sum())
+    assert value == loss(image)
+
+
+def test_jacobians_of_several_outputs_at_once(backend):
+    torch.manual_seed(0)
+    image = torch.randn(1, 2, 2, 2, dtype=torch.float64)
+    seed, half = torch.randn(1, 4, 2, dtype=torch.float64), torch.tensor(0.5, dtype=torch.float64)
+
+    def state(image, backend=backend):
+        return random_walk(image.flatten(2).mT, seed, seed, half, half, backend=backend)
+
+    found = torch.autograd.functional.jacobian(state, image, vectorize=True)
+    truth = torch.autograd.functional.jacobian(lambda image: state(image, "reference"), image)
+    torch.testing.assert_close(found, truth)
