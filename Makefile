@@ -51,9 +51,12 @@ sanitize: $(VENV)/ready        ## the compiled kernels under AddressSanitizer, U
 	$(CXX) $(CHECK) -fsanitize=address,undefined -fno-sanitize-recover=all -o build/check-memory
 	build/check-memory 500
 	DIFNET_SANITIZE=1 DIFNET_BUILD=1 $(BIN)/python setup.py -q build --build-base build/sanitized --build-lib build/sanitized/lib
+	# From another folder: here, processes that tests start would take the library of the source folder.
 	# Not the test that limits the address space, of which the sanitizer reserves most, nor those that measure memory.
-	PYTHONPATH=build/sanitized/lib LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
-	  ASAN_OPTIONS=detect_leaks=0 $(BIN)/pytest -q -k 'native and not out_of_memory and not memory' tests/kernels
+	cd build/sanitized && export PYTHONPATH=$(CURDIR)/build/sanitized/lib ASAN_OPTIONS=detect_leaks=0 \
+	  LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" && \
+	  $(abspath $(BIN))/python -c 'from difnet_kernels import _native as it; assert "sanitized" in it.__file__, it.__file__' && \
+	  $(abspath $(BIN))/pytest -q -k 'native and not out_of_memory and not memory' $(CURDIR)/tests/kernels
 
 accuracy: $(VENV)/ready        ## error of every backend against float64
 	$(BIN)/python benchmarks/accuracy.py
