@@ -12,6 +12,7 @@ Every file but the two logs is replaced as a whole, so that a kill at any moment
 the logs are cut back to the step of the state. Nothing is unpickled.
 """
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -67,6 +68,7 @@ class RunFolder:
         self.path = path
         self.state_file = path / "state.safetensors"
         self.config_file = path / "config.json"
+        self.environment_file = path / "environment.json"
         self.metrics_file = path / "metrics.jsonl"
 
     @staticmethod
@@ -89,6 +91,13 @@ class RunFolder:
                 f"run folder {path} cannot be written ({error}); choose another with --out"
             ) from error
         return run
+
+    def abandon(self) -> None:
+        """Remove a run that never began, so that its folder can be used again."""
+        for file in (self.config_file, self.environment_file):
+            file.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it held something before
+            self.path.rmdir()
 
     @staticmethod
     def open(path: Path) -> "RunFolder":
@@ -128,10 +137,10 @@ class RunFolder:
 
     def add_environment(self, environment: dict[str, Any]) -> list[dict[str, Any]]:
         """Append the environment of this start; return those of all starts so far."""
-        path = self.path / "environment.json"
-        starts = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+        file = self.environment_file
+        starts = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
         starts.append(environment)
-        write_atomically(path, json.dumps(starts, indent=2) + "\n")
+        write_atomically(file, json.dumps(starts, indent=2) + "\n")
         return starts
 
     def log(self, record: dict[str, Any]) -> None:

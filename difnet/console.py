@@ -9,6 +9,8 @@ from types import FrameType, TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from difnet_kernels.errors import BackendError
+
 
 class Reporter:
     """Prints lines and shows progress; silent where `enabled` is false."""
@@ -69,7 +71,8 @@ class StopSignal:
 def run_command(command: Callable[[], None], name: str) -> int:
     """Call `command`; a problem that the user can solve becomes one message on stderr.
 
-    Such are errors of the system and every ValueError that this package raises; others pass.
+    Such are errors of the system, a backend that cannot run, and every ValueError that this package raises;
+    others pass.
 
     Returns:
         Exit status: 0, 1 after an error, 130 after an interruption.
@@ -82,7 +85,7 @@ def run_command(command: Callable[[], None], name: str) -> int:
     except KeyboardInterrupt:
         print(f"{name}: interrupted", file=sys.stderr)
         return 130
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, BackendError) as error:
         if isinstance(error, ValueError) and not _is_ours(error):
             raise
         print(f"{name}: error: {error}", file=sys.stderr)

@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from difnet_kernels.backends import choose, instruction_sets
+
 _PACKAGES = (
     "difnet-kernels",
     "torch",
@@ -23,8 +25,8 @@ _PACKAGES = (
 )
 
 
-def describe_environment(processes: int = 1) -> dict[str, Any]:
-    """Versions, commit, processor, threads and devices, as plain values."""
+def describe_environment(device: torch.device, processes: int = 1) -> dict[str, Any]:
+    """Versions, commit, processor, threads, devices and the walks' kernels, as plain values."""
     return {
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": sys.argv,
@@ -38,12 +40,21 @@ def describe_environment(processes: int = 1) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "processes": processes,
+        "walks": walk_kernels(device),
     }
+
+
+def walk_kernels(device: torch.device) -> str:
+    """The operator's backend for tensors on `device`, and the instruction set that a compiled one uses."""
+    backend = choose(None, device)
+    if backend != "native":
+        return backend
+    return f"{backend} ({os.environ.get('DIFNET_CPU_ISA') or instruction_sets()[0]})"
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """What may change the arithmetic between two starts of a run, as "name: old -> new"."""
-    names = ("packages", "commit", "cpu", "cpu_capability", "threads", "gpus", "processes")
+    names = ("packages", "commit", "cpu", "cpu_capability", "threads", "gpus", "processes", "walks")
     return [f"{name}: {old.get(name)} -> {new[name]}" for name in names if old.get(name) != new[name]]
 
 

@@ -25,6 +25,7 @@ with train_extra():
     from PIL import Image, ImageDraw
 
     from difnet.console import run_command
+    from difnet.data.folder import read_image
     from difnet.evaluate import default_device
     from difnet.model import DifNet
     from difnet.pictures import overlay, side_by_side, to_array
@@ -135,7 +136,8 @@ def run(config: ExplainConfig) -> None:
 
     Raises:
         ValueError: the point, the device or the checkpoint cannot be used; the message says what to change.
-        OSError: the picture or the checkpoint cannot be read, or the results cannot be written.
+        DataError: the picture cannot be read.
+        OSError: the checkpoint cannot be read, or the results cannot be written.
     """
     point, device = _parse(config.point), default_device(config.device)
     model, metadata = load_model(config.checkpoint, device)
@@ -146,10 +148,7 @@ def run(config: ExplainConfig) -> None:
         )
     if "palette" not in metadata:
         raise ValueError(f"--checkpoint {config.checkpoint}: no palette in its metadata; save it with one")
-    with Image.open(config.image) as file:
-        pixels = np.asarray(file.convert("RGB"))
-    image = torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 255
-
+    image = read_image(config.image).as_subclass(Tensor).float() / 255
     maps, lines = explain(model, image.to(device), point)
     palette = np.asarray(metadata["palette"], np.uint8)
     config.out.mkdir(parents=True, exist_ok=True)

@@ -27,7 +27,7 @@ from difnet.data import (
     train_transform,
 )
 from difnet.engine import SegmentationLoss, evaluate, poly, train_one_epoch
-from difnet.environment import describe_environment, differences
+from difnet.environment import describe_environment, differences, walk_kernels
 from difnet.factory import create_model
 from difnet.metrics import format_record
 from difnet.pictures import save_overlays
@@ -115,12 +115,22 @@ class Trainer:
         return self.record
 
     def _start(self, folder: Path) -> None:
-        """Check the data, build model and optimizer, and load the state of a continued run."""
+        """Open the run folder and prepare the run; a new run that cannot begin leaves its folder free."""
         config, main = self.config, self.accelerator.is_main_process
         self.run_folder = RunFolder(folder)
         if main:
             self.run_folder = RunFolder.open(folder) if config.resume else RunFolder.create(folder, config)
             self.report.line(f"run folder {folder}")
+        try:
+            self._prepare()
+        except Exception:
+            if main and not config.resume:
+                self.run_folder.abandon()
+            raise
+
+    def _prepare(self) -> None:
+        """Check the data, build model and optimizer, and load the state of a continued run."""
+        config, main = self.config, self.accelerator.is_main_process
         weights = self._check_data()
         self.loss_function = SegmentationLoss(weights).to(self.accelerator.device)
 
@@ -143,7 +153,8 @@ class Trainer:
             self._load()
         if main:
             self.run_folder.cut_log(self.step)
-            starts = self.run_folder.add_environment(describe_environment(self.accelerator.num_processes))
+            environment = describe_environment(self.accelerator.device, self.accelerator.num_processes)
+            starts = self.run_folder.add_environment(environment)
             for difference in differences(starts[-2], starts[-1]) if len(starts) > 1 else []:
                 self.report.line(f"changed since the last start, so not bitwise the same: {difference}")
         self.accelerator.init_trackers(
@@ -152,7 +163,8 @@ class Trainer:
         self.report.line(
             f"{config.model} on {config.dataset}: {len(self.train_set)} training and {len(self.val_set)} "
             f"validation images, {len(self.train_set.classes)} classes, steps {self.step} to {self.steps}, "
-            f"batch {self.recipe.batch_size}, device {self.accelerator.device}; a checkpoint every "
+            f"batch {self.recipe.batch_size}, device {self.accelerator.device}, walks by "
+            f"{walk_kernels(self.accelerator.device)}; a checkpoint every "
             f"{config.checkpoint_every} steps, after evaluations and on Ctrl-C"
         )
 

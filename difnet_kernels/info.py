@@ -5,6 +5,7 @@ import platform
 import shutil
 import subprocess
 from importlib import metadata, util
+from pathlib import Path
 
 import torch
 
@@ -15,7 +16,7 @@ from difnet_kernels.backends import ENVIRONMENT_VARIABLE, instruction_sets
 def report() -> str:
     """What a bug report needs: versions, compiler, devices, CPU features, backends."""
     rows = [
-        ("difnet-kernels", _version("difnet-kernels")),
+        ("difnet-kernels", f"{_version('difnet-kernels')} in {Path(__file__).parent}"),
         ("python", f"{platform.python_version()} on {platform.platform()}"),
         ("torch", torch.__version__),
         ("numpy", _version("numpy")),

@@ -87,6 +87,22 @@ def test_bad_point_is_one_line(arguments, capsys, point, message):
     assert "Traceback" not in error
 
 
+def test_photographs_are_turned_as_their_camera_says(arguments, tmp_path, capsys):
+    with Image.open(tmp_path / "street.png") as picture:
+        exif = picture.getexif()
+        exif[0x0112] = 6  # a quarter turn
+        picture.save(tmp_path / "street.png", exif=exif)
+    assert main([*arguments, "20,48"]) == 0
+    with Image.open(tmp_path / "out" / "street_walk1.png") as picture:
+        assert picture.size == (33, 49)
+
+
+def test_missing_picture_is_one_line(arguments, tmp_path, capsys):
+    (tmp_path / "street.png").unlink()
+    assert main([*arguments, "0,0"]) == 1
+    assert "street.png cannot be read" in capsys.readouterr().err
+
+
 def test_model_without_walks_is_one_line(arguments, tmp_path, capsys):
     save_model(create_model("simdeeplab18", 3), tmp_path / "best.safetensors", metadata={"palette": PALETTE})
     assert main([*arguments, "0,0"]) == 1

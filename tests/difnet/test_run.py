@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from difnet import files, train
 from difnet.checkpoint import RunFolder
 from difnet.config import SCENES, TrainConfig, class_weights
+from difnet_kernels.backends import choose
 
 
 def losses(run: Path) -> list[tuple[int, float]]:
@@ -58,6 +59,7 @@ def test_run_leaves_everything(data_root, tmp_path, capsys):
     assert config["weight_decay"] == 5e-4  # of the paper's recipe
     (environment,) = json.loads((run / "environment.json").read_text())
     assert environment["packages"]["torch"] == version("torch")
+    assert environment["walks"].partition(" ")[0] == choose(None, torch.device("cpu"))
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [(r["kind"], r["step"]) for r in records] == [
         *(("train", 1), ("train", 2), ("val", 2), ("train", 3), ("train", 4), ("val", 4)),
@@ -72,6 +74,7 @@ def test_run_leaves_everything(data_root, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert re.search(r"step 4/4 .* \d+\.\d\d s/step  0:00:00 left", printed)
     assert "a checkpoint every 1 steps, after evaluations and on Ctrl-C" in printed
+    assert f"walks by {environment['walks']}" in printed
     assert "before diffusion" in printed
     assert "after walk 2" in printed
 
@@ -214,6 +217,33 @@ def test_run_folder_is_never_overwritten(data_root, tmp_path, capsys):
     assert train.main(tiny(data_root, run, "--max-steps", "1")) == 0
     assert train.main(tiny(data_root, run, "--max-steps", "1")) == 1
     assert "holds a run already; continue it with --resume" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "variables", "words"),
+    [
+        (["--model", "difnet7"], {}, "difnet7"),
+        (["--walks", "5"], {}, "5"),
+        ([], {"DIFNET_BACKEND": "tritn"}, "DIFNET_BACKEND='tritn' is unknown; expected one of native"),
+    ],
+)
+@pytest.mark.parametrize("existed", [False, True])
+def test_a_run_that_cannot_begin_leaves_its_folder_free(
+    data_root, tmp_path, capsys, monkeypatch, options, variables, words, existed
+):
+    run = tmp_path / "run"
+    if existed:
+        run.mkdir()
+        (run / "notes.txt").write_text("mine")
+    with monkeypatch.context() as patched:
+        for name, value in variables.items():
+            patched.setenv(name, value)
+        assert train.main(tiny(data_root, run, "--max-steps", "1", *options)) == 1
+    error = capsys.readouterr().err
+    assert words in error
+    assert error.count("\n") == 1
+    assert [path.name for path in run.iterdir()] == ["notes.txt"] if existed else not run.exists()
+    assert train.main(tiny(data_root, run, "--max-steps", "1")) == 0
 
 
 def test_damaged_state(data_root, tmp_path, capsys):

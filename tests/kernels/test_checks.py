@@ -4,11 +4,13 @@ import logging
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+import difnet_kernels
 from difnet_kernels import BackendError, backends, cascaded_random_walk, random_walk, testing, transition_rows
 
 
@@ -51,6 +53,11 @@ def zeros(*shape, **options):
             {"features": zeros(2, 4, 1, 7)},
             ValueError,
             r"one map \(B, d, h, w\), pass \[features\.flatten\(2\)",
+        ),
+        (
+            {"features": [zeros(2, 4, 7)] * 2},
+            ValueError,
+            r"if features\[0\] is \(B, d, N\), pass features\[0\]\.mT$",
         ),
         ({"seed": zeros(2, 3, 1, 7)}, ValueError, r"a map \(B, k, h, w\), pass seed\.flatten\(2\)\.mT$"),
         (
@@ -189,6 +196,9 @@ def test_info_lists_every_backend():
     for status in backends():
         assert status.name in output
         assert status.reason in output
+    assert (
+        f"in {Path(difnet_kernels.__file__).parent}" in output
+    )  # a source folder may hide what is installed
     for subject in ("torch:", "triton:", "compiler:", "CUDA", "CPU:"):
         assert subject in output
 
