@@ -7,8 +7,8 @@ INSTALL := -m pip install --quiet --disable-pip-version-check -c constraints.txt
 SUITE = $(addprefix tests/kernels/test_,accuracy.py derivatives.py properties.py training_twin.py checks.py)
 
 # The kernels without torch, and the program that checks them.
-# Images of few blocks are played as large ones are.
-CHECK = -DDIFNET_LEAST_PLAYERS=2 -std=c++17 -g -O1 -Wall -Wextra -Werror -Wno-psabi -ffp-contract=fast -fno-math-errno -fno-trapping-math -pthread \
+# Images of few blocks are visited as large ones are.
+CHECK = -DDIFNET_GROUPS_A_THREAD=1 -std=c++17 -g -O1 -Wall -Wextra -Werror -Wno-psabi -ffp-contract=fast -fno-math-errno -fno-trapping-math -pthread \
   tests/native/check.cpp $(filter-out csrc/registration.cpp,$(wildcard csrc/*.cpp))
 
 .PHONY: demo test fast smoke lint bare isas sanitize accuracy centring bench tables aot candidates gpu rehearse clean

@@ -10,16 +10,17 @@
 namespace difnet {
 inline namespace DIFNET_ISA {
 
-// An image has this many players or more before one is given several blocks. The program that checks the kernels lowers
-// it, so that small images are played as large ones are.
-#if !defined(DIFNET_LEAST_PLAYERS)
-#define DIFNET_LEAST_PLAYERS 40
+// Blocks are visited in groups, as large as leaves each thread this many. The program that checks the kernels lowers it, so
+// that small images are visited as large ones are.
+#if !defined(DIFNET_GROUPS_A_THREAD)
+#define DIFNET_GROUPS_A_THREAD 4
 #endif
 
-// Blocks of kEdge nodes for every image, of which the first may have fewer, and the order of the pairs of blocks: first
-// every player, a block or a few, with itself, then the rounds of a tournament, in which each player has one partner. A
-// pair runs when both its blocks have finished all their pairs before: no accumulator has two writers, and each sees its
-// pairs in one order, so that results depend neither on the number of threads nor on their timing.
+// Blocks of kEdge nodes for every image, of which the first may have fewer, and the order of the pairs of blocks: each block
+// meets itself, then those after it in turn, around a circle, until all have met. Of a pair (I, J) the first is served as
+// the rows of tiles, the second as the columns, into accumulators of their own. Those of I wait for (I, J - 1), those of J
+// for (I + 1, J) and nothing else: no accumulator has two writers, and each sees its pairs in one order, so that results
+// depend neither on the number of threads nor on their timing, nor on how pairs are grouped.
 struct Grid {
   Sizes sizes;
   int64_t blocks, padded;
@@ -41,73 +42,54 @@ struct Grid {
     });
   }
 
-  // body(b, I, J) for every pair I <= J of every image. Threads take pairs in one order, so whatever a pair waits for was
-  // taken before, by a thread that is running: a single thread gets through as well.
+  // body(b, I, J) for every pair of every image, I == J once. Threads take pairs of groups in one order, so whatever a
+  // pair waits for was taken before, by a thread that is running: a single thread gets through as well.
   template <class F>
   void each_pair(const Pool& pool, const F& body) const {
-    // A player is a few neighbouring blocks of a large image, whose data stay in the caches during a match. An even
-    // number of players; one of them may not be there.
-    const int64_t size = std::clamp<int64_t>(blocks / DIFNET_LEAST_PLAYERS, 1, 8);
-    const int64_t players = round_up((blocks + size - 1) / size, 2), matches = players / 2;
-    // As few images at a time as give every thread a match whose players are free: their data stay in the caches.
-    const int64_t images = std::min(sizes.batch, (4 * pool.threads + matches - 1) / matches);
-    // A thread takes a match, or where matches are few a row of its pairs.
-    const int64_t share = images * matches >= 2 * pool.threads ? size : 1;
-    Buffer<Progress> progress(sizes.batch * blocks);
+    // A group is a few neighbouring blocks, whose data stay in the caches while two groups meet.
+    const int64_t share = DIFNET_GROUPS_A_THREAD * pool.threads;
+    const int64_t size = std::clamp<int64_t>(sizes.batch * blocks / share, 1, 8);
+    const int64_t groups = (blocks + size - 1) / size, steps = (groups + 1) / 2 + 1;
+    // As few images at a time as keep the threads busy: their data stay in the caches.
+    const int64_t images = std::min(sizes.batch, (share + groups - 1) / groups), units = images * groups * steps;
+    Buffer<Progress> progress(sizes.batch * groups);
     std::atomic<int64_t> next{0};
-
-    // The pairs of block I, the `row`th of its player, with the other player's blocks.
-    const auto play_row = [&](int64_t b, int64_t I, int64_t row, int64_t rows, int64_t other, int64_t round) {
-      Progress* of = progress + b * blocks;
-      const bool itself = round == 0;  // then a block was its predecessors' partner before
-      of[I].wait_for(round * size + (itself ? row : 0));
-      if (itself) body(b, I, I);
-      for (int64_t J = itself ? I + 1 : other * size; J < std::min(blocks, (other + 1) * size); ++J) {
-        of[J].wait_for(round * size + row);
-        body(b, I, J);
-        of[J].finish(row + 1 == rows && !itself ? (round + 1) * size : round * size + row + 1);
-      }
-      of[I].finish((round + 1) * size);
-    };
-    const auto play = [&](int64_t b, int64_t one, int64_t other, int64_t round, int64_t from) {
-      const int64_t rows = std::min(size, blocks - one * size);
-      for (int64_t row = from; row < std::min(rows, from + share); ++row)
-        play_row(b, one * size + row, row, rows, other, round);
-    };
     for_each(pool, pool.threads, [&](int64_t) {
-      int64_t mine = next++, place = 0;
-      for (int64_t first = 0; first < sizes.batch; first += images)
-        for (int64_t round = 0; round < players; ++round)
-          for (int64_t b = first; b < std::min(sizes.batch, first + images); ++b)
-            for (int64_t match = 0; match < matches; ++match)
-              for (int64_t from = 0; from < size; from += share, ++place) {
-                if (place != mine) continue;
-                const auto [one, other] = opponents(players, std::max<int64_t>(round - 1, 0), match);
-                play(b, one, round == 0 ? one : other, round, from);
-                if (round == 0) play(b, other, other, round, from);
-                mine = next++;
-              }
+      for (int64_t unit = next++; unit < sizes.batch * groups * steps; unit = next++) {
+        const int64_t start = unit / units * images, now = std::min(images, sizes.batch - start), rest = unit % units;
+        const int64_t step = rest / (now * groups), b = start + rest % (now * groups) / groups, group = rest % groups;
+        Progress* of = progress + b * groups;
+        of[group].wait_for(step);
+        of[(group + 1) % groups].wait_for(step);
+        meet(b, groups, group, group + step, body);
+        of[group].finish(step + 1);
+      }
     });
   }
 
  private:
   class alignas(64) Progress {
    public:
-    void wait_for(int64_t pairs) const {
-      for (int tries = 0; pairs_.load(std::memory_order_acquire) != pairs; tries = std::min(tries + 1, 1000))
+    void wait_for(int64_t steps) const {
+      for (int tries = 0; steps_.load(std::memory_order_acquire) < steps; tries = std::min(tries + 1, 1000))
         if (tries == 1000) std::this_thread::yield();
     }
-    void finish(int64_t pairs) { pairs_.store(pairs, std::memory_order_release); }
+    void finish(int64_t steps) { steps_.store(steps, std::memory_order_release); }
 
    private:
-    std::atomic<int64_t> pairs_{0};
+    std::atomic<int64_t> steps_{0};
   };
 
-  // The smaller and the larger player of a match of a round: the last stays and the others turn.
-  static std::pair<int64_t, int64_t> opponents(int64_t players, int64_t round, int64_t match) {
-    const int64_t last = players - 1, other = (round - match + last) % last;
-    if (match == 0) return {other, last};
-    return std::minmax((round + match) % last, other);
+  // The pairs of a group's blocks with those of another, which may lie beyond the circle's end.
+  template <class F>
+  void meet(int64_t b, int64_t groups, int64_t group, int64_t other, const F& body) const {
+    const auto start_of = [&](int64_t place) { return place / groups * blocks + place % groups * blocks / groups; };
+    for (int64_t I = start_of(group + 1) - 1; I >= start_of(group); --I) {
+      // Where their number is even, one of two opposite blocks meets the other.
+      const int64_t partners = (blocks - 1) / 2 + (blocks % 2 == 0 && I < blocks / 2);
+      const int64_t end = std::min(start_of(other + 1), I + partners + 1);
+      for (int64_t J = std::max(I, start_of(other)); J < end; ++J) body(b, I, J % blocks);
+    }
   }
 };
 

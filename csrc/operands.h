@@ -21,6 +21,26 @@ inline void each_two_rows(int i0, int j0, const typename A::Number* block, const
       visit(i0 + r, j0 + n, S::load(block + n), S::load(block + A::kPanel + n));
 }
 
+// Column c of `count` rows, kEdge at most, as row c of `to`, and 0 beyond them. By vectors, a cache line at a time: stores of
+// single numbers would soon have to wait for the memory that they go to.
+template <class T>
+inline void transpose(const T* from, int64_t columns, int count, T* to) {
+  using S = Simd<T, 32 / sizeof(T)>;
+  for (int first = 0; first < kEdge; first += 2 * S::width)
+    for (int64_t c = 0; c < columns; ++c)
+#pragma GCC unroll 2
+      for (int i = first; i < first + 2 * S::width; i += S::width) {
+        typename S::Vector numbers = {};
+        if (i + S::width <= count) {
+#pragma GCC unroll 8
+          for (int lane = 0; lane < S::width; ++lane) numbers[lane] = from[(i + lane) * columns + c];
+        } else {
+          for (int lane = 0; i + lane < count; ++lane) numbers[lane] = from[(i + lane) * columns + c];
+        }
+        S::store(to + c * kEdge + i, numbers);
+      }
+}
+
 // What elements of A are made of: the numbers themselves, or halves of pairs.
 template <class A>
 using Scalar = std::conditional_t<A::kPair == 1, typename A::Number, uint16_t>;
@@ -28,25 +48,20 @@ using Scalar = std::conditional_t<A::kPair == 1, typename A::Number, uint16_t>;
 // Numbers are turned into scalars this many at a time, on the stack; a multiple of what operands are padded to.
 constexpr int kChunk = 64;
 
-// The parts of `count` numbers, kChunk at most: part p of number c is parts[p][c], and 0 beyond them.
-template <class A, int Parts>
-inline void split(const typename A::Number* from, int64_t count, Scalar<A> (&parts)[Parts][kChunk]) {
-  if constexpr (A::kPair == 1) {
-    std::copy_n(from, count, parts[0]);
-    std::fill(parts[0] + count, parts[0] + kChunk, Scalar<A>(0));
-  } else {
-    alignas(64) float rest[kChunk] = {};
-    if (count == kChunk)
-      std::memcpy(rest, from, sizeof rest);  // of known length: vectors
-    else
-      std::copy_n(from, count, rest);
-    for (int part = 0; part < Parts; ++part)
-      for (int c = 0; c < kChunk; ++c) {
-        parts[part][c] = to_bfloat16(rest[c]);
-        const float left = rest[c] - from_bfloat16(parts[part][c]);
-        rest[c] = std::abs(left) < std::numeric_limits<float>::infinity() ? left : 0;  // infinity is held by one part
-      }
-  }
+// The bfloat16 parts of `count` numbers, kChunk at most: part p of number c is parts[p][c], and 0 beyond them.
+template <int Parts>
+inline void split(const float* from, int64_t count, uint16_t (&parts)[Parts][kChunk]) {
+  alignas(64) float rest[kChunk] = {};
+  if (count == kChunk)
+    std::memcpy(rest, from, sizeof rest);  // of known length: vectors
+  else
+    std::copy_n(from, count, rest);
+  for (int part = 0; part < Parts; ++part)
+    for (int c = 0; c < kChunk; ++c) {
+      parts[part][c] = to_bfloat16(rest[c]);
+      const float left = rest[c] - from_bfloat16(parts[part][c]);
+      rest[c] = std::abs(left) < std::numeric_limits<float>::infinity() ? left : 0;  // infinity is held by one part
+    }
 }
 
 // What is left of a number when its parts are added up.
@@ -79,21 +94,25 @@ class Factor {
 
   // A group of the rows of a block, whose first `count` nodes have `numbers` each in `rows`; the rest is 0.
   void set(int64_t block, int count, int group, const typename A::Number* rows, int64_t numbers) {
-    for (int i = 0; i < kEdge; ++i)
-      for (int64_t c = 0; c < numbers; c += kChunk) {
-        const int64_t now = i < count ? std::min<int64_t>(kChunk, numbers - c) : 0;
-        const int64_t elements = std::min<int64_t>(kChunk / A::kPair, group_ - c / A::kPair);
-        alignas(64) Scalar<A> parts[Parts][kChunk];
-        split<A, Parts>(rows + i * numbers + c, now, parts);
-        for (int part = 0; part < Parts; ++part) {
-          const int64_t element = (part * groups_ + group) * group_ + c / A::kPair;
-          Scalar<A>* to = by_depth_ + ((block * depth_ + element) * kEdge + i) * A::kPair;
-          for (int64_t e = 0; e < elements; ++e)
-            std::memcpy(to + e * kEdge * A::kPair, parts[part] + e * A::kPair, sizeof(Element));
-          if constexpr (A::kLeftByRow)
-            std::copy_n(parts[part], elements * A::kPair, by_row_ + ((block * kEdge + i) * depth_ + element) * A::kPair);
+    if constexpr (A::kPair == 1) {
+      transpose(rows, numbers, count, by_depth_ + (block * depth_ + group * group_) * kEdge);
+    } else {
+      for (int i = 0; i < kEdge; ++i)
+        for (int64_t c = 0; c < numbers; c += kChunk) {
+          const int64_t now = i < count ? std::min<int64_t>(kChunk, numbers - c) : 0;
+          const int64_t elements = std::min<int64_t>(kChunk / A::kPair, group_ - c / A::kPair);
+          alignas(64) uint16_t parts[Parts][kChunk];
+          split<Parts>(rows + i * numbers + c, now, parts);
+          for (int part = 0; part < Parts; ++part) {
+            const int64_t element = (part * groups_ + group) * group_ + c / A::kPair;
+            uint16_t* to = by_depth_ + ((block * depth_ + element) * kEdge + i) * A::kPair;
+            for (int64_t e = 0; e < elements; ++e)
+              std::memcpy(to + e * kEdge * A::kPair, parts[part] + e * A::kPair, sizeof(Element));
+            if constexpr (A::kLeftByRow)
+              std::copy_n(parts[part], elements * A::kPair, by_row_ + ((block * kEdge + i) * depth_ + element) * A::kPair);
+          }
         }
-      }
+    }
   }
 
   // A::product of blocks I and J for the columns from `first` on, summed over pairs of groups (left[n], right[n]).
@@ -137,22 +156,32 @@ class Summand {
 
   // The rows of a block, whose first `count` nodes have `numbers` each in `rows`; the rest is 0.
   void set(int64_t block, int count, const typename A::Number* rows, int64_t numbers) {
-    for (int i = 0; i < kEdge; i += A::kPair)
-      for (int64_t c = 0; c < numbers; c += kChunk) {
-        alignas(64) Scalar<A> parts[A::kPair][Parts][kChunk] = {};
-        for (int half = 0; half < std::min(A::kPair, count - i); ++half)
-          split<A, Parts>(rows + (i + half) * numbers + c, std::min<int64_t>(kChunk, numbers - c), parts[half]);
-        for (int part = 0; part < Parts; ++part) {
-          alignas(64) Scalar<A> elements[kChunk * A::kPair];
-          for (int n = 0; n < kChunk; ++n)
-            for (int half = 0; half < A::kPair; ++half) elements[n * A::kPair + half] = parts[half][part][n];
-          Scalar<A>* by_node = by_node_ + (part * size_ + block * kEdge + i) * columns_ + c * A::kPair;
-          std::copy_n(elements, std::min<int64_t>(kChunk, columns_ - c) * A::kPair, by_node);
-          Scalar<A>* by_number = by_number_ + (part * size_ + block * kEdge) * rows_ + c * kEdge + i;
-          for (int64_t n = 0; n < std::min<int64_t>(kChunk, rows_ - c); ++n)
-            std::memcpy(by_number + n * kEdge, elements + n * A::kPair, sizeof(Element));
-        }
+    if constexpr (A::kPair == 1) {
+      transpose(rows, numbers, count, by_number_ + block * kEdge * rows_);
+      auto* to = by_node_ + block * kEdge * columns_;
+      for (int i = 0; i < kEdge; ++i, to += columns_) {
+        const int64_t now = i < count ? numbers : 0;
+        std::copy_n(rows + i * numbers, now, to);
+        std::fill(to + now, to + columns_, typename A::Number(0));
       }
+    } else {
+      for (int i = 0; i < kEdge; i += A::kPair)
+        for (int64_t c = 0; c < numbers; c += kChunk) {
+          alignas(64) uint16_t parts[A::kPair][Parts][kChunk] = {};
+          for (int half = 0; half < std::min(A::kPair, count - i); ++half)
+            split<Parts>(rows + (i + half) * numbers + c, std::min<int64_t>(kChunk, numbers - c), parts[half]);
+          for (int part = 0; part < Parts; ++part) {
+            alignas(64) uint16_t elements[kChunk * A::kPair];
+            for (int n = 0; n < kChunk; ++n)
+              for (int half = 0; half < A::kPair; ++half) elements[n * A::kPair + half] = parts[half][part][n];
+            uint16_t* by_node = by_node_ + (part * size_ + block * kEdge + i) * columns_ + c * A::kPair;
+            std::copy_n(elements, std::min<int64_t>(kChunk, columns_ - c) * A::kPair, by_node);
+            uint16_t* by_number = by_number_ + (part * size_ + block * kEdge) * rows_ + c * kEdge + i;
+            for (int64_t n = 0; n < std::min<int64_t>(kChunk, rows_ - c); ++n)
+              std::memcpy(by_number + n * kEdge, elements + n * A::kPair, sizeof(Element));
+          }
+        }
+    }
   }
 
   // Elements (node, number), rows of columns().

@@ -7,15 +7,58 @@
 namespace difnet {
 inline namespace DIFNET_ISA {
 
-// The sum of term(0) .. term(count - 1) in eight partial sums, so that additions do not wait for each other.
-template <class F>
-inline double sum_of(int64_t count, const F& term) {
-  double sums[8] = {};
-  int64_t n = 0;
-  for (; n + 8 <= count; n += 8)
-    for (int lane = 0; lane < 8; ++lane) sums[lane] += term(n + lane);
-  for (int lane = 0; n < count; ++n, ++lane) sums[lane] += term(n);
-  return ((sums[0] + sums[1]) + (sums[2] + sums[3])) + ((sums[4] + sums[5]) + (sums[6] + sums[7]));
+using Four = Simd<double, 4>;
+
+// Numbers n .. n + 3 of a row; 0 beyond its end.
+template <class T>
+inline Four::Vector four(const T* row, int64_t n, int64_t count) {
+  const T* from = row + n;
+  if (n + 4 <= count) return Four::Vector{double(from[0]), double(from[1]), double(from[2]), double(from[3])};
+  Four::Vector some = {};
+  for (int lane = 0; n + lane < count; ++lane) some[lane] = from[lane];
+  return some;
+}
+
+// The same of what their parts hold.
+template <class A, int Parts>
+inline Four::Vector four_held(const typename A::Number* row, int64_t n, int64_t count) {
+  if constexpr (A::kPair == 1) return four(row, n, count);
+  typename A::Number some[4] = {};
+  for (int lane = 0; lane < std::min<int64_t>(4, count - n); ++lane) some[lane] = held<A, Parts>(row[n + lane]);
+  return four(some, 0, 4);
+}
+
+template <size_t K>
+struct Terms {
+  Four::Vector of[K];
+};
+
+// The sums of the K vectors of term(n) for every fourth n below `count`, each in eight partial sums, so that additions do not
+// wait for each other.
+template <size_t K, class F>
+inline std::array<double, K> sums_of(int64_t count, const F& term) {
+  Four::Vector sums[K][2] = {};
+  for (int64_t n = 0; n < count; n += 8)
+#pragma GCC unroll 2
+    for (int half = 0; half < 2; ++half) {
+      const Terms<K> terms = term(n + 4 * half);
+#pragma GCC unroll 3
+      for (size_t s = 0; s < K; ++s) sums[s][half] += terms.of[s];
+    }
+  std::array<double, K> total;
+  for (size_t s = 0; s < K; ++s) {
+    const Four::Vector x = sums[s][0], y = sums[s][1];
+    total[s] = ((x[0] + x[1]) + (x[2] + x[3])) + ((y[0] + y[1]) + (y[2] + y[3]));
+  }
+  return total;
+}
+
+// What the parts of x hold times y, summed.
+template <class A, int Parts>
+inline double dot(const typename A::Number* x, const typename A::Number* y, int64_t count) {
+  return sums_of<1>(count, [&](int64_t n) {
+    return Terms<1>{{four_held<A, Parts>(x, n, count) * four(y, n, count)}};
+  })[0];
 }
 
 // Centred features G (math.md, section 3) and the terms that turn scores into exponents of 2, L being log2(e):
@@ -175,9 +218,11 @@ struct Scores {
       const T *from = centred + node(b, block) * width, *mean = centre + b * width;
       double* sum = lengths + block_of(b, block) * 2;
       for (int i = 0; i < grid.nodes_in(block); ++i, from += width) {
-        const auto moved = [&](int64_t c) { return static_cast<double>(from[c]) - mean[c]; };
-        sum[0] += std::sqrt(sum_of(width, [&](int64_t c) { return static_cast<double>(from[c]) * from[c]; }));
-        sum[1] += std::sqrt(sum_of(width, [&](int64_t c) { return moved(c) * moved(c); }));
+        const auto squares = sums_of<2>(width, [&](int64_t n) {
+          const Four::Vector plain = four(from, n, width), moved = plain - four(mean, n, width);
+          return Terms<2>{{plain * plain, moved * moved}};
+        });
+        for (int n = 0; n < 2; ++n) sum[n] += std::sqrt(squares[n]);
       }
     });
     for (int64_t b = 0; b < batch; ++b) {
@@ -197,24 +242,26 @@ struct Scores {
       const bool moved = std::any_of(mean, mean + width, [](T value) { return value != 0; });
       T* x = centred + node(b, block) * width;
       for (int i = 0; i < grid.nodes_in(block); ++i, x += width) {
-        double dot = 0, prior = 0;
+        double of_rest = 0, prior = 0;
         if (moved)  // not where features may be infinite
           for (int64_t c = 0; c < width; ++c) x[c] -= mean[c];
-        // Of what is multiplied, so that a node's score with itself cancels.
-        const auto value = [&](int64_t c) { return static_cast<double>(held<A, Parts>(x[c])); };
-        const double squares = sum_of(width, [&](int64_t c) { return value(c) * value(c); });
-        double length = squares, held_dot = 0;
-        if (moved) {
-          dot = sum_of(width, [&](int64_t c) { return static_cast<double>(x[c]) * mean[c]; });
-          held_dot = A::kPair == 1 ? dot : sum_of(width, [&](int64_t c) { return value(c) * mean[c]; });
-          length = sum_of(width, [&](int64_t c) { return (value(c) + mean[c]) * (value(c) + mean[c]); });
-        }
+        // Of what is multiplied, so that a node's score with itself cancels: g . g, |g + centre|^2, g . centre.
+        const auto [squares, length, of_centre] = sums_of<3>(width, [&](int64_t n) {
+          const Four::Vector g = four_held<A, Parts>(x, n, width), centre = four(mean, n, width);
+          const Four::Vector whole = g + centre;
+          return Terms<3>{{g * g, whole * whole, moved ? g * centre : Four::Vector{}}};
+        });
+        if (A::kPair > 1 && moved)
+          of_rest = sums_of<1>(width, [&](int64_t n) {
+            const Four::Vector rest = four(x, n, width) - four_held<A, Parts>(x, n, width);
+            return Terms<1>{{rest * four(mean, n, width)}};
+          })[0];
         if (node_bias.data != nullptr) read_row(node_bias, b, grid.first_node(block) + i, 1, &prior);
         const int64_t n = node(b, block) + i;
-        bias[n] = kLog2e * (dot + prior);
+        bias[n] = kLog2e * (of_centre + of_rest + prior);
         column[n] = static_cast<T>(-kLog2e * (squares / 2));
         bounds.length[n] = std::sqrt(length);
-        bounds.prior[n] = kLog2e * (dot - held_dot + prior);
+        bounds.prior[n] = kLog2e * (of_rest + prior);
       }
       features.set(block_of(b, block), grid.nodes_in(block), 0, centred + node(b, block) * width, width);
     });
@@ -271,9 +318,8 @@ struct Scores {
           // g_i . g_j + bias_j, which is |g_i|^2 / 2 and the logarithm of j less |g_i - g_j|^2 / 2, and
           // (g_i + centre) . g_j and the prior, there are two upper bounds.
           const T *x = centred + i * width, *other = favoured + b * width;
-          const double score =
-              sum_of(width, [&](int64_t c) { return static_cast<double>(held<A, Parts>(x[c])) * other[c]; });
-          const double least = std::max(bias[i] - 2 * column[i], kLog2e * score + image.bias);
+          const double score = kLog2e * dot<A, Parts>(x, other, width);
+          const double least = std::max(bias[i] - 2 * column[i], score + image.bias);
           const double most =
               std::min(image.top - column[i], kLog2e * bounds.length[i] * image.longest + image.prior);
           if (!find_row(i, least, most)) apart[block_of(b, block)] = 1;
@@ -318,13 +364,14 @@ struct Scores {
   void find_rows(const Pool& pool) {
     constexpr T infinity = std::numeric_limits<T>::infinity();
     if (std::all_of(form + 0, form + grid.sizes.batch, [](Form is) { return is != Form::far; })) return;
-    Buffer<T> top(grid.sizes.batch * grid.padded);
-    std::fill(top + 0, top + grid.sizes.batch * grid.padded, -infinity);
+    const int64_t nodes = grid.sizes.batch * grid.padded;
+    Buffer<T> by_row(nodes, Fill::nothing), by_column(nodes, Fill::nothing);
+    for (T* top : {by_row + 0, by_column + 0}) std::fill(top, top + nodes, -infinity);
     grid.each_pair(pool, [&](int64_t b, int64_t I, int64_t J) {
       if (form[b] != Form::far) return;
       const typename A::Session session;
       const T* column_i = column + node(b, I);
-      T *top_i = top + node(b, I), *top_j = top + node(b, J);
+      T *top_i = by_row + node(b, I), *top_j = by_column + node(b, J);
       alignas(64) T scores[kEdge * A::kStrip];
       for (int first = 0; first < grid.nodes_in(J); first += A::kStrip) {
         const int columns = std::min(A::kStrip, grid.nodes_in(J) - first);
@@ -351,7 +398,8 @@ struct Scores {
         bool near = true;
         each_node(b, [&](int64_t i) {
           // A row of removed nodes only has no maximum: its weights are 0, its result 0 / 0.
-          row[i] = top[i] == -infinity ? T(0) : -top[i];
+          const T top = std::max(by_row[i], by_column[i]);
+          row[i] = top == -infinity ? T(0) : -top;
           near &= is_near(row[i]);
         });
         if (near) form[b] = Form::near;

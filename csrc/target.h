@@ -3,6 +3,7 @@
 
 // Headers of the standard library come first: their functions stay portable, whichever copy the linker keeps.
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cmath>
 #include <cstdint>

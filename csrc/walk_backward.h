@@ -45,7 +45,7 @@ void walk_backward(const Backward& call) {
       read_row(call.z, b, source, k, z);
       const T factor = scale / scores.take_up(b, start + i, row_sum);
       for (int64_t c = 0; c < k; ++c) a[c] *= factor;
-      const T delta = static_cast<T>(sum_of(k, [&](int64_t c) { return held<A, Parts>(a[c]) * z[c]; }));
+      const T delta = static_cast<T>(dot<A, Parts>(a, z, k));
       a[k] = delta;
       if constexpr (kTail == 2) a[k + 1] = delta - held<A, Parts>(delta);
     }

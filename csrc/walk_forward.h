@@ -81,22 +81,23 @@ void walk_forward(const Forward& call) {
     }
   });
 
-  grid.each_block(call.pool, [&](int64_t b, int64_t block, int64_t) {
+  grid.each_block(call.pool, [&](int64_t b, int64_t block, int64_t thread) {
+    T* sums = scratch + thread * kEdge * (k + 1);
     const T mu = static_cast<T>(call.mu), beta = static_cast<T>(call.beta);
     for (int i = 0; i < grid.nodes_in(block); ++i) {
       const int64_t out = b * sizes.nodes + grid.first_node(block) + i, from = scores.block_of(b, block);
-      const T sum = total.get(from, i, k);
+      for (int64_t c = 0; c <= k; ++c) sums[c] = total.get(from, i, c);
       T *z = static_cast<T*>(call.z) + out * k, *state = static_cast<T*>(call.new_state) + out * k;
       // Row by row in memory that is there: z holds the seed, the new state the old one, until they are combined.
       read_row(call.seed, b, grid.first_node(block) + i, k, z);
       read_row(call.state, b, grid.first_node(block) + i, k, state);
       for (int64_t c = 0; c < k; ++c) {
-        const T reached = total.get(from, i, c) / sum / scales[b * k + c];
+        const T reached = sums[c] / sums[k] / scales[b * k + c];
         state[c] = lerp(state[c], lerp(z[c], reached, mu), beta);
         z[c] = reached;
       }
       // Without the row's own term, which the backward finds again, and without the logarithm: both lose digits.
-      static_cast<T*>(call.row_sum)[out] = sum;
+      static_cast<T*>(call.row_sum)[out] = sums[k];
     }
   });
 }
