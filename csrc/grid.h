@@ -18,9 +18,10 @@ inline namespace DIFNET_ISA {
 
 // Blocks of kEdge nodes for every image, of which the first may have fewer, and the order of the pairs of blocks: each block
 // meets itself, then those after it in turn, around a circle, until all have met. Of a pair (I, J) the first is served as
-// the rows of tiles, the second as the columns, into accumulators of their own. Those of I wait for (I, J - 1), those of J
-// for (I + 1, J) and nothing else: no accumulator has two writers, and each sees its pairs in one order, so that results
-// depend neither on the number of threads nor on their timing, nor on how pairs are grouped.
+// the rows of tiles, the second, which may come before it, as the columns, into accumulators of their own. (I, J) comes after
+// (I, J - 1), which adds to the same rows, and (I + 1, J), which adds to the same columns: no accumulator has two writers,
+// and each sees its pairs in one order, so that results depend neither on the number of threads nor on their timing, nor on
+// how pairs are grouped.
 struct Grid {
   Sizes sizes;
   int64_t blocks, padded;
@@ -49,9 +50,12 @@ struct Grid {
     // A group is a few neighbouring blocks, whose data stay in the caches while two groups meet.
     const int64_t share = DIFNET_GROUPS_A_THREAD * pool.threads;
     const int64_t size = std::clamp<int64_t>(sizes.batch * blocks / share, 1, 8);
+    // At a step each group meets the one that lies as many places after it. Half way round the circle a block may be in a
+    // group half the groups further on, rounded up.
     const int64_t groups = (blocks + size - 1) / size, steps = (groups + 1) / 2 + 1;
-    // As few images at a time as keep the threads busy: their data stay in the caches.
-    const int64_t images = std::min(sizes.batch, (share + groups - 1) / groups), units = images * groups * steps;
+    // As few images at a time, and as even a number, as keep the threads busy: their data stay in the caches.
+    const int64_t enough = (share + groups - 1) / groups, turns = std::max<int64_t>(sizes.batch / enough, 1);
+    const int64_t images = (sizes.batch + turns - 1) / turns, units = images * groups * steps;
     Buffer<Progress> progress(sizes.batch * groups);
     std::atomic<int64_t> next{0};
     for_each(pool, pool.threads, [&](int64_t) {
@@ -85,7 +89,7 @@ struct Grid {
   void meet(int64_t b, int64_t groups, int64_t group, int64_t other, const F& body) const {
     const auto start_of = [&](int64_t place) { return place / groups * blocks + place % groups * blocks / groups; };
     for (int64_t I = start_of(group + 1) - 1; I >= start_of(group); --I) {
-      // Where their number is even, one of two opposite blocks meets the other.
+      // Of two blocks that lie opposite each other, which there are where blocks are even in number, one meets the other.
       const int64_t partners = (blocks - 1) / 2 + (blocks % 2 == 0 && I < blocks / 2);
       const int64_t end = std::min(start_of(other + 1), I + partners + 1);
       for (int64_t J = std::max(I, start_of(other)); J < end; ++J) body(b, I, J % blocks);

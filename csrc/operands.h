@@ -26,6 +26,7 @@ inline void each_two_rows(int i0, int j0, const typename A::Number* block, const
 template <class T>
 inline void transpose(const T* from, int64_t columns, int count, T* to) {
   using S = Simd<T, 32 / sizeof(T)>;
+  static_assert(kEdge % (2 * S::width) == 0, "the last vectors must reach to the end");
   for (int first = 0; first < kEdge; first += 2 * S::width)
     for (int64_t c = 0; c < columns; ++c)
 #pragma GCC unroll 2
@@ -95,6 +96,7 @@ class Factor {
   // A group of the rows of a block, whose first `count` nodes have `numbers` each in `rows`; the rest is 0.
   void set(int64_t block, int count, int group, const typename A::Number* rows, int64_t numbers) {
     if constexpr (A::kPair == 1) {
+      static_assert(Parts == 1 && A::kDepth == 1 && !A::kLeftByRow, "there is no padding and no other layout");
       transpose(rows, numbers, count, by_depth_ + (block * depth_ + group * group_) * kEdge);
     } else {
       for (int i = 0; i < kEdge; ++i)
@@ -157,6 +159,7 @@ class Summand {
   // The rows of a block, whose first `count` nodes have `numbers` each in `rows`; the rest is 0.
   void set(int64_t block, int count, const typename A::Number* rows, int64_t numbers) {
     if constexpr (A::kPair == 1) {
+      static_assert(Parts == 1 && A::kLeftRows == 1, "numbers are not padded by node");
       transpose(rows, numbers, count, by_number_ + block * kEdge * rows_);
       auto* to = by_node_ + block * kEdge * columns_;
       for (int i = 0; i < kEdge; ++i, to += columns_) {

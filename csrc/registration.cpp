@@ -163,10 +163,22 @@ PyObject* instruction_sets(PyObject*, PyObject*) {
   return names;
 }
 
+// The name of the one that walks use. Raises ValueError where DIFNET_CPU_ISA asks for one that cannot run here.
+PyObject* instruction_set(PyObject*, PyObject*) {
+  try {
+    return PyUnicode_FromString(difnet::chosen_kernels().name);
+  } catch (const std::invalid_argument& error) {
+    PyErr_SetString(PyExc_ValueError, error.what());
+    return nullptr;
+  }
+}
+
 // Importing the module runs the registration above.
 PyMODINIT_FUNC PyInit__native(void) {
   static PyMethodDef methods[] = {
-      {"instruction_sets", instruction_sets, METH_NOARGS, nullptr}, {nullptr, nullptr, 0, nullptr}};
+      {"instruction_sets", instruction_sets, METH_NOARGS, nullptr},
+      {"instruction_set", instruction_set, METH_NOARGS, nullptr},
+      {nullptr, nullptr, 0, nullptr}};
   static PyModuleDef module = {
       PyModuleDef_HEAD_INIT, "_native", nullptr, -1, methods, nullptr, nullptr, nullptr, nullptr};
   return PyModule_Create(&module);

@@ -12,9 +12,10 @@ using Four = Simd<double, 4>;
 // Numbers n .. n + 3 of a row; 0 beyond its end.
 template <class T>
 inline Four::Vector four(const T* row, int64_t n, int64_t count) {
+  Four::Vector some = {};
+  if (n >= count) return some;
   const T* from = row + n;
   if (n + 4 <= count) return Four::Vector{double(from[0]), double(from[1]), double(from[2]), double(from[3])};
-  Four::Vector some = {};
   for (int lane = 0; n + lane < count; ++lane) some[lane] = from[lane];
   return some;
 }
@@ -33,8 +34,8 @@ struct Terms {
   Four::Vector of[K];
 };
 
-// The sums of the K vectors of term(n) for every fourth n below `count`, each in eight partial sums, so that additions do not
-// wait for each other.
+// The sums of the K vectors of term(n) for n = 0, 4, 8 and so on, which must be 0 from `count` on, each in eight partial sums,
+// so that additions do not wait for each other.
 template <size_t K, class F>
 inline std::array<double, K> sums_of(int64_t count, const F& term) {
   Four::Vector sums[K][2] = {};
@@ -242,7 +243,7 @@ struct Scores {
       const bool moved = std::any_of(mean, mean + width, [](T value) { return value != 0; });
       T* x = centred + node(b, block) * width;
       for (int i = 0; i < grid.nodes_in(block); ++i, x += width) {
-        double of_rest = 0, prior = 0;
+        double prior = 0;
         if (moved)  // not where features may be infinite
           for (int64_t c = 0; c < width; ++c) x[c] -= mean[c];
         // Of what is multiplied, so that a node's score with itself cancels: g . g, |g + centre|^2, g . centre.
@@ -251,17 +252,15 @@ struct Scores {
           const Four::Vector whole = g + centre;
           return Terms<3>{{g * g, whole * whole, moved ? g * centre : Four::Vector{}}};
         });
+        double of_all = of_centre;  // the centre times all of x
         if (A::kPair > 1 && moved)
-          of_rest = sums_of<1>(width, [&](int64_t n) {
-            const Four::Vector rest = four(x, n, width) - four_held<A, Parts>(x, n, width);
-            return Terms<1>{{rest * four(mean, n, width)}};
-          })[0];
+          of_all = sums_of<1>(width, [&](int64_t n) { return Terms<1>{{four(x, n, width) * four(mean, n, width)}}; })[0];
         if (node_bias.data != nullptr) read_row(node_bias, b, grid.first_node(block) + i, 1, &prior);
         const int64_t n = node(b, block) + i;
-        bias[n] = kLog2e * (of_centre + of_rest + prior);
+        bias[n] = kLog2e * (of_all + prior);
         column[n] = static_cast<T>(-kLog2e * (squares / 2));
         bounds.length[n] = std::sqrt(length);
-        bounds.prior[n] = kLog2e * (of_rest + prior);
+        bounds.prior[n] = kLog2e * (of_all - of_centre + prior);
       }
       features.set(block_of(b, block), grid.nodes_in(block), 0, centred + node(b, block) * width, width);
     });

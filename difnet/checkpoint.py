@@ -68,7 +68,7 @@ class RunFolder:
         self.path = path
         self.state_file = path / "state.safetensors"
         self.config_file = path / "config.json"
-        self.environment_file = path / "environment.json"
+        self.made = False  # whether `create` made the folder
         self.metrics_file = path / "metrics.jsonl"
 
     @staticmethod
@@ -84,6 +84,7 @@ class RunFolder:
                 f"{path} holds a run already; continue it with --resume {path} or choose another --out"
             )
         try:
+            run.made = not path.exists()
             path.mkdir(parents=True, exist_ok=True)
             write_atomically(run.config_file, config.to_json())
         except OSError as error:
@@ -93,11 +94,11 @@ class RunFolder:
         return run
 
     def abandon(self) -> None:
-        """Remove a run that never began, so that its folder can be used again."""
-        for file in (self.config_file, self.environment_file):
-            file.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # it held something before
-            self.path.rmdir()
+        """Remove what `create` made for a run that cannot begin, so that its folder can be used again."""
+        with contextlib.suppress(OSError):  # the reason why the run cannot begin is what its user must see
+            self.config_file.unlink()
+            if self.made:
+                self.path.rmdir()
 
     @staticmethod
     def open(path: Path) -> "RunFolder":
@@ -137,7 +138,7 @@ class RunFolder:
 
     def add_environment(self, environment: dict[str, Any]) -> list[dict[str, Any]]:
         """Append the environment of this start; return those of all starts so far."""
-        file = self.environment_file
+        file = self.path / "environment.json"
         starts = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
         starts.append(environment)
         write_atomically(file, json.dumps(starts, indent=2) + "\n")

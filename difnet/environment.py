@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from difnet_kernels.backends import choose, instruction_sets
+from difnet_kernels.backends import choose, instruction_set
 
 _PACKAGES = (
     "difnet-kernels",
@@ -25,8 +25,8 @@ _PACKAGES = (
 )
 
 
-def describe_environment(device: torch.device, processes: int = 1) -> dict[str, Any]:
-    """Versions, commit, processor, threads, devices and the walks' kernels, as plain values."""
+def describe_environment(walks: str, processes: int = 1) -> dict[str, Any]:
+    """Versions, commit, processor, threads, devices and whose kernels the walks are, as plain values."""
     return {
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": sys.argv,
@@ -40,22 +40,24 @@ def describe_environment(device: torch.device, processes: int = 1) -> dict[str, 
         "threads": torch.get_num_threads(),
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "processes": processes,
-        "walks": walk_kernels(device),
+        "walks": walks,
     }
 
 
 def walk_kernels(device: torch.device) -> str:
-    """The operator's backend for tensors on `device`, and the instruction set that a compiled one uses."""
+    """The operator's backend for tensors on `device`, and the instruction set that a compiled one uses.
+
+    Raises:
+        BackendError: an environment variable asks for what cannot run here.
+    """
     backend = choose(None, device)
-    if backend != "native":
-        return backend
-    return f"{backend} ({os.environ.get('DIFNET_CPU_ISA') or instruction_sets()[0]})"
+    return f"{backend} ({instruction_set()})" if backend == "native" else backend
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """What may change the arithmetic between two starts of a run, as "name: old -> new"."""
     names = ("packages", "commit", "cpu", "cpu_capability", "threads", "gpus", "processes", "walks")
-    return [f"{name}: {old.get(name)} -> {new[name]}" for name in names if old.get(name) != new[name]]
+    return [f"{name}: {old[name]} -> {new[name]}" for name in names if name in old and old[name] != new[name]]
 
 
 def _version(package: str) -> str | None:

@@ -43,7 +43,7 @@ class ExplainConfig:
     checkpoint: Path
     """A run folder or a weights file of a DifNet."""
     point: str
-    """The pixel, as x,y from the upper left corner."""
+    """The pixel, as x,y from the upper left corner of the picture, turned as its camera says."""
     out: Path
     """Folder for the pictures, created if need be."""
     device: str = "cpu"

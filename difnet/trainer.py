@@ -115,7 +115,7 @@ class Trainer:
         return self.record
 
     def _start(self, folder: Path) -> None:
-        """Open the run folder and prepare the run; a new run that cannot begin leaves its folder free."""
+        """Open the run folder and prepare the run; a new one that cannot begin leaves its folder free."""
         config, main = self.config, self.accelerator.is_main_process
         self.run_folder = RunFolder(folder)
         if main:
@@ -145,6 +145,7 @@ class Trainer:
             )
         except RuntimeError as error:
             raise RunError(str(error)) from error
+        walks = walk_kernels(self.accelerator.device) if getattr(model, "walks", None) else "none"
         self.network = model.to(memory_format=torch.channels_last) if config.channels_last else model
         self.plain_optimizer = self._make_optimizer()
         torch.manual_seed(config.seed + self.accelerator.process_index)
@@ -153,7 +154,7 @@ class Trainer:
             self._load()
         if main:
             self.run_folder.cut_log(self.step)
-            environment = describe_environment(self.accelerator.device, self.accelerator.num_processes)
+            environment = describe_environment(walks, self.accelerator.num_processes)
             starts = self.run_folder.add_environment(environment)
             for difference in differences(starts[-2], starts[-1]) if len(starts) > 1 else []:
                 self.report.line(f"changed since the last start, so not bitwise the same: {difference}")
@@ -163,8 +164,8 @@ class Trainer:
         self.report.line(
             f"{config.model} on {config.dataset}: {len(self.train_set)} training and {len(self.val_set)} "
             f"validation images, {len(self.train_set.classes)} classes, steps {self.step} to {self.steps}, "
-            f"batch {self.recipe.batch_size}, device {self.accelerator.device}, walks by "
-            f"{walk_kernels(self.accelerator.device)}; a checkpoint every "
+            f"batch {self.recipe.batch_size}, device {self.accelerator.device}, walks by {walks}; "
+            f"a checkpoint every "
             f"{config.checkpoint_every} steps, after evaluations and on Ctrl-C"
         )
 

@@ -46,15 +46,25 @@ def _native_missing() -> str | None:
 
 
 def instruction_sets() -> tuple[str, ...]:
-    """Instruction sets for which `native` has kernels that can run here, the best first; none without it.
-
-    The best one is used, or the one that the environment variable DIFNET_CPU_ISA names.
-    """
+    """Instruction sets for which `native` has kernels that can run here, the best first; none without it."""
     if ops.native_error is not None:
         return ()
     from difnet_kernels import _native
 
     return _native.instruction_sets()
+
+
+def instruction_set() -> str:
+    """The instruction set that `native` uses: the best one, or the one that DIFNET_CPU_ISA names.
+
+    Raises `BackendError` when that one cannot run here.
+    """
+    from difnet_kernels import _native
+
+    try:
+        return _native.instruction_set()
+    except ValueError as error:
+        raise BackendError(str(error)) from error
 
 
 def _triton_missing() -> str | None:

@@ -285,7 +285,8 @@ def _check_features(features: object, seed: Tensor) -> list[Tensor]:
         _check_tensor(name, feature, ("B", "N", "d"))
         if tuple(feature.shape[:2]) != tuple(seed.shape[:2]):
             if (feature.shape[0], feature.shape[2]) == tuple(seed.shape[:2]):
-                remedy = f"; if {name} is (B, d, N), pass {name}.mT"
+                whole = "features is (T, B, d, N), pass features.mT"
+                remedy = f"; if {whole if remedy else f'{name} is (B, d, N), pass {name}.mT'}"
             raise ValueError(
                 f"{name} and seed: expected the same B and N, got {name} (B, N, d) = {tuple(feature.shape)} "
                 f"and seed (B, N, k) = {tuple(seed.shape)}{remedy}"

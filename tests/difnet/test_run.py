@@ -225,16 +225,19 @@ def test_run_folder_is_never_overwritten(data_root, tmp_path, capsys):
         (["--model", "difnet7"], {}, "difnet7"),
         (["--walks", "5"], {}, "5"),
         ([], {"DIFNET_BACKEND": "tritn"}, "DIFNET_BACKEND='tritn' is unknown; expected one of native"),
+        ([], {"DIFNET_CPU_ISA": "vax"}, "DIFNET_CPU_ISA=vax cannot run here; expected one of"),
     ],
 )
 @pytest.mark.parametrize("existed", [False, True])
 def test_a_run_that_cannot_begin_leaves_its_folder_free(
     data_root, tmp_path, capsys, monkeypatch, options, variables, words, existed
 ):
+    if "DIFNET_CPU_ISA" in variables and choose(None, torch.device("cpu")) != "native":
+        pytest.skip("there are no compiled kernels here")
     run = tmp_path / "run"
     if existed:
         run.mkdir()
-        (run / "notes.txt").write_text("mine")
+        (run / "environment.json").write_text("[]")
     with monkeypatch.context() as patched:
         for name, value in variables.items():
             patched.setenv(name, value)
@@ -242,7 +245,7 @@ def test_a_run_that_cannot_begin_leaves_its_folder_free(
     error = capsys.readouterr().err
     assert words in error
     assert error.count("\n") == 1
-    assert [path.name for path in run.iterdir()] == ["notes.txt"] if existed else not run.exists()
+    assert [path.name for path in run.iterdir()] == ["environment.json"] if existed else not run.exists()
     assert train.main(tiny(data_root, run, "--max-steps", "1")) == 0
 
 

@@ -54,6 +54,7 @@ def zeros(*shape, **options):
             ValueError,
             r"one map \(B, d, h, w\), pass \[features\.flatten\(2\)",
         ),
+        ({"features": zeros(2, 2, 4, 7)}, ValueError, r"if features is \(T, B, d, N\), pass features\.mT$"),
         (
             {"features": [zeros(2, 4, 7)] * 2},
             ValueError,

@@ -137,10 +137,10 @@ def test_bits_do_not_depend_on_the_number_of_threads(nodes):
     same_bits(inputs, (1, 2, 3, 7))
 
 
-@pytest.mark.parametrize("nodes", [7_700, 7_800])
-def test_blocks_are_visited_in_groups(nodes):
-    """81 and 82 blocks, an odd and an even number: in groups of eight, by 24 threads one by one."""
-    inputs = testing.make_inputs(1, nodes, 4, 2, 1, node_bias=True).to(torch.float32)
+@pytest.mark.parametrize(("batch", "nodes"), [(1, 7_700), (1, 7_800), (7, 1_900)])
+def test_blocks_are_visited_in_groups(batch, nodes):
+    """81 and 82 blocks in groups of seven and eight, by 24 threads singly; four images and then three."""
+    inputs = testing.make_inputs(batch, nodes, 4, 2, 1, node_bias=True).to(torch.float32)
     found = same_bits(inputs, (1, 2, 24))
     truth = everything(inputs.to(torch.float64), "blockwise")
     for ours, true in zip(found, truth, strict=True):
