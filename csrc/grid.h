@@ -53,7 +53,8 @@ struct Grid {
     // At a step each group meets the one that lies as many places after it. Half way round the circle a block may be in a
     // group half the groups further on, rounded up.
     const int64_t groups = (blocks + size - 1) / size, steps = (groups + 1) / 2 + 1;
-    // As few images at a time, and as even a number, as keep the threads busy: their data stay in the caches.
+    // As few images at a time as keep the threads busy: their data stay in the caches. In turns of about as many, or the last
+    // one would leave threads without work.
     const int64_t enough = (share + groups - 1) / groups, turns = std::max<int64_t>(sizes.batch / enough, 1);
     const int64_t images = (sizes.batch + turns - 1) / turns, units = images * groups * steps;
     Buffer<Progress> progress(sizes.batch * groups);

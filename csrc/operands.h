@@ -46,7 +46,7 @@ inline void transpose(const T* from, int64_t columns, int count, T* to) {
 template <class A>
 using Scalar = std::conditional_t<A::kPair == 1, typename A::Number, uint16_t>;
 
-// Numbers are turned into scalars this many at a time, on the stack; a multiple of what operands are padded to.
+// Numbers are turned into bfloat16 parts this many at a time, on the stack; a multiple of what operands are padded to.
 constexpr int kChunk = 64;
 
 // The bfloat16 parts of `count` numbers, kChunk at most: part p of number c is parts[p][c], and 0 beyond them.

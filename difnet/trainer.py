@@ -165,8 +165,7 @@ class Trainer:
             f"{config.model} on {config.dataset}: {len(self.train_set)} training and {len(self.val_set)} "
             f"validation images, {len(self.train_set.classes)} classes, steps {self.step} to {self.steps}, "
             f"batch {self.recipe.batch_size}, device {self.accelerator.device}, walks by {walks}; "
-            f"a checkpoint every "
-            f"{config.checkpoint_every} steps, after evaluations and on Ctrl-C"
+            f"a checkpoint every {config.checkpoint_every} steps, after evaluations and on Ctrl-C"
         )
 
     def _check_data(self) -> Tensor | None:
