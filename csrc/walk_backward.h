@@ -120,16 +120,19 @@ void walk_backward(const Backward& call) {
       read_row(call.seed, b, source, k, seed);
       read_row(call.z, b, source, k, z);
       const T weight = scores.weight[n];
-      T of_bias = 0;  // dc_j = (P^T a)_j . y_j - (P^T delta)_j
-      for (int tail = 0; tail < kTail; ++tail) of_bias -= weight * reached.get(at, i, k + tail);
+      // dc_j = (P^T a)_j . y_j - (P^T delta)_j. Where most rows give node j their weight, both are sums over many nodes whose
+      // difference is small: it is taken in double.
+      double difference = 0;
+      for (int tail = 0; tail < kTail; ++tail) difference -= reached.get(at, i, k + tail);
       for (int64_t c = 0; c < k; ++c) {
         of_state[c] = weight * reached.get(at, i, c);
-        of_bias += of_state[c] * held<A, Parts>(state[c]);
+        difference += static_cast<double>(reached.get(at, i, c)) * held<A, Parts>(state[c]);
         sum[0] += static_cast<double>(grad[c]) * (z[c] - seed[c]);
         sum[1] += static_cast<double>(grad[c]) * (lerp(seed[c], z[c], mu) - state[c]);
         if (call.grad_state != nullptr) static_cast<T*>(call.grad_state)[out * k + c] = of_state[c] + (1 - beta) * grad[c];
         if (call.grad_seed != nullptr) static_cast<T*>(call.grad_seed)[out * k + c] = beta * (1 - mu) * grad[c];
       }
+      const T of_bias = static_cast<T>(weight * difference);
       if (call.grad_node_bias != nullptr) static_cast<T*>(call.grad_node_bias)[out] = of_bias;
       if (!need_features) continue;
       for (int64_t c = 0; c < width; ++c)

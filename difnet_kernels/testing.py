@@ -173,8 +173,9 @@ def relative_error(actual: Tensor, truth: Tensor) -> float:
     return error if math.isfinite(error) else math.inf
 
 
-def term_size(name: str, inputs: Inputs, weight: Tensor) -> float:
-    """Size of the terms in the sum that gives a gradient (docs/math.md, section 2), for g = weight."""
+def term_size(name: str, inputs: Inputs, *weights: Tensor) -> float:
+    """Size of the terms in the sum that gives a gradient (docs/math.md, section 2), for g = any of `weights`."""
+    weight = max(weights, key=lambda g: g.norm(dim=-1).max().item())
     rows = [x.norm(dim=-1).max().item() for x in (weight, inputs.state)]
     if name.startswith("features"):
         return math.prod(rows) * max(f.norm(dim=-1).max().item() for f in inputs.features)
@@ -200,7 +201,7 @@ def measure_errors(
     cancel to noise, and whose noise is smaller is luck.
     """
     rounded = inputs.to(dtype, value_dtype)
-    weight = eager_cascade(*rounded.to(torch.float64))
+    weight, *reaching = gradients_of_states(rounded.to(torch.float64))
 
     def run(copy: Inputs, function: Callable[..., Tensor]) -> list[Tensor]:
         output = function(copy.requires_grad_())
@@ -224,5 +225,20 @@ def measure_errors(
     rows = []
     for name, mine, yardstick, true in zip(names, by_us, by_eager, truth, strict=True):
         factor = FORWARD_FACTOR if name == "output" else GRADIENT_FACTOR
-        rows.append(budget(name, mine, yardstick, true, factor, term_size(name, inputs, weight)))
+        # The gradient that reaches an early walk can be far larger than the loss's: nodes that most others look
+        # at gather it.
+        weights = (weight, *reaching) if name == "node_bias" else (weight,)
+        rows.append(budget(name, mine, yardstick, true, factor, term_size(name, inputs, *weights)))
     return rows
+
+
+def gradients_of_states(inputs: Inputs) -> list[Tensor]:
+    """dLoss/dy_T, ..., dLoss/dy_1 of the eager cascade for the loss |y_T|^2 / 2, whose first is y_T itself."""
+    states = [inputs.state.requires_grad_()]
+    for t, feature in enumerate(inputs.features):
+        bias = None if inputs.node_bias is None else inputs.node_bias[t : t + 1]
+        share = slice(t, t + 1)
+        state = eager_cascade([feature], inputs.seed, inputs.mu[share], inputs.beta[share], states[-1], bias)
+        states.append(state)
+    final = states[-1]
+    return [g.detach() for g in torch.autograd.grad(final, states[:0:-1], final.detach())]
