@@ -22,16 +22,13 @@ class CascadedRandomWalk(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        backend: str,
-        seed: Tensor,
-        mu: Tensor,
-        beta: Tensor,
-        state: Tensor,
-        node_bias: Tensor | None,
-        *features: Tensor,
-    ) -> tuple[Tensor, ...]:
+    def forward(*arguments: Any) -> tuple[Tensor, ...]:
         """T walks, each from the state of the one before."""
+        # Where no input needs a gradient, torch.compile puts a context in front of the arguments unless there are
+        # as many of them as parameters, and here their number varies.
+        if not isinstance(arguments[0], str):
+            arguments = arguments[1:]
+        backend, seed, mu, beta, state, node_bias, *features = arguments
         walk = ops.walk_forward(backend)
         states, zs, lses = [], [], []
         for t, feature in enumerate(features):
@@ -109,6 +106,30 @@ class CascadedRandomWalk(torch.autograd.Function):
             *grad_features,
         )
 
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], backend: str, *tensors: Tensor | None) -> Any:
+        """The images of all calls in one cascade where mu and beta are common to all, else one call after another."""
+        count, dims = info.batch_size, in_dims[1:]
+        if any(dim is not None for dim in dims[1:3]):
+            calls = [
+                CascadedRandomWalk.apply(
+                    backend,
+                    *(
+                        x if x is None or dim is None else x.select(dim, n)
+                        for x, dim in zip(tensors, dims, strict=True)
+                    ),
+                )
+                for n in range(count)
+            ]
+            return tuple(torch.stack(results) for results in zip(*calls, strict=True)), 0
+        seed, mu, beta, state, node_bias, *features = tensors
+        folded = [
+            ops.fold(x, dim, count) for x, dim in zip((seed, state, *features), (dims[0], dims[3], *dims[5:]))
+        ]
+        bias = None if node_bias is None else ops.fold(node_bias, dims[4], count, axis=1)
+        outputs = CascadedRandomWalk.apply(backend, folded[0], mu, beta, folded[1], bias, *folded[2:])
+        return tuple(x.unflatten(0, (count, -1)) for x in outputs), 0
+
 
 def in_layout_of(tensor: Tensor, grad: Tensor) -> Tensor:
     """The gradient of a tensor (B, N, d), in memory as an image (B, d, H, W) where that is a view of one.
@@ -151,9 +172,23 @@ class SameLayout(torch.autograd.Function):
 class _WalkBackward(torch.autograd.Function):
     """`_walk_backward` with a derivative that says there is none."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(backend: str, mask: list[bool], *tensors: Tensor | None) -> tuple[Tensor, ...]:
-        return _walk_backward(backend, mask, *tensors)
+    def forward(
+        backend: str,
+        mask: list[bool],
+        grad: Tensor,
+        feature: Tensor,
+        state: Tensor,
+        seed: Tensor,
+        z: Tensor,
+        lse: Tensor,
+        mu: Tensor,
+        beta: Tensor,
+        node_bias: Tensor | None,
+    ) -> tuple[Tensor, ...]:
+        return _walk_backward(backend, mask, grad, feature, state, seed, z, lse, mu, beta, node_bias)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

@@ -7,3 +7,7 @@ class BackendError(RuntimeError):
 
 class DoubleBackwardError(RuntimeError):
     """A second derivative was asked of a backend that has only the first."""
+
+
+class ForwardModeError(RuntimeError):
+    """A forward-mode derivative was asked of a backend that has only the reverse one."""

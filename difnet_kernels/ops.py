@@ -13,21 +13,26 @@ What a kernel may rely on (`functional` sees to it):
   the inputs' device; strides are arbitrary; B, N, d, k >= 1;
 - `lse` is the kernel's own: forward and backward of one backend must agree on the row constant in it.
 
-A gradient whose entry in `output_mask` (feature, state, seed, mu, beta, node_bias) is False is
-returned as an empty tensor. This is the only file that names the operator namespace.
+Results are contiguous whatever the inputs' strides are, as compilers are told. A gradient whose entry in
+`output_mask` (feature, state, seed, mu, beta, node_bias) is False is returned as an empty tensor. This is
+the only file that names the operator namespace.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from importlib import import_module
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.forward_ad import unpack_dual
+from torch.utils.flop_counter import register_flop_formula
 
 from difnet_kernels import blockwise
+from difnet_kernels.errors import ForwardModeError
 
+Shape = Sequence[int]
 NAMESPACE = "difnet_kernels"
 OVERLOADS = ("native", "triton", "blockwise")
 
@@ -80,11 +85,87 @@ def _fake_backward(
     )
 
 
-def _not_differentiable(ctx: Any, *grads: Tensor) -> None:
-    raise NotImplementedError(
-        "the operators of one walk have no derivative of their own; "
-        "call difnet_kernels.cascaded_random_walk, which has"
-    )
+class _NotDifferentiable(torch.autograd.Function):
+    """One of the operators, with a backward that says where its derivative is."""
+
+    @staticmethod
+    def forward(ctx: Any, operator: Any, keys: Any, *args: Any) -> tuple[Tensor, ...]:
+        return operator.redispatch(keys & torch._C._after_autograd_keyset, *args)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> None:
+        raise NotImplementedError(
+            "the operators of one walk have no derivative of their own; "
+            "call difnet_kernels.cascaded_random_walk, which has"
+        )
+
+
+def _autograd_kernel(operator: Any) -> Callable[..., tuple[Tensor, ...]]:
+    """What an operator does where derivatives are recorded; without it, tangents would be dropped silently."""
+
+    def call(keys: Any, *args: Any) -> tuple[Tensor, ...]:
+        tensors = [x for x in args if isinstance(x, Tensor)]
+        if any(unpack_dual(x).tangent is not None for x in tensors):
+            raise ForwardModeError(
+                "the random walk's kernels have no forward-mode derivative (jvp, jacfwd, hessian); pass "
+                'backend="reference", which supports derivatives of any order and mode (and stores P, N x N)'
+            )
+        if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
+            return _NotDifferentiable.apply(operator, keys, *args)
+        with torch._C._AutoDispatchBelowAutograd():
+            return operator.redispatch(keys & torch._C._after_autograd_keyset, *args)
+
+    return call
+
+
+def _vmap_rule(operator: Any) -> Callable[..., Any]:
+    """`torch.vmap` of an operator: the images of all calls in one call where mu and beta are common to all.
+
+    Where they are not, or where their gradients are asked for, which are sums over the images of a call, the
+    operator is called once for each.
+    """
+    parameters = [argument.name for argument in operator._schema.arguments]
+    shares = [parameters.index("mu"), parameters.index("beta")]
+
+    def rule(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
+        count, dims = info.batch_size, list(in_dims)
+        mask = args[-1] if isinstance(args[-1], (list, tuple)) else [False] * 6
+        if mask[3] or mask[4] or any(dims[n] is not None for n in shares):
+            calls = [
+                operator(*(x if dim is None else x.select(dim, n) for x, dim in zip(args, dims, strict=True)))
+                for n in range(count)
+            ]
+            return tuple(torch.stack(results) for results in zip(*calls, strict=True)), (0,) * len(calls[0])
+        folded = [
+            fold(x, dim, count) if isinstance(x, Tensor) and n not in shares else x
+            for n, (x, dim) in enumerate(zip(args, dims, strict=True))
+        ]
+        results = [(x.unflatten(0, (count, -1)), 0) if x.ndim > 1 else (x, None) for x in operator(*folded)]
+        return tuple(x for x, _ in results), tuple(dim for _, dim in results)
+
+    return rule
+
+
+def fold(tensor: Tensor, dim: int | None, count: int, axis: int = 0) -> Tensor:
+    """The images of `count` calls as the images of one: axis `dim`, which counts the calls, goes into `axis`."""
+    tensor = tensor.unsqueeze(axis) if dim is None else tensor.movedim(dim, axis)
+    sizes = list(tensor.shape)
+    sizes[axis] = count
+    return tensor.expand(sizes).flatten(axis, axis + 1)
+
+
+def _forward_flops(feature: Shape, state: Shape, *_: Any, out_shape: Any = None, **__: Any) -> int:
+    """Products of one walk, F F^T and P y, as `FlopCounterMode` counts them in the reference."""
+    batch, nodes, width = feature
+    return 2 * batch * nodes**2 * (width + state[-1])
+
+
+def _backward_flops(grad: Shape, feature: Shape, *args: Any, out_shape: Any = None, **__: Any) -> int:
+    """Products of a walk's derivative that are asked for; that scores are computed again is not counted."""
+    batch, nodes, width = feature
+    need_feature, need_state, _, _, _, need_bias = args[-1]
+    of_state = grad[-1] * (need_state + (need_feature or need_bias))
+    return 2 * batch * nodes**2 * (2 * width * need_feature + of_state)
 
 
 def _without_autocast(kernel: Callable[..., Any]) -> Callable[..., Any]:
@@ -93,20 +174,25 @@ def _without_autocast(kernel: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(kernel)
     def call(first: Tensor, *args: Any) -> Any:
         with torch.autocast(first.device.type, enabled=False):
-            return kernel(first, *args)
+            return tuple(result.contiguous() for result in kernel(first, *args))
 
     return call
 
 
 def _define(name: str, schema: str, fake: Callable[..., Any]) -> None:
     _library.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
+    packet, _, overload = name.partition(".")
+    operator = getattr(getattr(torch.ops.difnet_kernels, packet), overload)
     torch.library.register_fake(f"{NAMESPACE}::{name}", fake, lib=_library)
-    torch.library.register_autograd(f"{NAMESPACE}::{name}", _not_differentiable, lib=_library)
+    torch.library.register_vmap(f"{NAMESPACE}::{name}", _vmap_rule(operator), lib=_library)
+    _library.impl(name, _autograd_kernel(operator), "Autograd", with_keyset=True)
 
 
 for _overload in OVERLOADS:
     _define(f"walk_forward.{_overload}", _FORWARD, _fake_forward)
     _define(f"walk_backward.{_overload}", _BACKWARD, _fake_backward)
+register_flop_formula(torch.ops.difnet_kernels.walk_forward)(_forward_flops)
+register_flop_formula(torch.ops.difnet_kernels.walk_backward)(_backward_flops)
 
 _library.impl(
     "walk_forward.blockwise", _without_autocast(blockwise.walk_forward), "CompositeExplicitAutograd"

@@ -174,7 +174,7 @@ def relative_error(actual: Tensor, truth: Tensor) -> float:
 
 
 def term_size(name: str, inputs: Inputs, *weights: Tensor) -> float:
-    """Size of the terms in the sum that gives a gradient (docs/math.md, section 2), for g = any of `weights`."""
+    """Size of the terms in the sum that gives a gradient (docs/math.md, section 2); g is one of `weights`."""
     weight = max(weights, key=lambda g: g.norm(dim=-1).max().item())
     rows = [x.norm(dim=-1).max().item() for x in (weight, inputs.state)]
     if name.startswith("features"):
@@ -225,15 +225,15 @@ def measure_errors(
     rows = []
     for name, mine, yardstick, true in zip(names, by_us, by_eager, truth, strict=True):
         factor = FORWARD_FACTOR if name == "output" else GRADIENT_FACTOR
-        # The gradient that reaches an early walk can be far larger than the loss's: nodes that most others look
-        # at gather it.
+        # The gradient that reaches an early walk can be far larger than the loss's own: a node that most others
+        # look at gathers theirs.
         weights = (weight, *reaching) if name == "node_bias" else (weight,)
         rows.append(budget(name, mine, yardstick, true, factor, term_size(name, inputs, *weights)))
     return rows
 
 
 def gradients_of_states(inputs: Inputs) -> list[Tensor]:
-    """dLoss/dy_T, ..., dLoss/dy_1 of the eager cascade for the loss |y_T|^2 / 2, whose first is y_T itself."""
+    """dLoss/dy_T, ..., dLoss/dy_1 of the eager cascade for the loss |y_T|^2 / 2; the first is y_T itself."""
     states = [inputs.state.requires_grad_()]
     for t, feature in enumerate(inputs.features):
         bias = None if inputs.node_bias is None else inputs.node_bias[t : t + 1]
