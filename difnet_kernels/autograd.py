@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from difnet_kernels import ops
-from difnet_kernels.errors import DoubleBackwardError
+from difnet_kernels.errors import DoubleBackwardError, ForwardModeError
 
 
 class CascadedRandomWalk(torch.autograd.Function):
@@ -24,8 +24,8 @@ class CascadedRandomWalk(torch.autograd.Function):
     @staticmethod
     def forward(*arguments: Any) -> tuple[Tensor, ...]:
         """T walks, each from the state of the one before."""
-        # Where no input needs a gradient, torch.compile puts a context in front of the arguments unless there are
-        # as many of them as parameters, and here their number varies.
+        # Where no input needs a gradient, torch.compile puts a context in front of the arguments, unless
+        # there are as many of them as parameters. Here their number varies.
         if not isinstance(arguments[0], str):
             arguments = arguments[1:]
         backend, seed, mu, beta, state, node_bias, *features = arguments
@@ -47,6 +47,7 @@ class CascadedRandomWalk(torch.autograd.Function):
         states, saved = output[:walks], output[walks:]
         ctx.backend = backend
         ctx.walks = walks
+        ctx.layouts = layout_of(seed), layout_of(state), [layout_of(feature) for feature in features]
         ctx.save_for_backward(seed, mu, beta, node_bias, *features, state, *states[:-1], *saved)
         ctx.mark_non_differentiable(*saved)
         ctx.set_materialize_grads(False)
@@ -55,6 +56,7 @@ class CascadedRandomWalk(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
         """The walks in reverse; `grads` are those of `forward`'s outputs, None where unused."""
         walks = ctx.walks
+        seed_layout, state_layout, feature_layouts = ctx.layouts
         seed, mu, beta, node_bias, *rest = ctx.saved_tensors
         features, states, zs, lses = (rest[n * walks : (n + 1) * walks] for n in range(4))
         _, need_seed, need_mu, need_beta, need_state, need_bias, *need_feature = ctx.needs_input_grad
@@ -85,7 +87,7 @@ class CascadedRandomWalk(torch.autograd.Function):
                 mask, grad, features[t], states[t], seed, zs[t], lses[t], mu[t], beta[t], bias
             )
             if need_feature[t]:
-                grad_features[t] = in_layout_of(features[t], of_feature)
+                grad_features[t] = in_layout(feature_layouts[t], of_feature)
             if need_seed:
                 grad_seed = _add(grad_seed, of_seed)
             if need_mu:
@@ -98,75 +100,106 @@ class CascadedRandomWalk(torch.autograd.Function):
 
         return (
             None,
-            None if grad_seed is None else in_layout_of(seed, grad_seed),
+            None if grad_seed is None else in_layout(seed_layout, grad_seed),
             torch.stack(grad_mu) if need_mu else None,
             torch.stack(grad_beta) if need_beta else None,
-            in_layout_of(states[0], grad) if need_state and grad is not None else None,
+            in_layout(state_layout, grad) if need_state and grad is not None else None,
             torch.stack(grad_bias) if need_bias else None,
             *grad_features,
         )
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], backend: str, *tensors: Tensor | None) -> Any:
-        """The images of all calls in one cascade where mu and beta are common to all, else one call after another."""
+        """Walk over the images of all calls in one cascade, or call by call where mu or beta differ."""
         count, dims = info.batch_size, in_dims[1:]
-        if any(dim is not None for dim in dims[1:3]):
-            calls = [
-                CascadedRandomWalk.apply(
-                    backend,
-                    *(
-                        x if x is None or dim is None else x.select(dim, n)
-                        for x, dim in zip(tensors, dims, strict=True)
-                    ),
-                )
-                for n in range(count)
-            ]
+        calls: list[tuple[Tensor, ...]]
+        if dims[1] is not None or dims[2] is not None:
+            calls = [cascade(backend, *ops.slices(tensors, dims, n)) for n in range(count)]
             return tuple(torch.stack(results) for results in zip(*calls, strict=True)), 0
-        seed, mu, beta, state, node_bias, *features = tensors
-        folded = [
-            ops.fold(x, dim, count) for x, dim in zip((seed, state, *features), (dims[0], dims[3], *dims[5:]))
-        ]
-        bias = None if node_bias is None else ops.fold(node_bias, dims[4], count, axis=1)
-        outputs = CascadedRandomWalk.apply(backend, folded[0], mu, beta, folded[1], bias, *folded[2:])
-        return tuple(x.unflatten(0, (count, -1)) for x in outputs), 0
+        images = (
+            0,
+            None,
+            None,
+            0,
+            1,
+            *(0 for _ in tensors[5:]),
+        )  # the axis of each tensor that counts images
+        folded = [ops.fold(x, dim, count, axis) for x, dim, axis in zip(tensors, dims, images, strict=True)]
+        return tuple(x.unflatten(0, (count, -1)) for x in cascade(backend, *folded)), 0
 
 
-def in_layout_of(tensor: Tensor, grad: Tensor) -> Tensor:
-    """The gradient of a tensor (B, N, d), in memory as an image (B, d, H, W) where that is a view of one.
+class _WithForwardMode(CascadedRandomWalk):
+    """The cascade with a forward-mode derivative that says there is none."""
 
-    Strides of a single image leave open which way it lies in memory, and batch norm's backward on CPUs
-    (PyTorch 2.14) is wrong, by more than the gradient itself, where its input lies one way and the gradient
-    the other.
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> None:
+        """Raise `ForwardModeError`."""
+        raise ForwardModeError()
+
+
+def cascade(backend: str, *tensors: Tensor | None) -> tuple[Tensor, ...]:
+    """Apply `CascadedRandomWalk`. torch.compile traces no Function that defines `jvp`."""
+    function = CascadedRandomWalk if torch.compiler.is_compiling() else _WithForwardMode
+    return function.apply(backend, *tensors)
+
+
+def layout_of(tensor: Tensor) -> str | None:
+    """How a tensor (B, N, d) lies in memory: by "nodes", as an "image" (B, d, H, W), or neither way.
+
+    The gradient of a tensor has to lie as the tensor does. Strides of a single image leave its layout open,
+    and batch norm's backward on CPUs (seen in PyTorch 2.13 and 2.14) is wrong, by more than the gradient
+    itself, where its input lies one way and the gradient the other. The layout is noted in the forward: hooks
+    on saved tensors may give back copies in another one.
     """
     if tensor.is_contiguous():
+        return "nodes"
+    return "image" if tensor.mT.is_contiguous() else None
+
+
+def in_layout(layout: str | None, grad: Tensor) -> Tensor:
+    """The gradient of a tensor of that layout, lying as the tensor does."""
+    if layout == "nodes":
         return grad.contiguous()
-    return grad.mT.contiguous().mT if tensor.mT.is_contiguous() else grad
+    return grad.mT.contiguous().mT if layout == "image" else grad
 
 
 class SameLayout(torch.autograd.Function):
-    """A tensor as it is, whose gradient `in_layout_of` lays out; for derivatives of any order and mode."""
-
-    generate_vmap_rule = True
+    """A copy of a tensor, whose gradient `in_layout` lays out; for derivatives of any order and mode."""
 
     @staticmethod
     def forward(tensor: Tensor) -> Tensor:
-        """The tensor."""
-        return tensor.view_as(tensor)
+        """Copy the tensor; of a view, PyTorch takes no forward-mode derivative under vmap."""
+        return tensor.clone()
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
-        """Keep the tensor, which the walk keeps as well."""
-        ctx.save_for_backward(*inputs)
+        """Note the layout."""
+        ctx.layout = layout_of(*inputs)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         """The gradient in the tensor's layout."""
-        return in_layout_of(ctx.saved_tensors[0], grad)
+        return in_layout(ctx.layout, grad)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], tensor: Tensor) -> tuple[Tensor, int | None]:
+        """Copy the tensors of all calls."""
+        return same_layout(tensor), in_dims[0]
+
+
+class _SameLayoutWithForwardMode(SameLayout):
+    """The same with its forward-mode derivative."""
 
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor) -> Tensor:
-        """The tangent as it is."""
-        return tangent.view_as(tangent)
+        """Copy the tangent."""
+        return tangent.clone()
+
+
+def same_layout(tensor: Tensor) -> Tensor:
+    """Apply `SameLayout`. torch.compile traces no Function that defines `jvp`."""
+    function = SameLayout if torch.compiler.is_compiling() else _SameLayoutWithForwardMode
+    return function.apply(tensor)
 
 
 class _WalkBackward(torch.autograd.Function):
@@ -196,10 +229,7 @@ class _WalkBackward(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> None:
-        raise DoubleBackwardError(
-            "the random walk's hand-written backward cannot itself be differentiated; "
-            'pass backend="reference", which supports derivatives of any order (and stores P, N x N)'
-        )
+        raise DoubleBackwardError()
 
 
 def _walk_backward(backend: str, mask: list[bool], *tensors: Tensor | None) -> tuple[Tensor, ...]:

@@ -8,6 +8,21 @@ class BackendError(RuntimeError):
 class DoubleBackwardError(RuntimeError):
     """A second derivative was asked of a backend that has only the first."""
 
+    def __init__(self) -> None:
+        super().__init__(
+            "the random walk's hand-written backward cannot itself be differentiated; " + _REFERENCE
+        )
+
 
 class ForwardModeError(RuntimeError):
-    """A forward-mode derivative was asked of a backend that has only the reverse one."""
+    """A forward-mode derivative was asked of a backend that has only the reverse-mode one."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the random walk's kernels have no forward-mode derivative (jvp, jacfwd, hessian); " + _REFERENCE
+        )
+
+
+_REFERENCE = (
+    'pass backend="reference", which supports derivatives of any order and mode (and stores P, N x N)'
+)

@@ -1,14 +1,16 @@
 """What users call: checks, choice of a backend, dtypes. The mathematics is in `difnet_kernels.reference`."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from difnet_kernels import blockwise, reference
-from difnet_kernels.autograd import CascadedRandomWalk, SameLayout
+from difnet_kernels.autograd import cascade, same_layout
 from difnet_kernels.backends import choose
+from difnet_kernels.sharding import is_distributed, over_images, replicated
 
 
 def cascaded_random_walk(
@@ -39,7 +41,8 @@ def cascaded_random_walk(
         state: y_0, (B, N, k); `seed` by default.
         node_bias: c_t, (B, N) for all walks or (T, B, N): added to column j of the scores, a log prior of
             the nodes. -inf removes a node, and an image that loses all of them comes out as NaN;
-            -|f_j|^2 / 2 makes the affinity Gaussian in the features.
+            -|f_j|^2 / 2 makes the affinity Gaussian in the features. A boolean tensor is a mask, as in
+            `torch.nn.functional.scaled_dot_product_attention`: True keeps a node, False removes it.
         return_states: also return y_1 .. y_T.
         backend: a name from `difnet_kernels.backends()`; None takes the best that can run, or the one named
             by the environment variable DIFNET_BACKEND.
@@ -50,14 +53,20 @@ def cascaded_random_walk(
         initial state.
 
     Differentiable once with respect to every tensor, in memory linear in N; `backend="reference"` is
-    differentiable any number of times and stores P. The same inputs give the same bits.
+    differentiable any number of times, in reverse and in forward mode, and stores P. `torch.vmap` takes the
+    images of all calls into one. The same inputs give the same bits.
+
+    All tensors may be DTensors of one mesh: every process walks over its own images, those of its part of
+    `seed`, and the results are sharded over images. Parts along other axes are gathered first.
 
     Raises:
         ValueError: a shape, length or device does not fit.
-        TypeError: an argument is not a floating-point tensor.
+        TypeError: an argument is not a dense floating-point tensor.
         BackendError: the backend asked for is unknown or cannot run here.
         DoubleBackwardError: a second derivative was taken with a backend other than "reference".
+        ForwardModeError: a forward-mode derivative was taken with a backend other than "reference".
     """
+    node_bias = _log_prior(node_bias)
     _check_tensor("seed", seed, ("B", "N", "k"))
     features = _check_features(features, seed)
     walks = len(features)
@@ -76,15 +85,9 @@ def cascaded_random_walk(
     dtype = _value_dtype(*features, seed, mu, beta, state, *(() if node_bias is None else (node_bias,)))
     if dtype == torch.float64:
         features = [feature.to(dtype) for feature in features]
-    states = _run(
-        backend,
-        features,
-        seed.to(dtype),
-        mu.to(dtype),
-        beta.to(dtype),
-        state.to(dtype),
-        None if node_bias is None else node_bias.to(dtype),
-    )
+    values = [None if x is None else x.to(dtype) for x in (seed, mu, beta, state, node_bias)]
+    images = (0, None, None, 0, 1, *(0 for _ in features))
+    states = over_images(partial(_run, backend), [*values, *features], images) if features else []
     final = (states[-1] if states else state.clone()).to(seed.dtype)
     if not return_states:
         return final
@@ -109,7 +112,7 @@ def random_walk(
         seed: s, (B, N, k).
         mu: tensor of one element.
         beta: tensor of one element.
-        node_bias: c, (B, N).
+        node_bias: c, (B, N), or a boolean mask.
         backend: as for `cascaded_random_walk`, where the rest is said: dtypes, derivatives, errors.
 
     Returns:
@@ -120,6 +123,7 @@ def random_walk(
         if not isinstance(value, Tensor) or value.numel() != 1:
             remedy = "" if isinstance(value, Tensor) else f"; pass torch.tensor({name})"
             raise ValueError(f"{name}: expected a tensor of one element, got {_describe(value)}{remedy}")
+    node_bias = _log_prior(node_bias)
     if node_bias is not None:
         _check_tensor("node_bias", node_bias, ("B", "N"))
     result = cascaded_random_walk(
@@ -143,7 +147,7 @@ def transition_rows(
     Args:
         feature: F, (B, N, d).
         nodes: integer tensor (n,), the same for every image, or (B, n). Its values are read on the host.
-        node_bias: c, (B, N).
+        node_bias: c, (B, N), or a boolean mask, as for `cascaded_random_walk`.
         backend: as for `cascaded_random_walk`. "reference" multiplies the features as they are, every other
             backend centres them first.
 
@@ -157,6 +161,7 @@ def transition_rows(
     """
     _check_tensor("feature", feature, ("B", "N", "d"))
     batch, count, _ = feature.shape
+    node_bias = _log_prior(node_bias)
     if node_bias is not None:
         _check_tensor("node_bias", node_bias, ("B", "N"))
         _check_like("node_bias", node_bias, (batch, count), feature, "(B, N) of feature")
@@ -164,33 +169,40 @@ def transition_rows(
     backend = choose(backend, feature.device)
     dtype = _value_dtype(feature, *(() if node_bias is None else (node_bias,)))
     rows = reference.transition_rows if backend == "reference" else blockwise.transition_rows
+    bias = None if node_bias is None else node_bias.to(dtype)
     with torch.autocast(feature.device.type, enabled=False):
-        return rows(feature.to(dtype), nodes, None if node_bias is None else node_bias.to(dtype))
+        (result,) = over_images(lambda *x: [rows(*x)], [feature.to(dtype), nodes, bias], (0, 0, 0))
+    return result
 
 
 def _run(
     backend: str,
-    features: list[Tensor],
     seed: Tensor,
     mu: Tensor,
     beta: Tensor,
     state: Tensor,
     node_bias: Tensor | None,
+    *features: Tensor,
 ) -> list[Tensor]:
     """y_1 .. y_T from checked inputs in their working dtypes."""
-    if not features:
-        return []
-    if backend != "reference":
-        outputs = CascadedRandomWalk.apply(backend, *_distinct(seed, mu, beta, state, node_bias, *features))
+    if backend != "reference" and seed.shape[0] > 0:  # a process may have none of the images
+        outputs = cascade(backend, *_distinct(seed, mu, beta, state, node_bias, *features))
         return list(outputs[: len(features)])
     states = []
-    seed, state = SameLayout.apply(seed), SameLayout.apply(state)
+    seed, state = same_layout(seed), same_layout(state)
     with torch.autocast(seed.device.type, enabled=False):
         for t, feature in enumerate(features):
             bias = None if node_bias is None else node_bias[t]
-            state = reference.random_walk(SameLayout.apply(feature), state, seed, mu[t], beta[t], bias)
+            state = reference.random_walk(same_layout(feature), state, seed, mu[t], beta[t], bias)
             states.append(state)
     return states
+
+
+def _log_prior(node_bias: Any) -> Any:
+    """A boolean mask as a node bias: 0 where it is True, -inf where it is False. Anything else as it is."""
+    if not isinstance(node_bias, Tensor) or node_bias.dtype != torch.bool:
+        return node_bias
+    return torch.zeros_like(node_bias, dtype=torch.float32).masked_fill(~node_bias, -torch.inf)
 
 
 def _distinct(*tensors: Tensor | None) -> list[Tensor | None]:
@@ -208,6 +220,8 @@ def _value_dtype(*tensors: Tensor) -> torch.dtype:
 
 
 def _describe(value: Any) -> str:
+    if isinstance(value, Tensor) and value.is_nested:
+        return f"a nested tensor, {value.dtype}, on {value.device}"
     if isinstance(value, Tensor):
         return f"a tensor of shape {tuple(value.shape)}, {value.dtype}, on {value.device}"
     if hasattr(value, "shape") and hasattr(value, "dtype"):
@@ -233,8 +247,19 @@ def _check_tensor(name: str, value: object, axes: tuple[str, ...]) -> None:
             f"{name}: expected a floating-point tensor {expected}, got {_describe(value)}"
             f"{_conversion(name, value, expected)}"
         )
+    if value.is_nested:
+        raise TypeError(
+            f"{name}: expected a dense tensor {expected}, got {_describe(value)}; pad it with torch.nested."
+            f"to_padded_tensor({name}, 0.0), and pass a boolean node_bias that is False at the padding"
+        )
+    if value.layout != torch.strided:
+        raise TypeError(
+            f"{name}: expected a dense tensor {expected}, got layout {value.layout}; pass {name}.to_dense()"
+        )
     if not value.dtype.is_floating_point or value.dtype.itemsize < 2:
         remedy = f"{name}.real or {name}.abs()" if value.is_complex() else f"{name}.float()"
+        if name == "node_bias":
+            remedy += ", or node_bias.bool() if it is a mask that is 0 where a node is removed"
         raise TypeError(
             f"{name}: expected float64, float32, bfloat16 or float16, got {value.dtype}; "
             f"convert it, e.g. {remedy}"
@@ -258,6 +283,12 @@ def _check_like(
 
 
 def _check_device(name: str, value: Tensor, other: Tensor) -> None:
+    if is_distributed(value) != is_distributed(other):
+        raise TypeError(
+            f"{name}: expected a {type(other).__name__} as the other inputs are, got a "
+            f"{type(value).__name__}; make all inputs DTensors with torch.distributed.tensor."
+            "distribute_tensor, or none"
+        )
     if value.device != other.device:
         raise ValueError(
             f"{name}: expected the device of the other inputs, {other.device}, got {value.device}; "
@@ -316,4 +347,4 @@ def _check_nodes(nodes: Tensor, feature: Tensor) -> Tensor:
     if not torch.compiler.is_compiling() and bool(((nodes < 0) | (nodes >= count)).any()):
         bad = nodes[(nodes < 0) | (nodes >= count)][0].item()
         raise IndexError(f"nodes: {bad} is outside 0 .. {count - 1} (N = {count})")
-    return nodes.to(feature.device, torch.int64).expand(batch, -1)
+    return replicated(nodes.to(feature.device, torch.int64).expand(batch, -1), feature)

@@ -101,15 +101,12 @@ class _NotDifferentiable(torch.autograd.Function):
 
 
 def _autograd_kernel(operator: Any) -> Callable[..., tuple[Tensor, ...]]:
-    """What an operator does where derivatives are recorded; without it, tangents would be dropped silently."""
+    """What an operator does where derivatives are recorded. Without it, tangents would be lost in silence."""
 
     def call(keys: Any, *args: Any) -> tuple[Tensor, ...]:
         tensors = [x for x in args if isinstance(x, Tensor)]
         if any(unpack_dual(x).tangent is not None for x in tensors):
-            raise ForwardModeError(
-                "the random walk's kernels have no forward-mode derivative (jvp, jacfwd, hessian); pass "
-                'backend="reference", which supports derivatives of any order and mode (and stores P, N x N)'
-            )
+            raise ForwardModeError()
         if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
             return _NotDifferentiable.apply(operator, keys, *args)
         with torch._C._AutoDispatchBelowAutograd():
@@ -131,13 +128,10 @@ def _vmap_rule(operator: Any) -> Callable[..., Any]:
         count, dims = info.batch_size, list(in_dims)
         mask = args[-1] if isinstance(args[-1], (list, tuple)) else [False] * 6
         if mask[3] or mask[4] or any(dims[n] is not None for n in shares):
-            calls = [
-                operator(*(x if dim is None else x.select(dim, n) for x, dim in zip(args, dims, strict=True)))
-                for n in range(count)
-            ]
+            calls = [operator(*slices(args, dims, n)) for n in range(count)]
             return tuple(torch.stack(results) for results in zip(*calls, strict=True)), (0,) * len(calls[0])
         folded = [
-            fold(x, dim, count) if isinstance(x, Tensor) and n not in shares else x
+            fold(x, dim, count, None if n in shares else 0)
             for n, (x, dim) in enumerate(zip(args, dims, strict=True))
         ]
         results = [(x.unflatten(0, (count, -1)), 0) if x.ndim > 1 else (x, None) for x in operator(*folded)]
@@ -146,12 +140,26 @@ def _vmap_rule(operator: Any) -> Callable[..., Any]:
     return rule
 
 
-def fold(tensor: Tensor, dim: int | None, count: int, axis: int = 0) -> Tensor:
-    """The images of `count` calls as the images of one: axis `dim`, which counts the calls, goes into `axis`."""
-    tensor = tensor.unsqueeze(axis) if dim is None else tensor.movedim(dim, axis)
-    sizes = list(tensor.shape)
+def slices(args: Sequence[Any], dims: Sequence[Any], n: int) -> list[Any]:
+    """The arguments of call `n` of those that `torch.vmap` makes at once."""
+    return [x.select(dim, n) if isinstance(dim, int) else x for x, dim in zip(args, dims, strict=True)]
+
+
+def fold(argument: Any, dim: int | None, count: int, axis: int | None) -> Any:
+    """Make the images of `count` calls those of one.
+
+    Args:
+        argument: of all calls; returned as it is if it is no tensor.
+        dim: the axis that counts calls; None where all calls have the same tensor.
+        count: number of calls.
+        axis: the axis of a call's tensor that counts images; None where there is none.
+    """
+    if not isinstance(argument, Tensor) or axis is None:
+        return argument
+    calls_first = argument.unsqueeze(axis) if dim is None else argument.movedim(dim, axis)
+    sizes = list(calls_first.shape)
     sizes[axis] = count
-    return tensor.expand(sizes).flatten(axis, axis + 1)
+    return calls_first.expand(sizes).flatten(axis, axis + 1)
 
 
 def _forward_flops(feature: Shape, state: Shape, *_: Any, out_shape: Any = None, **__: Any) -> int:

@@ -225,8 +225,8 @@ def measure_errors(
     rows = []
     for name, mine, yardstick, true in zip(names, by_us, by_eager, truth, strict=True):
         factor = FORWARD_FACTOR if name == "output" else GRADIENT_FACTOR
-        # The gradient that reaches an early walk can be far larger than the loss's own: a node that most others
-        # look at gathers theirs.
+        # The gradient that reaches an early walk can be far larger than the loss's own: a node that most of
+        # the others look at gathers theirs.
         weights = (weight, *reaching) if name == "node_bias" else (weight,)
         rows.append(budget(name, mine, yardstick, true, factor, term_size(name, inputs, *weights)))
     return rows

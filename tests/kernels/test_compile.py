@@ -1,9 +1,15 @@
-"""torch.library contracts, torch.compile, torch.export, autocast, inference mode."""
+"""torch.library contracts, torch.compile, torch.export, autocast, inference mode, counters."""
+
+import contextlib
+import itertools
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
-from difnet_kernels import cascaded_random_walk, ops, random_walk, testing, transition_rows
+from difnet_kernels import backends, cascaded_random_walk, ops, random_walk, testing, transition_rows
+
+ALL = [status.name for status in backends() if status.available]
 
 
 def one_walk(dtype=torch.float32, nodes=17):
@@ -20,6 +26,145 @@ def test_opcheck(backend, bias, mask):
     grad, z, lse = ops.walk_forward(backend)(feature, state, seed, mu, beta, node_bias)
     arguments = (grad, feature, state, seed, z, lse, mu, beta, node_bias, mask)
     torch.library.opcheck(ops.walk_backward(backend), arguments)
+
+
+def as_image(x):
+    """The same numbers, as a view of an image (B, c, N)."""
+    return x.mT.contiguous().mT
+
+
+def as_part(x):
+    """The same numbers, as every second node of more."""
+    return torch.stack((x, x), dim=2).flatten(1, 2)[:, ::2]
+
+
+def as_one_for_all(x):
+    """The first image's numbers for every image."""
+    return x[:1].expand_as(x)
+
+
+LAYOUTS = {"nodes": lambda x: x, "image": as_image, "part": as_part, "expanded": as_one_for_all}
+
+
+@pytest.mark.parametrize(("of_feature", "of_values"), [*itertools.product(LAYOUTS, LAYOUTS)])
+def test_fakes_and_kernels_agree_on_strides(backend, of_feature, of_values):
+    inputs, (feature, state, seed, mu, beta) = one_walk()
+    feature, bias = LAYOUTS[of_feature](feature), inputs.node_bias[0].mT.contiguous().mT
+    state, seed = LAYOUTS[of_values](state), LAYOUTS[of_feature](seed)
+    checks = ("test_schema", "test_faketensor")
+    torch.library.opcheck(
+        ops.walk_forward(backend), (feature, state, seed, mu, beta, bias), test_utils=checks
+    )
+    grad, z, lse = ops.walk_forward(backend)(feature, state, seed, mu, beta, bias)
+    for layout in LAYOUTS.values():
+        arguments = (layout(grad), feature, state, seed, layout(z), lse, mu, beta, bias, [True] * 6)
+        torch.library.opcheck(ops.walk_backward(backend), arguments, test_utils=checks)
+
+
+@pytest.mark.parametrize("backend", ALL)
+@pytest.mark.parametrize(
+    ("of_feature", "of_values"), [("image", "image"), ("nodes", "image"), ("image", "part")]
+)
+def test_compiles_for_every_layout(backend, of_feature, of_values):
+    inputs = testing.make_inputs(2, 42, 8, 5, 2).to(torch.float32)
+    values = [*inputs.features, inputs.seed, inputs.mu, inputs.beta]
+
+    def step(first, second, seed, mu, beta):
+        first, second = LAYOUTS[of_feature](first), LAYOUTS[of_feature](second)
+        y = cascaded_random_walk([first, second], LAYOUTS[of_values](seed), mu, beta, backend=backend)
+        return LAYOUTS[of_values](y).square().sum()
+
+    leaves = [x.clone().requires_grad_() for x in values]
+    torch._dynamo.reset()
+    for x, y in zip(
+        *(torch.autograd.grad(f(*leaves), leaves) for f in (torch.compile(step, fullgraph=True), step)),
+        strict=True,
+    ):
+        torch.testing.assert_close(x, y)
+
+
+MODES = {
+    "gradients": contextlib.nullcontext,
+    "no input needs a gradient": contextlib.nullcontext,
+    "no_grad": torch.no_grad,
+    "inference_mode": torch.inference_mode,
+}
+
+
+@pytest.mark.parametrize("backend", ALL)
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("walks", [0, 1, 2, 3, 5])
+def test_compiles_in_every_mode(backend, mode, walks):
+    """One graph each: without gradients, Dynamo enters autograd Functions in another way than with them."""
+    inputs = testing.make_inputs(2, 9, 4, 3, walks, node_bias=walks > 0).to(torch.float32)
+    if mode != "no input needs a gradient":
+        inputs.requires_grad_()
+
+    def run(features, seed, mu, beta, bias):
+        return cascaded_random_walk(
+            features, seed, mu, beta, node_bias=bias, return_states=True, backend=backend
+        )
+
+    arguments = inputs.features, inputs.seed, inputs.mu, inputs.beta, inputs.node_bias
+    torch._dynamo.reset()
+    with MODES[mode]():
+        found = torch.compile(run, fullgraph=True, backend="aot_eager")(*arguments)
+        for x, y in zip(found, run(*arguments), strict=True):
+            torch.testing.assert_close(x, y)
+            assert x.requires_grad == y.requires_grad
+
+
+@pytest.mark.parametrize("backend", ALL)
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("walks", [0, 1, 2, 5])
+def test_exports(backend, strict, walks):
+    class Cascade(torch.nn.Module):
+        def forward(self, features, seed, mu, beta):
+            return cascaded_random_walk(features, seed, mu, beta, backend=backend)
+
+    inputs = testing.make_inputs(2, 9, 4, 3, walks).to(torch.float32)
+    arguments = inputs.features, inputs.seed, inputs.mu, inputs.beta
+    torch._dynamo.reset()
+    program = torch.export.export(Cascade(), arguments, strict=strict)
+    torch.testing.assert_close(program.module()(*arguments), Cascade()(*arguments))
+
+
+@pytest.mark.parametrize("wanted", [("features[0]",), ("seed",), ("mu",), ("state", "node_bias")])
+def test_products_are_counted_as_in_the_reference(backend, wanted):
+    inputs = testing.make_inputs(3, 10, 4, 7, 1, node_bias=True).to(torch.float32)
+    names = dict(zip(inputs.names(), inputs.tensors(), strict=True))
+    leaves = [names[name].requires_grad_() for name in wanted]
+
+    def count(name):
+        with FlopCounterMode(display=False) as counter:
+            y = random_walk(
+                inputs.features[0],
+                inputs.state,
+                inputs.seed,
+                inputs.mu,
+                inputs.beta,
+                node_bias=inputs.node_bias[0],
+                backend=name,
+            )
+            forward = counter.get_total_flops()
+            torch.autograd.grad(y.sum(), leaves)
+        return forward, counter.get_total_flops() - forward
+
+    assert count("reference")[0] == 2 * 3 * 10 * 10 * (4 + 7)
+    assert count(backend) == count("reference")
+
+
+def test_meta_tensors(backend):
+    if backend == "native":
+        backend = None  # the choice for a device that no kernel takes
+    inputs = testing.make_inputs(2, 9, 4, 3, 2, node_bias=True).to(torch.float32)
+    tensors = [x.to("meta").requires_grad_() for x in inputs.tensors()]
+    features, (seed, mu, beta, state, bias) = tensors[:2], tensors[2:]
+    y = cascaded_random_walk(features, seed, mu, beta, state=state, node_bias=bias, backend=backend)
+    assert y.shape == inputs.seed.shape
+    assert y.device.type == "meta"
+    for x, g in zip(tensors, torch.autograd.grad(y.sum(), tensors), strict=True):
+        assert g.shape == x.shape
 
 
 def test_operators_are_not_differentiable_on_their_own(backend):

@@ -1,0 +1,199 @@
+"""Function transforms: each gives the reference's derivative or a named error, and none a silent zero."""
+
+import pytest
+import torch
+from torch.autograd import forward_ad
+from torch.func import grad, hessian, jacfwd, jacrev, jvp, linearize, vmap
+
+from difnet_kernels import (
+    DoubleBackwardError,
+    ForwardModeError,
+    cascaded_random_walk,
+    ops,
+    testing,
+    transition_rows,
+)
+
+WALKS = (1, 2, 3)
+NAMES = ("features[0]", "seed", "mu", "beta", "state", "node_bias")
+
+
+def make(walks=2, batch=2, nodes=9):
+    return testing.make_inputs(batch, nodes, 4, 3, walks, node_bias=True)
+
+
+def walk(inputs, backend, **replaced):
+    """The cascade with some of its tensors replaced."""
+    values = dict(zip(inputs.names(), inputs.tensors(), strict=True)) | replaced
+    features = [values[f"features[{t}]"] for t in range(len(inputs.features))]
+    return cascaded_random_walk(
+        features,
+        values["seed"],
+        values["mu"],
+        values["beta"],
+        state=values["state"],
+        node_bias=values["node_bias"],
+        backend=backend,
+    )
+
+
+def loss(inputs, backend, name):
+    return lambda x: walk(inputs, backend, **{name: x}).square().sum()
+
+
+def value(inputs, name):
+    return dict(zip(inputs.names(), inputs.tensors(), strict=True))[name]
+
+
+@pytest.mark.parametrize("walks", WALKS)
+@pytest.mark.parametrize("name", NAMES)
+def test_gradient_of_each_call(backend, name, walks):
+    """vmap(grad): per-sample gradients, of mu and beta too, which are sums over the images of a call."""
+    inputs = make(walks)
+    calls = torch.stack([value(inputs, name), 0.5 * value(inputs, name)])
+    ours, truth = (vmap(grad(loss(inputs, b, name)))(calls) for b in (backend, "reference"))
+    assert truth.abs().min(dim=0).values.max() > 0
+    torch.testing.assert_close(ours, truth, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_gradient_of_what_all_calls_share(backend, name):
+    inputs = make()
+    seeds = torch.stack([inputs.seed, 2 * inputs.seed, -inputs.seed])
+
+    def per_call(b):
+        def gradient(seed, x):
+            return grad(lambda x: walk(inputs, b, **({"seed": seed} | {name: x})).square().sum())(x)
+
+        return vmap(gradient, in_dims=(0, None))(seeds, value(inputs, name))
+
+    torch.testing.assert_close(per_call(backend), per_call("reference"), rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2, 3])
+def test_vmap_over_any_axis_and_its_gradient(backend, axis):
+    inputs = make()
+    calls = torch.stack([inputs.seed, 2 * inputs.seed, -inputs.seed]).movedim(0, axis)
+
+    def run(b):
+        x = calls.clone().requires_grad_()
+        y = vmap(lambda seed: walk(inputs, b, seed=seed), in_dims=axis)(x)
+        return y, *torch.autograd.grad(y.square().sum(), x)
+
+    for x, y in zip(run(backend), run("reference"), strict=True):
+        torch.testing.assert_close(x, y, rtol=1e-9, atol=1e-11)
+
+
+def test_vmap_of_vmap(backend):
+    inputs = make()
+    calls = torch.randn(2, 3, *inputs.seed.shape, dtype=torch.float64)
+    ours, truth = (
+        vmap(vmap(lambda seed, b=b: walk(inputs, b, seed=seed)))(calls) for b in (backend, "reference")
+    )
+    torch.testing.assert_close(ours, truth, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_jacobian(backend, name):
+    inputs = make(batch=1, nodes=5)
+    ours, truth = (
+        jacrev(lambda x, b=b: walk(inputs, b, **{name: x}))(value(inputs, name))
+        for b in (backend, "reference")
+    )
+    torch.testing.assert_close(ours, truth, rtol=1e-9, atol=1e-11)
+
+
+def test_batched_gradients(backend):
+    inputs = make().requires_grad_()
+    weights = torch.randn(4, *inputs.seed.shape, dtype=torch.float64)
+    ours, truth = (
+        torch.autograd.grad(walk(inputs, b), inputs.tensors(), weights, is_grads_batched=True)
+        for b in (backend, "reference")
+    )
+    for x, y in zip(ours, truth, strict=True):
+        torch.testing.assert_close(x, y, rtol=1e-9, atol=1e-11)
+
+
+def dual(function, x):
+    with forward_ad.dual_level():
+        return forward_ad.unpack_dual(function(forward_ad.make_dual(x, x.clone()))).tangent
+
+
+def dual_without_gradients(function, x):
+    with torch.no_grad():
+        return dual(function, x)
+
+
+FORWARD_MODE = {
+    "dual": dual,
+    "dual, no_grad": dual_without_gradients,
+    "jvp": lambda f, x: jvp(f, (x,), (x,))[1],
+    "vmap(jvp)": lambda f, x: vmap(lambda v: jvp(f, (x,), (v,))[1])(torch.stack([x, 2 * x])),
+    "jvp(vmap)": lambda f, x: jvp(vmap(f), (torch.stack([x, 2 * x]),), (torch.stack([x, x]),))[1],
+    "jvp(grad)": lambda f, x: jvp(grad(f), (x,), (x,))[1],
+    "grad(jvp)": lambda f, x: grad(lambda y: jvp(f, (y,), (x,))[1])(x),
+    "jacfwd": lambda f, x: jacfwd(f)(x),
+    "hessian": lambda f, x: hessian(f)(x),
+    "linearize": lambda f, x: linearize(f, x)[1](x),
+    "jacobian, forward-mode": lambda f, x: torch.autograd.functional.jacobian(
+        f, x, vectorize=True, strategy="forward-mode"
+    ),
+    "compiled jvp": lambda f, x: torch.compile(lambda y: jvp(f, (y,), (x,))[1], backend="aot_eager")(x),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("transform", FORWARD_MODE)
+@pytest.mark.parametrize("name", NAMES)
+def test_forward_mode_is_a_named_error(backend, transform, name):
+    inputs = make(batch=1, nodes=4)
+    take, x = FORWARD_MODE[transform], value(make(batch=1, nodes=4), name)
+    with pytest.raises(ForwardModeError, match='backend="reference"'):
+        take(loss(inputs, backend, name), x)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("transform", FORWARD_MODE)
+def test_reference_has_every_derivative(transform):
+    inputs = make(batch=1, nodes=4)
+    for name in NAMES:
+        found = FORWARD_MODE[transform](loss(inputs, "reference", name), value(inputs, name))
+        assert found.isfinite().all()
+        assert found.abs().max() > 0
+
+
+def test_forward_mode_of_the_operators_is_a_named_error(backend):
+    """Without a check in the operator itself the tangent would be lost in silence."""
+    inputs = make()
+
+    def run(seed):
+        arguments = (inputs.features[0], seed, seed, inputs.mu[0], inputs.beta[0], None)
+        return ops.walk_forward(backend)(*arguments)[0].sum()
+
+    with pytest.raises(ForwardModeError, match='backend="reference"'):
+        dual(run, inputs.seed)
+
+
+def test_second_derivatives_are_a_named_error(backend):
+    inputs = make()
+    first = grad(loss(inputs, backend, "seed"))
+    with pytest.raises(DoubleBackwardError, match='backend="reference"'):
+        grad(lambda seed: first(seed).sum())(inputs.seed)
+
+
+def test_compiled_gradient_transform():
+    inputs = make()
+    function = grad(loss(inputs, "reference", "seed"))
+    compiled = torch.compile(lambda x: function(x), backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(inputs.seed), function(inputs.seed))
+
+
+@pytest.mark.parametrize("transform", ["jvp", "jacfwd", "hessian", "vmap(jvp)"])
+def test_rows_of_p_have_every_derivative(backend, transform):
+    feature, nodes = make().features[0], torch.tensor([0, 3])
+    ours, truth = (
+        FORWARD_MODE[transform](lambda f, b=b: transition_rows(f, nodes, backend=b).square().sum(), feature)
+        for b in (backend, "reference")
+    )
+    assert truth.abs().max() > 0
+    torch.testing.assert_close(ours, truth, rtol=1e-9, atol=1e-11)
