@@ -66,7 +66,6 @@ def cascaded_random_walk(
         DoubleBackwardError: a second derivative was taken with a backend other than "reference".
         ForwardModeError: a forward-mode derivative was taken with a backend other than "reference".
     """
-    node_bias = _log_prior(node_bias)
     _check_tensor("seed", seed, ("B", "N", "k"))
     features = _check_features(features, seed)
     walks = len(features)
@@ -123,7 +122,6 @@ def random_walk(
         if not isinstance(value, Tensor) or value.numel() != 1:
             remedy = "" if isinstance(value, Tensor) else f"; pass torch.tensor({name})"
             raise ValueError(f"{name}: expected a tensor of one element, got {_describe(value)}{remedy}")
-    node_bias = _log_prior(node_bias)
     if node_bias is not None:
         _check_tensor("node_bias", node_bias, ("B", "N"))
     result = cascaded_random_walk(
@@ -161,10 +159,10 @@ def transition_rows(
     """
     _check_tensor("feature", feature, ("B", "N", "d"))
     batch, count, _ = feature.shape
-    node_bias = _log_prior(node_bias)
     if node_bias is not None:
         _check_tensor("node_bias", node_bias, ("B", "N"))
         _check_like("node_bias", node_bias, (batch, count), feature, "(B, N) of feature")
+        node_bias = _log_prior(node_bias)
     nodes = _check_nodes(nodes, feature)
     backend = choose(backend, feature.device)
     dtype = _value_dtype(feature, *(() if node_bias is None else (node_bias,)))
@@ -198,9 +196,9 @@ def _run(
     return states
 
 
-def _log_prior(node_bias: Any) -> Any:
-    """A boolean mask as a node bias: 0 where it is True, -inf where it is False. Anything else as it is."""
-    if not isinstance(node_bias, Tensor) or node_bias.dtype != torch.bool:
+def _log_prior(node_bias: Tensor) -> Tensor:
+    """A node bias as it is, or that of a boolean mask: 0 where it is True, -inf where it is False."""
+    if node_bias.dtype != torch.bool:
         return node_bias
     return torch.zeros_like(node_bias, dtype=torch.float32).masked_fill(~node_bias, -torch.inf)
 
@@ -256,7 +254,8 @@ def _check_tensor(name: str, value: object, axes: tuple[str, ...]) -> None:
         raise TypeError(
             f"{name}: expected a dense tensor {expected}, got layout {value.layout}; pass {name}.to_dense()"
         )
-    if not value.dtype.is_floating_point or value.dtype.itemsize < 2:
+    is_mask = name == "node_bias" and value.dtype == torch.bool
+    if not is_mask and (not value.dtype.is_floating_point or value.dtype.itemsize < 2):
         remedy = f"{name}.real or {name}.abs()" if value.is_complex() else f"{name}.float()"
         if name == "node_bias":
             remedy += ", or node_bias.bool() if it is a mask that is 0 where a node is removed"
@@ -334,6 +333,7 @@ def _check_node_bias(node_bias: Tensor, seed: Tensor, walks: int) -> Tensor:
     _check_like(
         "node_bias", node_bias, shape if per_walk else shape[1:], seed, "(T, B, N)" if per_walk else "(B, N)"
     )
+    node_bias = _log_prior(node_bias)
     return node_bias if per_walk else node_bias.expand(shape)
 
 

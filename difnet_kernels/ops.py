@@ -27,12 +27,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.forward_ad import unpack_dual
-from torch.utils.flop_counter import register_flop_formula
 
-from difnet_kernels import blockwise
+from difnet_kernels import blockwise, counting
 from difnet_kernels.errors import ForwardModeError
 
-Shape = Sequence[int]
 NAMESPACE = "difnet_kernels"
 OVERLOADS = ("native", "triton", "blockwise")
 
@@ -162,20 +160,6 @@ def fold(argument: Any, dim: int | None, count: int, axis: int | None) -> Any:
     return calls_first.expand(sizes).flatten(axis, axis + 1)
 
 
-def _forward_flops(feature: Shape, state: Shape, *_: Any, out_shape: Any = None, **__: Any) -> int:
-    """Products of one walk, F F^T and P y, as `FlopCounterMode` counts them in the reference."""
-    batch, nodes, width = feature
-    return 2 * batch * nodes**2 * (width + state[-1])
-
-
-def _backward_flops(grad: Shape, feature: Shape, *args: Any, out_shape: Any = None, **__: Any) -> int:
-    """Products of a walk's derivative that are asked for; that scores are computed again is not counted."""
-    batch, nodes, width = feature
-    need_feature, need_state, _, _, _, need_bias = args[-1]
-    of_state = grad[-1] * (need_state + (need_feature or need_bias))
-    return 2 * batch * nodes**2 * (2 * width * need_feature + of_state)
-
-
 def _without_autocast(kernel: Callable[..., Any]) -> Callable[..., Any]:
     """Autocast would otherwise reach the matrix products inside a kernel made of PyTorch operations."""
 
@@ -199,8 +183,7 @@ def _define(name: str, schema: str, fake: Callable[..., Any]) -> None:
 for _overload in OVERLOADS:
     _define(f"walk_forward.{_overload}", _FORWARD, _fake_forward)
     _define(f"walk_backward.{_overload}", _BACKWARD, _fake_backward)
-register_flop_formula(torch.ops.difnet_kernels.walk_forward)(_forward_flops)
-register_flop_formula(torch.ops.difnet_kernels.walk_backward)(_backward_flops)
+counting.register_when_imported(torch.ops.difnet_kernels.walk_forward, torch.ops.difnet_kernels.walk_backward)
 
 _library.impl(
     "walk_forward.blockwise", _without_autocast(blockwise.walk_forward), "CompositeExplicitAutograd"

@@ -67,3 +67,27 @@ def test_importing_is_light():
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert output.stdout.strip() == "set()"
+
+
+COUNT = """
+import torch
+from difnet_kernels import cascaded_random_walk
+from torch.utils.flop_counter import FlopCounterMode
+x, half = torch.randn(1, 9, 4), torch.full((2,), 0.5)
+with FlopCounterMode(display=False) as counter:
+    cascaded_random_walk([x, x], x, half, half)
+assert counter.get_total_flops() == 2 * 2 * 9 * 9 * (4 + 4), counter.get_total_flops()
+"""
+
+
+@pytest.mark.parametrize("first", ["difnet_kernels", "torch.utils.flop_counter"])
+def test_operations_are_counted_whatever_is_imported_first(first):
+    result = subprocess.run(
+        [sys.executable, "-c", f"import {first}\n{COUNT}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr

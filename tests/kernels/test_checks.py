@@ -89,6 +89,22 @@ def zeros(*shape, **options):
         ({"node_bias": zeros(2, 8)}, ValueError, r"node_bias: expected \(B, N\) = \(2, 7\)"),
         ({"node_bias": zeros(3, 2, 7)}, ValueError, r"node_bias: expected \(T, B, N\) = \(2, 2, 7\)"),
         ({"node_bias": zeros(7)}, ValueError, "node_bias: expected 2 axes"),
+        ({"node_bias": zeros(7, dtype=torch.bool)}, ValueError, "node_bias: expected 2 axes"),
+        (
+            {"node_bias": zeros(2, 7, dtype=torch.int64)},
+            TypeError,
+            r"node_bias: .*got torch.int64; .*node_bias\.float\(\), or node_bias\.bool\(\) if it is a mask",
+        ),
+        (
+            {"seed": zeros(2, 7, 3).to_sparse()},
+            TypeError,
+            r"seed: expected a dense tensor.*torch.sparse_coo; pass seed.to_dense\(\)",
+        ),
+        (
+            {"features": [zeros(2, 7, 4).to_mkldnn()] * 2},
+            TypeError,
+            r"features\[0\]: expected a dense tensor.*pass features\[0\].to_dense\(\)",
+        ),
         ({"backend": "cuda"}, BackendError, "backend='cuda' is unknown; expected one of .*blockwise"),
     ],
 )
@@ -208,3 +224,56 @@ def test_logger_is_silent_by_default(arguments, caplog):
     with caplog.at_level(logging.INFO):
         cascaded_random_walk(**arguments)
     assert not caplog.records
+
+
+@pytest.mark.parametrize("layout", [torch.jagged, torch.strided])
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_nested_tensors_are_told_how_to_be_padded(arguments, layout):
+    """The remedy that the message names gives the result of each image alone."""
+    counts = (5, 7)
+    parts = [
+        [x[b, :count].clone() for b, count in enumerate(counts)]
+        for x in (*arguments["features"], arguments["seed"])
+    ]
+    *features, seed = (torch.nested.nested_tensor(part, layout=layout) for part in parts)
+    for change in ({"features": features}, {"features": features, "seed": seed}):
+        with pytest.raises(TypeError, match=r"nested tensor.*to_padded_tensor.*boolean node_bias"):
+            cascaded_random_walk(**arguments | change)
+
+    mask = torch.arange(7) < torch.tensor(counts)[:, None]
+    padded = [torch.nested.to_padded_tensor(x, 0.0) for x in (*features, seed)]
+    y = cascaded_random_walk(padded[:-1], padded[-1], arguments["mu"], arguments["beta"], node_bias=mask)
+    for b, count in enumerate(counts):
+        alone = [part[b][None] for part in parts]
+        truth = cascaded_random_walk(alone[:-1], alone[-1], arguments["mu"], arguments["beta"])
+        torch.testing.assert_close(y[b : b + 1, :count], truth)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("per_walk", [False, True])
+def test_a_boolean_mask_removes_nodes(backend, dtype, per_walk):
+    inputs = testing.make_inputs(3, 20, 8, 3, 2).to(dtype).requires_grad_()
+    shape = (2, 3, 20) if per_walk else (3, 20)
+    mask = torch.rand(shape, generator=torch.Generator().manual_seed(0)) < 0.6
+
+    def run(node_bias):
+        y = cascaded_random_walk(
+            inputs.features, inputs.seed, inputs.mu, inputs.beta, node_bias=node_bias, backend=backend
+        )
+        return y, *torch.autograd.grad(y.float().square().sum(), inputs.tensors()[:-1])
+
+    prior = torch.zeros(shape).masked_fill(~mask, -torch.inf)
+    for masked, biased in zip(run(mask), run(prior), strict=True):
+        assert torch.equal(masked, biased)
+    assert not torch.equal(run(mask)[0], run(torch.zeros(shape))[0])
+
+
+def test_a_boolean_mask_removes_columns_of_rows(backend):
+    feature = testing.make_inputs(2, 9, 8, 3, 1).features[0]
+    mask = torch.tensor([True, False] * 4 + [True]).expand(2, 9)
+    rows = transition_rows(feature, torch.tensor([0, 1]), node_bias=mask, backend=backend)
+    assert not rows[..., ~mask[0]].any()
+    torch.testing.assert_close(rows.sum(-1), torch.ones(2, 2, dtype=torch.float64))
+    one, half = torch.ones(2, 9, 1, dtype=torch.float64), torch.tensor(0.5)
+    walked = random_walk(feature, mask[..., None] * one, one, half, half, node_bias=mask, backend=backend)
+    torch.testing.assert_close(walked[:, mask[0]], one[:, mask[0]])
