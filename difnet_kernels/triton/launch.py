@@ -250,8 +250,6 @@ def _walk_backward(
         *grad.stride(), *state.stride(), *seed.stride(), *z.stride(),
         **at.packing, num_warps=8,
     )  # fmt: skip
-    grad_mu_beta = partial.sum(dim=1) if need_mu or need_beta else partial
-
     nothing = _nothing(state)
     grad_feature = feature.new_empty(feature.shape) if need_feature else _nothing(feature)
     grad_state = state.new_empty(state.shape) if need_state else nothing
@@ -292,13 +290,14 @@ def _walk_backward(
                 at.nodes, at.blocks, splits, *grad.stride(),
                 WIDTH=at.width, CLASSES=at.classes, **at.chunks, **needs, BLOCK=COMBINE_BLOCK,
             )  # fmt: skip
+    # Results of an operator must not share memory: no tensor twice, and no two parts of one.
     return (
         grad_feature,
-        grad_state,
-        grad_seed if need_seed else nothing,
-        grad_mu_beta[0] if need_mu else nothing,
-        grad_mu_beta[1] if need_beta else nothing,
-        grad_bias,
+        grad_state if need_state else _nothing(state),
+        grad_seed if need_seed else _nothing(state),
+        partial[0].sum() if need_mu else _nothing(state),
+        partial[1].sum() if need_beta else _nothing(state),
+        grad_bias if need_bias else _nothing(state),
     )
 
 

@@ -50,6 +50,20 @@ def test_properties_in_the_interpreter():
     assert " passed" in result.stdout
 
 
+@needs_triton
+@pytest.mark.slow
+def test_operator_contract_in_the_interpreter():
+    """Fakes, strides and aliases of the results; vmap; one walk compiled without gradients."""
+    result = pytest_in_interpreter(
+        "tests/kernels/test_compile.py",
+        "tests/kernels/test_transforms.py",
+        "-k",
+        "triton and (opcheck or strides or vmap or every_mode and 2-no_grad)",
+    )
+    assert result.returncode == 0, result.stdout[-6000:] + result.stderr[-2000:]
+    assert " passed" in result.stdout
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="the interpreter runs on the CPU")
 def test_without_a_gpu_it_says_so():
