@@ -108,6 +108,15 @@ class CascadedRandomWalk(torch.autograd.Function):
             *grad_features,
         )
 
+
+class _EagerCascade(CascadedRandomWalk):
+    """The cascade with rules for transforms of functions; torch.compile traces no Function that has one."""
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> None:
+        """Raise `ForwardModeError`."""
+        raise ForwardModeError()
+
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], backend: str, *tensors: Tensor | None) -> Any:
         """Walk over the images of all calls in one cascade, or call by call where mu or beta differ."""
@@ -128,18 +137,9 @@ class CascadedRandomWalk(torch.autograd.Function):
         return tuple(x.unflatten(0, (count, -1)) for x in cascade(backend, *folded)), 0
 
 
-class _WithForwardMode(CascadedRandomWalk):
-    """The cascade with a forward-mode derivative that says there is none."""
-
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Tensor | None) -> None:
-        """Raise `ForwardModeError`."""
-        raise ForwardModeError()
-
-
 def cascade(backend: str, *tensors: Tensor | None) -> tuple[Tensor, ...]:
-    """Apply `CascadedRandomWalk`. torch.compile traces no Function that defines `jvp`."""
-    function = CascadedRandomWalk if torch.compiler.is_compiling() else _WithForwardMode
+    """Apply `CascadedRandomWalk`."""
+    function = CascadedRandomWalk if torch.compiler.is_compiling() else _EagerCascade
     return function.apply(backend, *tensors)
 
 
@@ -181,24 +181,24 @@ class SameLayout(torch.autograd.Function):
         """The gradient in the tensor's layout."""
         return in_layout(ctx.layout, grad)
 
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], tensor: Tensor) -> tuple[Tensor, int | None]:
-        """Copy the tensors of all calls."""
-        return same_layout(tensor), in_dims[0]
 
-
-class _SameLayoutWithForwardMode(SameLayout):
-    """The same with its forward-mode derivative."""
+class _EagerSameLayout(SameLayout):
+    """The same with rules for transforms of functions."""
 
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor) -> Tensor:
         """Copy the tangent."""
         return tangent.clone()
 
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], tensor: Tensor) -> tuple[Tensor, int | None]:
+        """Copy the tensors of all calls."""
+        return same_layout(tensor), in_dims[0]
+
 
 def same_layout(tensor: Tensor) -> Tensor:
-    """Apply `SameLayout`. torch.compile traces no Function that defines `jvp`."""
-    function = SameLayout if torch.compiler.is_compiling() else _SameLayoutWithForwardMode
+    """Apply `SameLayout`."""
+    function = SameLayout if torch.compiler.is_compiling() else _EagerSameLayout
     return function.apply(tensor)
 
 

@@ -8,12 +8,14 @@ from torch.func import grad, hessian, jacfwd, jacrev, jvp, linearize, vmap
 from difnet_kernels import (
     DoubleBackwardError,
     ForwardModeError,
+    backends,
     cascaded_random_walk,
     ops,
     testing,
     transition_rows,
 )
 
+ALL = [status.name for status in backends() if status.available]
 WALKS = (1, 2, 3)
 NAMES = ("features[0]", "seed", "mu", "beta", "state", "node_bias")
 
@@ -181,11 +183,14 @@ def test_second_derivatives_are_a_named_error(backend):
         grad(lambda seed: first(seed).sum())(inputs.seed)
 
 
-def test_compiled_gradient_transform():
+@pytest.mark.parametrize("backend", ALL)
+@pytest.mark.parametrize("name", ["seed", "mu"])
+def test_compiled_gradient_transform(backend, name):
     inputs = make()
-    function = grad(loss(inputs, "reference", "seed"))
-    compiled = torch.compile(lambda x: function(x), backend="eager", fullgraph=True)
-    torch.testing.assert_close(compiled(inputs.seed), function(inputs.seed))
+    function, x = grad(loss(inputs, backend, name)), value(inputs, name)
+    torch._dynamo.reset()
+    compiled = torch.compile(lambda x: function(x), backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x), function(x))
 
 
 @pytest.mark.parametrize("transform", ["jvp", "jacfwd", "hessian", "vmap(jvp)"])
