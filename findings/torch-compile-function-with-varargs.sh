@@ -8,8 +8,9 @@
 #            Where no input needs a gradient, Dynamo calls `forward` itself and puts a context in front of the
 #            arguments, unless there are exactly as many arguments as `forward` has parameters. So the same Function
 #            compiles with one tensor and fails with two.
-# Output:    1 tensor: with gradients 6.0, without 6.0
-#            2 tensors: with gradients 12.0, without AttributeError: 'AutogradFunctionContextVariable' object ...
+# Output:    1 tensor: with gradients 6.0 without 6.0
+#            2 tensors: with gradients 12.0 without AttributeError: 'AutogradFunctionContextVariable' object has no
+#            attribute 'proxy'
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
