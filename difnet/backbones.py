@@ -104,8 +104,8 @@ class Backbone(nn.Module):
         except (AssertionError, RuntimeError, ValueError) as error:
             if batch == 1 and self.training and self._takes(size, 2):
                 raise ValueError(
-                    f"backbone {self.name!r} cannot be trained on one image of {_text(size)} pixels at a time: "
-                    "a batch norm in it sees one value per channel. Give it at least two images at a time"
+                    f"backbone {self.name!r} cannot be trained on one image of {_text(size)} pixels at a "
+                    "time: a batch norm in it sees one value per channel. Give it at least two at a time"
                 ) from error
             near = [_text(found) for found in self._sizes_near(size, batch)]
             reason = str(error).partition("\n")[0]
@@ -118,7 +118,9 @@ class Backbone(nn.Module):
     def _map_sizes(self, size: tuple[int, int], batch: int) -> list[tuple[int, int]]:
         tensors = chain(self.network.named_parameters(), self.network.named_buffers())
         fakes = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors}
-        image = torch.empty(batch, self.in_chans, *size, device="meta", dtype=next(iter(fakes.values())).dtype)
+        image = torch.empty(
+            batch, self.in_chans, *size, device="meta", dtype=next(iter(fakes.values())).dtype
+        )
         with torch.no_grad():
             maps = torch.func.functional_call(self.network, fakes, (image,))
         return [(found.shape[-2], found.shape[-1]) for found in maps]
@@ -136,7 +138,8 @@ class Backbone(nn.Module):
         def working(sides: range) -> Iterator[int]:
             return (side for side in sides if self._takes((side, side), batch))
 
-        below, above = [], []
+        below: list[int] = []
+        above: list[int] = []
         for side in size:
             start = side // OUTPUT_STRIDE * OUTPUT_STRIDE
             down = range(start, max(0, start - REACH), -OUTPUT_STRIDE)

@@ -37,11 +37,12 @@ def create_model(
         name: one of `MODELS`, or a timm network for a DifNet on that backbone.
         num_classes: k, the channels of the scores.
         aspp: the ASPP classifier of DeepLab-v2, or else one 3x3 convolution.
-        walks: what drives each walk, see `DifNet`; None for the baseline without diffusion, a SimDeepLab, which
-            the names simdeeplab* always give.
+        walks: what drives each walk, see `DifNet`; None for the baseline without diffusion, a SimDeepLab,
+            which the names simdeeplab* always give.
         pretrained: timm's ImageNet weights for the backbones, downloaded if need be.
-        in_chans: channels of the images, such as 1 for grey ones or 4 for RGB with depth. timm adapts the first
-            layer of pretrained weights; mean and deviation of the normalisation are then the average of RGB's.
+        in_chans: channels of the images, such as 1 for grey ones or 4 for RGB with depth. timm adapts the
+            first layer of pretrained weights; every channel is then normalised by the average of RGB's means
+            and deviations.
 
     Returns:
         A network from images (B, in_chans, H, W) in [0, 1], RGB if they have three channels, to scores

@@ -59,8 +59,8 @@ class SegmentationNetwork(nn.Module):
     ):
         super().__init__()
         for argument, value in (("num_classes", num_classes), ("in_chans", in_chans)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{argument}: expected a whole number, at least 1, got {value!r}")
+            if value < 1:
+                raise ValueError(f"{argument}: expected at least 1, got {value}")
         self.num_classes = num_classes
         self.config: dict[str, Any] = {
             **{"name": backbone, "num_classes": num_classes, "aspp": aspp},
@@ -188,8 +188,8 @@ class DifNet(SegmentationNetwork):
         grid = super().check_size(size, batch=batch)
         if self.training and batch * grid[0] * grid[1] == 1:
             raise ValueError(
-                f"one image of {size[0]} x {size[1]} pixels has one node, and the batch norm of the importance "
-                "head cannot be trained on one value; give it larger images, or at least two at a time"
+                f"one image of {size[0]} x {size[1]} pixels has one node, and the batch norm of the "
+                "importance head cannot be trained on one value; give it larger images or more at a time"
             )
         return grid
 
