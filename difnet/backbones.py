@@ -102,7 +102,7 @@ class Backbone(nn.Module):
         try:
             return self._map_sizes(size, batch)
         except (AssertionError, RuntimeError, ValueError) as error:
-            if batch == 1 and self.training and self._takes(size, 2):
+            if batch == 1 and self.training and self.takes(size, 2):
                 raise ValueError(
                     f"backbone {self.name!r} cannot be trained on one image of {_text(size)} pixels at a "
                     "time: a batch norm in it sees one value per channel. Give it at least two at a time"
@@ -125,7 +125,8 @@ class Backbone(nn.Module):
             maps = torch.func.functional_call(self.network, fakes, (image,))
         return [(found.shape[-2], found.shape[-1]) for found in maps]
 
-    def _takes(self, size: tuple[int, int], batch: int) -> bool:
+    def takes(self, size: tuple[int, int], batch: int = 1) -> bool:
+        """Whether `check` finds nothing wrong."""
         try:
             self._map_sizes(size, batch)
         except (AssertionError, RuntimeError, ValueError):
@@ -136,7 +137,7 @@ class Backbone(nn.Module):
         """Sizes that the network takes: the nearest smaller and the nearest larger one, or that of timm's."""
 
         def working(sides: range) -> Iterator[int]:
-            return (side for side in sides if self._takes((side, side), batch))
+            return (side for side in sides if self.takes((side, side), batch))
 
         below: list[int] = []
         above: list[int] = []
@@ -149,7 +150,7 @@ class Backbone(nn.Module):
         config: Any = self.network
         own = [tuple(config.pretrained_cfg["input_size"][-2:])]
         pairs = [(found[0], found[1]) for found in (below, above) if len(found) == 2]
-        return [pair for pair in dict.fromkeys(pairs or own) if self._takes(pair, batch)]
+        return [pair for pair in dict.fromkeys(pairs or own) if self.takes(pair, batch)]
 
 
 class Normalize(nn.Module):
