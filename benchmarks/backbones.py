@@ -80,7 +80,13 @@ def load(text: str) -> tuple[str, list[Row]]:
     """(version of timm and number of networks, rows) of what `dump` wrote."""
     first, *lines = text.splitlines()
     rows = [
-        Row(r["name"], r["family"], int(r["map_side"]) if r["map_side"] else None, r["sides"], r["alone"] == "True")
+        Row(
+            r["name"],
+            r["family"],
+            int(r["map_side"]) if r["map_side"] else None,
+            r["sides"],
+            r["alone"] == "True",
+        )
         for r in csv.DictReader(lines)
     ]
     return first.removeprefix("# "), rows
@@ -111,20 +117,21 @@ def in_words(sides: str) -> str:
 
 TEXT = """# Backbones
 
-`create_model` and `--model` take the name of any network of timm that gives four feature maps down to stride 8, with or
-without a tag (`convnext_tiny.fb_in22k`). {count} do; these are all ({made_with}). Names are in
-`benchmarks/results/backbones.csv`. The file and this page are written by `python benchmarks/backbones.py` (`make backbones`), which
-asks the installed timm. Of any other name `create_model` says why it cannot be used.
+`create_model` and `--model` take the name of any network of timm that gives four feature maps down to
+stride 8, with or without a tag (`convnext_tiny.fb_in22k`). {count} do ({made_with}); their names are in
+`benchmarks/results/backbones.csv`. That file and this page are written by `make backbones`, which asks the
+installed timm. Of any other name `create_model` says why it cannot be used.
 
-- **Map of 161 x 161**: rows and columns of the score map of an image of 161 x 161 pixels, on which walks run. It is not the
-  same for all. `model.check_size((height, width))` returns rows and columns for any image, without computing, and raises
-  a `ValueError` that names sizes which work where the network does not take this one.
-- **Sides**: of square images. "any from 8": sides of 8 pixels and more. "64, 128, 192 ...": layers of attention cut the map into
-  blocks of fixed size, and a map that they do not fill is refused. Training checks `--crop` and the sizes of all validation images
-  before its first step; evaluation checks every picture and its scales before it begins, prediction each picture before it is
-  labelled.
-- **One image in training**: "no" where a batch norm follows a global pooling, so that it sees one value per channel. Such
-  networks need micro-batches (`--batch-size` over processes and `--accumulation`) of two and more.
+- **Map of 161 x 161**: rows, and columns, of the score map of an image of 161 x 161 pixels, on which the
+  walks run. `model.check_size((height, width))` returns rows and columns for any image, without computing,
+  and raises a `ValueError` where the network does not take such images, with sizes that it takes.
+- **Sides**: of square images, of those that were tried: some below 256, or all multiples of 8 up to 512. "64,
+  128, 192 ...": layers of attention cut the map into blocks of a fixed size and refuse what does not fill
+  them. Training checks `--crop` and the sizes of all validation images before its first step, evaluation
+  every picture and its scales before it begins, prediction each picture before it is labelled.
+- **One image in training**: "no" where a batch norm follows a global pooling and would see one value per
+  channel. Such networks need micro-batches (`--batch-size` over processes and `--accumulation`) of two and
+  more.
 
 | family | networks | such as | map of 161 x 161 | sides | one image in training |
 | --- | ---: | --- | ---: | --- | --- |

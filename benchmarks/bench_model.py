@@ -100,6 +100,7 @@ def arrange(network: str, mode: str, options: argparse.Namespace, device: torch.
         for name in options.arrangements:
             found = {"network": network, "mode": mode, "arrangement": name, "error": None, "within": False}
             rows.add(table="arrangements", **found, status=obstacle)
+        print(f"{network}, {mode}, arrangements: {obstacle}")
         return
     factor = FORWARD_FACTOR if mode == INFERENCE else GRADIENT_FACTOR
     model, image = plain.build()

@@ -1,7 +1,6 @@
 """Feature extractors from timm at output stride 8, and the sizes of images that they take."""
 
-from collections.abc import Iterator
-from itertools import chain, islice
+from itertools import chain
 from typing import Any
 
 import timm
@@ -134,23 +133,25 @@ class Backbone(nn.Module):
         return True
 
     def _sizes_near(self, size: tuple[int, int], batch: int) -> list[tuple[int, int]]:
-        """Sizes that the network takes: the nearest smaller and the nearest larger one, or that of timm's."""
-
-        def working(sides: range) -> Iterator[int]:
-            return (side for side in sides if self.takes((side, side), batch))
-
-        below: list[int] = []
-        above: list[int] = []
-        for side in size:
-            start = side // OUTPUT_STRIDE * OUTPUT_STRIDE
-            down = range(start, max(0, start - REACH), -OUTPUT_STRIDE)
-            up = range(start + OUTPUT_STRIDE, start + REACH, OUTPUT_STRIDE)
-            below += islice(working(down), 1)
-            above += islice(working(up), 1)
+        """Sizes that the network takes: the nearest smaller and larger, or the one that it is made for."""
         config: Any = self.network
-        own = [tuple(config.pretrained_cfg["input_size"][-2:])]
-        pairs = [(found[0], found[1]) for found in (below, above) if len(found) == 2]
-        return [pair for pair in dict.fromkeys(pairs or own) if self.takes(pair, batch)]
+        config = config.pretrained_cfg
+        height, width = config["input_size"][-2:]
+        pairs = [(height, width)]
+        if not config.get("fixed_input_size"):
+            found = [self._sides_near(side, batch) for side in size]
+            pairs = [(h, w) for h, w in zip(*found, strict=True) if h and w] or pairs
+        return [pair for pair in dict.fromkeys(pairs) if self.takes(pair, batch)]
+
+    def _sides_near(self, side: int, batch: int) -> tuple[int | None, int | None]:
+        """The nearest smaller and the nearest larger side of square images that the network takes."""
+        start = side // OUTPUT_STRIDE * OUTPUT_STRIDE
+        below = range(start, max(0, start - REACH), -OUTPUT_STRIDE)
+        above = range(start + OUTPUT_STRIDE, start + REACH, OUTPUT_STRIDE)
+        smaller, larger = (
+            next((n for n in sides if self.takes((n, n), batch)), None) for sides in (below, above)
+        )
+        return smaller, larger
 
 
 class Normalize(nn.Module):
