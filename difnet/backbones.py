@@ -115,11 +115,16 @@ class Backbone(nn.Module):
             ) from error
 
     def _map_sizes(self, size: tuple[int, int], batch: int) -> list[tuple[int, int]]:
-        tensors = chain(self.network.named_parameters(), self.network.named_buffers())
-        fakes = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors}
-        image = torch.empty(
-            batch, self.in_chans, *size, device="meta", dtype=next(iter(fakes.values())).dtype
-        )
+        # All floats of one dtype: what is asked is the size alone.
+        fakes = {
+            name: torch.empty(
+                tensor.shape,
+                dtype=torch.float32 if tensor.is_floating_point() else tensor.dtype,
+                device="meta",
+            )
+            for name, tensor in chain(self.network.named_parameters(), self.network.named_buffers())
+        }
+        image = torch.empty(batch, self.in_chans, *size, dtype=torch.float32, device="meta")
         with torch.no_grad():
             maps = torch.func.functional_call(self.network, fakes, (image,))
         return [(found.shape[-2], found.shape[-1]) for found in maps]

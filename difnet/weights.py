@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -115,7 +116,7 @@ def load_for_pictures(
     return model, metadata
 
 
-def init_from(model: DifNet | SimDeepLab, path: str | Path, *, classes: Sequence[str] | None = None) -> str:
+def init_from(model: nn.Module, path: str | Path, *, classes: Sequence[str] | None = None) -> str:
     """Start `model` from the weights of another network on the same backbone, as far as they fit.
 
     The backbones are loaded; so are the embeddings and shares of the walks where both networks have the same
@@ -123,7 +124,7 @@ def init_from(model: DifNet | SimDeepLab, path: str | Path, *, classes: Sequence
     has keeps the weights that it has.
 
     Args:
-        model: a network from `difnet.create_model`; changed in place.
+        model: a network from `difnet.create_model`, or what holds it, as in `save_model`; changed in place.
         path: a file of `save_model`, or a run folder, as in `load_model`.
         classes: names of the model's classes. Where they are not those that were saved with the weights, the
             classifier and the importance head start anew; without names, where the numbers of classes differ.
@@ -135,8 +136,8 @@ def init_from(model: DifNet | SimDeepLab, path: str | Path, *, classes: Sequence
         FileNotFoundError: there is no such file, or none in the folder.
         ValueError: the file is damaged, or of another backbone or number of channels; the model is unchanged.
     """
-    saved = _read(Path(path))
-    old, new = {"in_chans": 3, "walks": None, **saved.config}, model.config
+    saved, network = _read(Path(path)), unwrapped(model)
+    old, new = {"in_chans": 3, "walks": None, **saved.config}, network.config
     for key, (theirs, ours) in {
         "backbone": tuple(_architecture(config["name"]) for config in (old, new)),
         "in_chans": (old["in_chans"], new["in_chans"]),
@@ -153,7 +154,7 @@ def init_from(model: DifNet | SimDeepLab, path: str | Path, *, classes: Sequence
         "importance": other_classes,
         **dict.fromkeys(("embeddings", "mu_logit", "beta_logit"), other_walks),
     }
-    state = model.state_dict()
+    state = network.state_dict()
     fitting = {
         name: tensor
         for name, tensor in saved.tensors.items()
@@ -164,7 +165,7 @@ def init_from(model: DifNet | SimDeepLab, path: str | Path, *, classes: Sequence
         raise ValueError(
             f"{saved.path}: its seed branch does not fit, as {missing[0]} shows; nothing was loaded"
         )
-    model.load_state_dict(fitting, strict=False)
+    network.load_state_dict(fitting, strict=False)
 
     parts = dict.fromkeys(name.partition(".")[0] for name in state)
     fresh = [part for part in parts if any(_is_of(name, part) and name not in fitting for name in state)]
@@ -334,10 +335,11 @@ def _why_classes_differ(saved: _Saved, count: int, names: Sequence[str] | None) 
     old, theirs = saved.config["num_classes"], saved.metadata.get("classes")
     if old != count:
         return f"{old} classes there, {count} here"
-    if names is None or theirs is None or list(names) == list(theirs):
+    if names is None or not isinstance(theirs, list) or list(names) == theirs:
         return None
-    position = next(i for i, pair in enumerate(zip(names, theirs, strict=True)) if pair[0] != pair[1])
-    return f"class {position} is {theirs[position]} there and {names[position]} here"
+    pairs = enumerate(zip_longest(theirs, names))
+    position, (there, here) = next((i, pair) for i, pair in pairs if pair[0] != pair[1])
+    return f"class {position} is {there} there and {here} here"
 
 
 def _unlike(argument: str, old: Any, new: Any) -> str | None:

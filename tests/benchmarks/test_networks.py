@@ -81,7 +81,7 @@ def test_networks_that_do_not_take_one_image_are_told(tmp_path):
         "plain",
     ]
     command = [sys.executable, "benchmarks/bench_model.py", "--networks", "halonet26t", *options]
-    command += ["--arrange", "halonet26t"]
+    command += ["--arrange", "halonet26t", "--arrangements", "plain"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     words = "backbone 'halonet26t' does not take images of 65 x 65 pixels"

@@ -355,3 +355,16 @@ def test_weights_of_another_backbone_are_refused(source, name, options, words):
     with pytest.raises(ValueError, match=words):
         init_from(network, source[0])
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+def test_a_compiled_network_starts_from_weights_too(source):
+    network = small()
+    init_from(torch.compile(network), source[0])
+    assert all(torch.equal(value, source[1][name]) for name, value in network.state_dict().items())
+
+
+@pytest.mark.parametrize("classes", [["a", "b"], 7, None])
+def test_odd_names_of_classes_are_no_obstacle(source, tmp_path, classes):
+    save_model(small(), tmp_path / "odd.safetensors", metadata={"classes": classes})
+    line = init_from(small(), tmp_path / "odd.safetensors", classes=["a", "b", "c"])
+    assert ("class 2 is None there and c here" in line) == (classes == ["a", "b"])
