@@ -149,7 +149,9 @@ class Backbone(nn.Module):
         return [pair for pair in dict.fromkeys(pairs) if self.takes(pair, batch)]
 
     def _sides_near(self, side: int, batch: int) -> tuple[int | None, int | None]:
-        """The nearest smaller and the nearest larger side of square images that the network takes."""
+        """Sides of square images that the network takes: nearest below and above, or `side` itself."""
+        if self.takes((side, side), batch):
+            return side, side
         start = side // OUTPUT_STRIDE * OUTPUT_STRIDE
         below = range(start, max(0, start - REACH), -OUTPUT_STRIDE)
         above = range(start + OUTPUT_STRIDE, start + REACH, OUTPUT_STRIDE)

@@ -358,6 +358,7 @@ def test_the_map_is_as_large_as_the_backbone_makes_it(name, grid):
     ("name", "size", "words"),
     [
         ("halonet26t", (65, 130), r"65 x 130 pixels \(height x width\); it takes 64 x 128 and 128 x 192"),
+        ("halonet26t", (64, 70), r"64 x 70 pixels .*; it takes 64 x 64 and 64 x 128"),
         ("haloregnetz_b", (128, 128), r"128 x 128 pixels .*; it takes 112 x 112 and 168 x 168"),
         ("botnet26t_256", (64, 64), r"64 x 64 pixels \(height x width\); it takes 256 x 256"),
         ("lambda_resnet26rpt_256", (64, 64), r"64 x 64 pixels .*Expected size .*; it takes 256 x 256"),
