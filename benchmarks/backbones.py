@@ -59,7 +59,7 @@ def examine(name: str) -> Row | None:
         sides, some = f"from {least}", SIDE
     else:
         found = [side for side in GRID if backbone.takes((side, side))]
-        sides, some = " ".join(map(str, found)), found[0]
+        sides, some = " ".join(map(str, found)), found[-1]
     map_side = backbone.check((SIDE, SIDE))[-1][0] if backbone.takes((SIDE, SIDE)) else None
     alone = backbone.train().takes((some, some))
     family = timm.model_entrypoint(name).__module__.rpartition(".")[2]
@@ -103,7 +103,8 @@ def page(text: str) -> str:
         f"| {side or ''} | {in_words(sides)} | {'yes' if alone else 'no'} |"
         for (family, side, sides, alone), names in sorted(groups.items(), key=lambda group: group[0][0])
     ]
-    return TEXT.format(made_with=made_with, count=len(rows), table="\n".join(lines))
+    sides_tried = ", ".join(map(str, SIDES))
+    return TEXT.format(made_with=made_with, count=len(rows), sides=sides_tried, table="\n".join(lines))
 
 
 def in_words(sides: str) -> str:
@@ -111,8 +112,11 @@ def in_words(sides: str) -> str:
     if sides.startswith("from "):
         least = int(sides.removeprefix("from "))
         return "any" if least == 1 else f"any from {least}"
-    found = sides.split()
-    return f"{found[0]} only" if len(found) == 1 else f"{', '.join(found[:3])} ..."
+    found = [int(side) for side in sides.split()]
+    if len(found) == 1:
+        return f"{found[0]} only"
+    assert found == list(range(found[0], GRID.stop, found[0])), found
+    return f"multiples of {found[0]}"
 
 
 TEXT = """# Backbones
@@ -125,9 +129,10 @@ installed timm. Of any other name `create_model` says why it cannot be used.
 - **Map of 161 x 161**: rows, and columns, of the score map of an image of 161 x 161 pixels, on which the
   walks run. `model.check_size((height, width))` returns rows and columns for any image, without computing,
   and raises a `ValueError` where the network does not take such images, with sizes that it takes.
-- **Sides**: of square images, of those that were tried: some below 256, or all multiples of 8 up to 512. "64,
-  128, 192 ...": layers of attention cut the map into blocks of a fixed size and refuse what does not fill
-  them. Training checks `--crop` and the sizes of all validation images before its first step, evaluation
+- **Sides**: of square images. "Any" stands for {sides}. Where one of these is refused, multiples of 8 up to
+  512 were tried: "multiples of 64" are those of networks whose attention cuts the map into blocks of a fixed
+  size, "multiples of 8" those of networks with two paths that round other sides differently. Some sides
+  between them work too. Training checks `--crop` and the sizes of all validation images before its first step, evaluation
   every picture and its scales before it begins, prediction each picture before it is labelled.
 - **One image in training**: "no" where a batch norm follows a global pooling and would see one value per
   channel. Such networks need micro-batches (`--batch-size` over processes and `--accumulation`) of two and

@@ -359,10 +359,11 @@ def test_the_map_is_as_large_as_the_backbone_makes_it(name, grid):
     [
         ("halonet26t", (65, 130), r"65 x 130 pixels \(height x width\); it takes 64 x 128 and 128 x 192"),
         ("halonet26t", (64, 70), r"64 x 70 pixels .*; it takes 64 x 64 and 64 x 128"),
+        ("resnetaa34d", (100, 61), r"100 x 61 pixels .*; it takes 96 x 56 and 104 x 64"),
         ("haloregnetz_b", (128, 128), r"128 x 128 pixels .*; it takes 112 x 112 and 168 x 168"),
         ("botnet26t_256", (64, 64), r"64 x 64 pixels \(height x width\); it takes 256 x 256"),
         ("lambda_resnet26rpt_256", (64, 64), r"64 x 64 pixels .*Expected size .*; it takes 256 x 256"),
-        ("convnext_atto", (5, 40), r"5 x 40 pixels .*Kernel size can't be greater.*; it takes 8 x 48"),
+        ("convnext_atto", (5, 40), r"5 x 40 pixels .*Kernel size can't be greater.*; it takes 8 x 40"),
     ],
 )
 def test_a_size_that_the_backbone_does_not_take_is_told_with_one_that_it_takes(name, size, words):
