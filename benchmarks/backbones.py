@@ -132,8 +132,9 @@ installed timm. Of any other name `create_model` says why it cannot be used.
 - **Sides**: of square images. "Any" stands for {sides}. Where one of these is refused, multiples of 8 up to
   512 were tried: "multiples of 64" are those of networks whose attention cuts the map into blocks of a fixed
   size, "multiples of 8" those of networks with two paths that round other sides differently. Some sides
-  between them work too. Training checks `--crop` and the sizes of all validation images before its first step, evaluation
-  every picture and its scales before it begins, prediction each picture before it is labelled.
+  between them work too. Training checks `--crop` and the sizes of all validation images before its first
+  step, evaluation every picture and its scales before it begins, prediction each picture before it is
+  labelled.
 - **One image in training**: "no" where a batch norm follows a global pooling and would see one value per
   channel. Such networks need micro-batches (`--batch-size` over processes and `--accumulation`) of two and
   more.
