@@ -11,7 +11,7 @@ SUITE = $(addprefix tests/kernels/test_,accuracy.py derivatives.py properties.py
 CHECK = -DDIFNET_GROUPS_A_THREAD=1 -std=c++17 -g -O1 -Wall -Wextra -Werror -Wno-psabi -ffp-contract=fast -fno-math-errno -fno-trapping-math -pthread \
   tests/native/check.cpp $(filter-out csrc/registration.cpp,$(wildcard csrc/*.cpp))
 
-.PHONY: demo test fast smoke lint bare isas sanitize accuracy centring bench tables aot candidates gpu rehearse clean
+.PHONY: demo test fast smoke lint bare isas sanitize accuracy centring bench tables backbones aot candidates gpu rehearse clean
 
 demo: $(VENV)/ready            ## set up and run the main job: train a small DifNet on drawn scenes
 	$(BIN)/python -m difnet.train
@@ -74,6 +74,9 @@ bench: $(VENV)/bench           ## measure operator and network, and write the do
 
 tables: $(VENV)/bench          ## docs/benchmarks.md, README and plots from the rows in benchmarks/results
 	$(BIN)/python benchmarks/tables.py
+
+backbones: $(VENV)/ready       ## docs/backbones.md: the networks of the installed timm that can be a backbone; twenty minutes
+	$(BIN)/python benchmarks/backbones.py
 
 aot: $(VENV)/ready             ## compile the GPU kernels for every architecture, without a GPU; registers, spills, cost
 	$(BIN)/python benchmarks/aot_report.py

@@ -11,8 +11,9 @@ import shutil
 import sys
 from glob import glob
 
-from setuptools import setup
+import setuptools
 
+MINIMUM_SETUPTOOLS = 77  # as pyproject.toml says; pip does not look there with --no-build-isolation
 MINIMUM_TORCH = (2, 11)
 FLAGS = [
     *("-O3", "-std=c++17", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"),
@@ -21,6 +22,15 @@ FLAGS = [
 
 WITHOUT = "difnet-kernels: installing without the compiled CPU kernels"
 SANITIZERS = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
+
+
+def check_setuptools():
+    """End with a sentence where setuptools is too old to read pyproject.toml."""
+    if int(setuptools.__version__.partition(".")[0]) < MINIMUM_SETUPTOOLS:
+        sys.exit(
+            f"difnet-kernels needs setuptools {MINIMUM_SETUPTOOLS} or newer to be built, and here is "
+            f"{setuptools.__version__}: pip install -U 'setuptools>={MINIMUM_SETUPTOOLS}'"
+        )
 
 
 def obstacle():
@@ -84,4 +94,5 @@ def options():
     return {}
 
 
-setup(**options())
+check_setuptools()
+setuptools.setup(**options())

@@ -71,6 +71,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print, write."""
     options = parse(arguments)
     device = torch.device(options.device)
+    try:
+        for name in {*options.networks, *([options.arrange] if options.arrangements else [])}:
+            Setup(name, options.size, PLAIN, str(device)).obstacle(INFERENCE)
+    except ValueError as error:
+        print(f"bench_model.py: error: {error}", file=sys.stderr)
+        return 1
 
     def part(measured: Callable[..., None], network: str, mode: str) -> Part:
         text = f"{network}, {mode}, {'arrangements' if measured is arrange else 'parts'}"
@@ -90,6 +96,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def arrange(network: str, mode: str, options: argparse.Namespace, device: torch.device, rows: Rows) -> None:
     """One network in every arrangement: error, time, memory."""
     plain = Setup(network, options.size, PLAIN, str(device))
+    if (obstacle := plain.obstacle(mode)) is not None:
+        for name in options.arrangements:
+            found = {"network": network, "mode": mode, "arrangement": name, "error": None, "within": False}
+            rows.add(table="arrangements", **found, status=obstacle)
+        print(f"{network}, {mode}, arrangements: {obstacle}")
+        return
     factor = FORWARD_FACTOR if mode == INFERENCE else GRADIENT_FACTOR
     model, image = plain.build()
     truth = whole(plain, mode, copy.deepcopy(model).double(), image.double())().detach()
@@ -168,6 +180,10 @@ def take_apart(
 ) -> None:
     """Parts and total of one network, by every backend that can run here."""
     setup = Setup(network, options.size, PLAIN, str(device))
+    if (obstacle := setup.obstacle(mode)) is not None:
+        found = {"network": network, "mode": mode, "part": TOTAL, "backend": None, "median": None}
+        rows.add(table="networks", arrangement=PLAIN.name, **found, status=obstacle)
+        return
     model, image = setup.build()
     usable = able(device) if isinstance(model, DifNet) else []
     step = whole(setup, mode, model, image)
@@ -193,7 +209,7 @@ def take_apart(
         except Exception as error:
             failures[name] = error
     times |= repeated(totals, known, options, device, failures)
-    counted, walks = flops(setup, mode)
+    counted, walks = flops(setup, mode, model)
     common = {
         "table": "networks",
         "network": network,

@@ -47,6 +47,7 @@ def network_cells(rows: list[Row]) -> list[list[str]]:
 
         total = of("total", default)
         if total is None:
+            lines.append([network, "not run", *[""] * (len(NETWORK_HEADINGS) - 2)])
             continue
         diffusion, eager = of("diffusion", default), of("total", "reference")
         lines.append(
@@ -98,6 +99,9 @@ def print_networks(rows: list[Row]) -> None:
         print_table(
             f"plain, [3, {some[0]['size']}, {some[0]['size']}]: {mode}", NETWORK_HEADINGS, network_cells(some)
         )
+        for row in some:
+            if row["status"] != "ok":
+                print(f"{row['network']}, {row['part']}: {row['status']}")
 
 
 def plot_networks(rows: list[Row], folder: Path) -> list[Path]:
@@ -110,7 +114,10 @@ def plot_networks(rows: list[Row], folder: Path) -> list[Path]:
     from matplotlib import pyplot
 
     written = []
+    whole = [row for row in rows if row.get("part") == "total" and row["status"] == "ok"]
     for mode, some in by_mode(rows, "networks").items():
+        if not any(row["mode"] == mode for row in whole):
+            continue
         figure, axes = pyplot.subplots(figsize=(9, 5), layout="constrained")
         _stack(axes, some)
         first = some[0]

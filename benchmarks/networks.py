@@ -2,20 +2,21 @@
 
 import contextlib
 import copy
+import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from cases import FORWARD, TRAINING, Case
 from floor import counts
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from difnet import create_model
 from difnet.engine import SegmentationLoss
-from difnet.model import DifNet
+from difnet.model import DifNet, SimDeepLab
 from difnet_kernels import cascaded_random_walk
 from difnet_kernels.backends import ENVIRONMENT_VARIABLE
 
@@ -55,18 +56,43 @@ class Setup(NamedTuple):
     device: str
 
     def build(self) -> tuple[nn.Module, Tensor]:
-        """The plain network, weights random, batch norms at the statistics of its image; and that image."""
+        """The plain network, weights random, batch norms at the statistics of its image; and that image.
+
+        Of two images where the network cannot be trained on one.
+
+        Raises:
+            ValueError: the name is unknown, or the network does not take images of this size.
+        """
         torch.manual_seed(0)
         model = create_model(self.network, CLASSES).to(self.device)
-        image = torch.rand(1, 3, self.size, self.size).to(self.device)
+        images = torch.rand(1 if self.obstacle(STEP, model) is None else 2, 3, self.size, self.size)
+        model.check_size((self.size, self.size), batch=len(images))
+        images = images.to(self.device)
         norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
         for norm in norms:
             norm.momentum = None  # the average of all batches, here of one
         with torch.no_grad():
-            model(image)
+            model(images)
         for norm in norms:
             norm.momentum = 0.1
-        return model, image
+        return model, images[:1]
+
+    def obstacle(self, mode: str, model: DifNet | SimDeepLab | None = None) -> str | None:
+        """Why the network does not take one image of this size in `mode`; None if it does.
+
+        Raises:
+            ValueError: the name is unknown.
+        """
+        if model is None:
+            with torch.device("meta"):
+                model = create_model(self.network, CLASSES)
+        try:
+            model.train(mode == STEP).check_size((self.size, self.size))
+        except ValueError as error:
+            return str(error)
+        finally:
+            model.train()
+        return None
 
     def arranged(self, model: nn.Module, image: Tensor) -> tuple[nn.Module, Tensor]:
         """Copies of a plain network and its image in the arrangement of this setup."""
@@ -188,27 +214,43 @@ def backend(name: str | None) -> Iterator[None]:
         os.environ |= {} if previous is None else {ENVIRONMENT_VARIABLE: previous}
 
 
-def flops(setup: Setup, mode: str) -> tuple[float, float]:
-    """(of the network as torch counts them, of the walks as benchmarks/floor.py does).
+def flops(setup: Setup, mode: str, model: nn.Module) -> tuple[float, float]:
+    """(of the network as torch counts them, of the walks as benchmarks/floor.py does), for one image.
 
-    Torch counts two for a multiply-add and leaves out what is not a product; it does not see into the walks.
-    Nothing is computed: the tensors are fake.
+    Torch counts two for a multiply-add and leaves out what is not a product. Its formula for the backward of
+    a convolution takes no notice of groups: `convolution_backward_flops` stands in for it. Nothing is
+    computed: the tensors are fake.
     """
-    with FakeTensorMode(), FlopCounterMode(display=False) as counter:
-        model = create_model(setup.network, CLASSES)
-        image = torch.rand(1, 3, setup.size, setup.size)
+    size, device = setup.size, setup.device
+    mapping = {torch.ops.aten.convolution_backward: convolution_backward_flops}
+    fake = FakeTensorMode()
+    with FakeCopyMode(fake):
+        model = copy.deepcopy(model).train(mode == STEP)
+    with fake, FlopCounterMode(display=False, custom_mapping=mapping) as counter:
         with torch.set_grad_enabled(mode == STEP):
-            scores = model.train(mode == STEP)(image)
+            found = model(torch.rand(1, 3, size, size, device=device), details=True)
         if mode == STEP:
-            scores.sum().backward()
+            found.scores.sum().backward()
+    operations = counter.get_flop_counts()["Global"]
+    counted = sum(count for name, count in operations.items() if not str(name).startswith("difnet_kernels."))
     walks = 0.0
     if isinstance(model, DifNet):
-        case = Case("walks", 1, seed_nodes(setup.size), len(model.walks), CLASSES)
+        case = Case("walks", 1, found.seed.shape[-2:].numel(), len(model.walks), CLASSES)
         walk_mode = FORWARD if mode == INFERENCE else TRAINING
-        walks = counts(case, walk_mode, torch.float32, torch.device(setup.device)).flops
-    return float(counter.get_total_flops()), walks
+        walks = counts(case, walk_mode, torch.float32, torch.device(device)).flops
+    return float(counted), walks
 
 
-def seed_nodes(size: int) -> int:
-    """N of a square image: stride 8, rounded up."""
-    return (-(-size // 8)) ** 2
+def convolution_backward_flops(
+    grad: Sequence[int], image: Sequence[int], weight: Sequence[int], *rest: Any, **_: Any
+) -> int:
+    """Operations of torch.ops.aten.convolution_backward, from the shapes of its tensors.
+
+    The gradients of image and weight take as many as the forward does: every element of the weight meets
+    each place of the output, or of the image where the convolution is transposed. The weight of g groups is
+    g times smaller than that of one.
+    """
+    *_settings, transposed, _output_padding, _groups, wanted = rest
+    places = image if transposed else grad
+    forward = 2 * places[0] * math.prod(places[2:]) * math.prod(weight)
+    return forward * sum(wanted[:2])

@@ -7,7 +7,7 @@ from difnet.extras import train_extra
 with train_extra():
     from difnet.factory import MODELS, create_model
     from difnet.model import Details, DifNet, SimDeepLab
-    from difnet.weights import load_model, save_model
+    from difnet.weights import init_from, load_model, save_model
 
 try:
     __version__ = version("difnet-kernels")
@@ -23,6 +23,7 @@ __all__ = [
     "SimDeepLab",
     "__version__",
     "create_model",
+    "init_from",
     "load_model",
     "save_model",
 ]

@@ -1,5 +1,6 @@
-"""Feature extractors from timm at output stride 8."""
+"""Feature extractors from timm at output stride 8, and the sizes of images that they take."""
 
+from itertools import chain
 from typing import Any
 
 import timm
@@ -8,31 +9,44 @@ from torch import Tensor, nn
 
 OUTPUT_STRIDE = 8
 NUM_BLOCKS = 4
+REACH = 256
+"""How far from a side that does not work, in pixels, `Backbone.check` looks for one that does."""
 
 
 class Backbone(nn.Module):
     """The outputs of the last four blocks of a timm network, the last of them at stride 8.
 
     For a ResNet these are its four residual stages, of stride 4, 8, 8 and 8: the strides of the third and
-    fourth are replaced by dilation.
+    fourth are replaced by dilation. How many rows and columns a map has is the network's own affair: the last
+    one of a 161 x 161 image has 20, 21 or 22 rows (docs/backbones.md), and some networks take few sizes.
 
     Args:
         name: a timm name, with or without a tag ("resnet50.tv_in1k").
         blocks: which of the four (1 to 4) to return, ascending; timm leaves out the layers after the last
             where the network allows it.
         pretrained: load timm's weights for that name, downloading them if need be.
+        in_chans: channels of the image. timm adapts the first layer of weights that were trained on 3.
 
     Attributes:
         channels: the number of channels of each returned map.
-        mean, std: the normalisation that timm's weights for that name expect, (3,) each.
+        mean, std: the normalisation that timm's weights for that name expect, one number for each channel of
+            the image; where the weights were trained on another number of channels, their average for each.
 
     Raises:
         ValueError: the network has no feature maps of stride 8, or no pretrained weights.
         RuntimeError: the pretrained weights could not be read.
     """
 
-    def __init__(self, name: str, blocks: tuple[int, ...] = (1, 2, 3, 4), *, pretrained: bool = False):
+    def __init__(
+        self,
+        name: str,
+        blocks: tuple[int, ...] = (1, 2, 3, 4),
+        *,
+        pretrained: bool = False,
+        in_chans: int = 3,
+    ):
         super().__init__()
+        self.name, self.in_chans = name, in_chans
         if pretrained and not timm.is_model_pretrained(name):
             raise ValueError(
                 f"timm has no pretrained weights for {name!r}: use pretrained=False or another tag of it"
@@ -45,6 +59,7 @@ class Backbone(nn.Module):
                 features_only=True,
                 output_stride=OUTPUT_STRIDE,
                 out_indices=out_indices,
+                in_chans=in_chans,
             )
         except OSError as error:
             raise RuntimeError(
@@ -60,12 +75,90 @@ class Backbone(nn.Module):
             raise _unsupported(name, f"its feature maps have strides {info.reduction()}")
         self.network: nn.Module = network
         self.channels: list[int] = info.channels()
-        self.mean: tuple[float, float, float] = network.pretrained_cfg["mean"]
-        self.std: tuple[float, float, float] = network.pretrained_cfg["std"]
+        self.mean = _for_channels(network.pretrained_cfg["mean"], in_chans)
+        self.std = _for_channels(network.pretrained_cfg["std"], in_chans)
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """Map a normalised image (B, 3, H, W) to the chosen feature maps (B, c, h, w)."""
-        return self.network(image)
+        """Map a normalised image (B, in_chans, H, W) to the chosen feature maps (B, c, h, w).
+
+        Raises:
+            ValueError: the network does not take images of this size, or not a batch of one in training.
+        """
+        try:
+            return self.network(image)
+        except (AssertionError, RuntimeError, ValueError):
+            if not torch.compiler.is_compiling():
+                self.check((image.shape[-2], image.shape[-1]), batch=image.shape[0])
+            raise  # it was not the size
+
+    def check(self, size: tuple[int, int], *, batch: int = 1) -> list[tuple[int, int]]:
+        """Return (h, w) of each chosen map of `batch` images of `size` = (H, W), without computing them.
+
+        Raises:
+            ValueError: the network does not take such images in the mode that it is in, training or
+                evaluation; the message names sizes that it takes, where some were found.
+        """
+        try:
+            return self._map_sizes(size, batch)
+        except (AssertionError, RuntimeError, ValueError) as error:
+            if batch == 1 and self.training and self.takes(size, 2):
+                raise ValueError(
+                    f"backbone {self.name!r} cannot be trained on one image of {_text(size)} pixels at a "
+                    "time: a batch norm in it sees one value per channel. Give it at least two at a time"
+                ) from error
+            near = [_text(found) for found in self._sizes_near(size, batch)]
+            reason = str(error).partition("\n")[0]
+            raise ValueError(
+                f"backbone {self.name!r} does not take images of {_text(size)} pixels (height x width)"
+                + (f" ({reason})" if reason else "")
+                + (f"; it takes {' and '.join(near)}" if near else "; choose another size or backbone")
+            ) from error
+
+    def _map_sizes(self, size: tuple[int, int], batch: int) -> list[tuple[int, int]]:
+        # All floats of one dtype: what is asked is the size alone.
+        fakes = {
+            name: torch.empty(
+                tensor.shape,
+                dtype=torch.float32 if tensor.is_floating_point() else tensor.dtype,
+                device="meta",
+            )
+            for name, tensor in chain(self.network.named_parameters(), self.network.named_buffers())
+        }
+        image = torch.empty(batch, self.in_chans, *size, dtype=torch.float32, device="meta")
+        with torch.no_grad():
+            maps = torch.func.functional_call(self.network, fakes, (image,))
+        return [(found.shape[-2], found.shape[-1]) for found in maps]
+
+    def takes(self, size: tuple[int, int], batch: int = 1) -> bool:
+        """Whether `check` finds nothing wrong."""
+        try:
+            self._map_sizes(size, batch)
+        except (AssertionError, RuntimeError, ValueError):
+            return False
+        return True
+
+    def _sizes_near(self, size: tuple[int, int], batch: int) -> list[tuple[int, int]]:
+        """Sizes that the network takes: the nearest smaller and larger, or the one that it is made for."""
+        config: Any = self.network
+        config = config.pretrained_cfg
+        height, width = config["input_size"][-2:]
+        pairs = [(height, width)]
+        if not config.get("fixed_input_size"):
+            found = [self._sides_near(side, batch) for side in size]
+            pairs = [(h, w) for h, w in zip(*found, strict=True) if h and w] or pairs
+        return [pair for pair in dict.fromkeys(pairs) if self.takes(pair, batch)]
+
+    def _sides_near(self, side: int, batch: int) -> tuple[int | None, int | None]:
+        """Sides of square images that the network takes: nearest below and above, or `side` itself."""
+        if self.takes((side, side), batch):
+            return side, side
+        start = side // OUTPUT_STRIDE * OUTPUT_STRIDE
+        below = range(start, max(0, start - REACH), -OUTPUT_STRIDE)
+        above = range(start + OUTPUT_STRIDE, start + REACH, OUTPUT_STRIDE)
+        smaller, larger = (
+            next((n for n in sides if self.takes((n, n), batch)), None) for sides in (below, above)
+        )
+        return smaller, larger
 
 
 class Normalize(nn.Module):
@@ -74,13 +167,13 @@ class Normalize(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, mean: tuple[float, float, float], std: tuple[float, float, float]):
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]):
         super().__init__()
-        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1))
-        self.register_buffer("std", torch.tensor(std).view(3, 1, 1))
+        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
 
     def forward(self, image: Tensor) -> Tensor:
-        """Map an image (B, 3, H, W) with values in [0, 1] to the backbone's range, in the weights' type.
+        """Map an image (B, C, H, W) with values in [0, 1] to the backbone's range, in the weights' type.
 
         Raises:
             TypeError: `image` is not floating point.
@@ -90,8 +183,11 @@ class Normalize(nn.Module):
             raise TypeError(
                 f"image: expected floating point values in [0, 1], got {image.dtype}; divide uint8 by 255"
             )
-        if image.ndim != 4 or image.shape[1] != 3 or 0 in image.shape:
-            raise ValueError(f"image: expected shape (B, 3, H, W), none of them 0, got {tuple(image.shape)}")
+        channels = self.mean.shape[0]
+        if image.ndim != 4 or image.shape[1] != channels or 0 in image.shape:
+            raise ValueError(
+                f"image: expected shape (B, {channels}, H, W), none of them 0, got {tuple(image.shape)}"
+            )
         return (image.to(self.mean.dtype) - self.mean) / self.std
 
 
@@ -100,3 +196,12 @@ def _unsupported(name: str, reason: str) -> ValueError:
         f"backbone {name!r} cannot give four feature maps down to stride {OUTPUT_STRIDE}: {reason}. Choose a "
         "network that timm can dilate, such as a ResNet, RegNet, ConvNeXt, EfficientNet or MobileNet"
     )
+
+
+def _for_channels(values: tuple[float, ...], count: int) -> tuple[float, ...]:
+    """Means or deviations of `count` channels as timm makes them: for another number, the average of all."""
+    return tuple(values) if len(values) == count else (sum(values) / len(values),) * count
+
+
+def _text(size: tuple[int, int]) -> str:
+    return f"{size[0]} x {size[1]}"

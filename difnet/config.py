@@ -90,6 +90,9 @@ class TrainConfig:
     """What drives each walk: 0 the image, 1 to 4 the blocks of the similarity branch."""
     pretrained: bool = False
     """Start the backbones from timm's ImageNet weights (downloads them)."""
+    init_from: Annotated[Path | None, _default("none")] = None
+    """Start from the weights of a network on the same backbone: a run folder (its best weights) or a weights
+    file. What does not fit starts anew, such as the classifier where the classes differ."""
 
     crop: Annotated[int | None, _by_recipe("crop")] = None
     """Side of the square training crop, in pixels."""
@@ -149,6 +152,11 @@ class TrainConfig:
         Raises:
             ValueError: a value is out of its range; the message names the option.
         """
+        if self.init_from is not None and self.pretrained:
+            raise ValueError(
+                "--pretrained is not needed beside --init-from, which brings weights of the backbones; "
+                "leave it out"
+            )
         recipe = asdict(RECIPES[self.dataset])
         config = replace(
             self, **{name: value for name, value in recipe.items() if getattr(self, name) is None}
@@ -183,7 +191,8 @@ class TrainConfig:
         """
         try:
             values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            for name in ("data_root", "out", "resume"):
+            values.setdefault("init_from", None)  # runs of earlier versions have none
+            for name in ("data_root", "out", "resume", "init_from"):
                 values[name] = None if values[name] is None else Path(values[name])
             for name in ("walks", "scale"):
                 values[name] = tuple(values[name])

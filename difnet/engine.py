@@ -146,13 +146,17 @@ class Views:
         self.scales = tuple(scales)
         self.flip = flip
 
+    def sizes(self, size: tuple[int, int]) -> list[tuple[int, int]]:
+        """(h, w) of an image of `size` = (H, W) at each scale."""
+        height, width = size
+        return [(max(1, round(height * scale)), max(1, round(width * scale))) for scale in self.scales]
+
     def probabilities(self, model: nn.Module, image: Tensor) -> Tensor:
         """(B, k, H, W) of image (B, 3, H, W) in [0, 1]."""
         height, width = image.shape[-2:]
         total: Tensor | None = None
         count = 0
-        for scale in self.scales:
-            size = (max(1, round(height * scale)), max(1, round(width * scale)))
+        for size in self.sizes((height, width)):
             scaled = image if size == (height, width) else _resize(image, size)
             for mirrored in (False, True) if self.flip else (False,):
                 scores = model(scaled.flip(-1) if mirrored else scaled).float()
@@ -170,6 +174,23 @@ def make_views(multi_scale: bool, flip: bool) -> Views | None:
     if not (multi_scale or flip):
         return None
     return Views(SCALES if multi_scale else (1.0,), flip)
+
+
+def check_views(model: DifNet | SimDeepLab, size: tuple[int, int], views: Views | None) -> None:
+    """See that `model` takes images of `size` = (H, W), and its views.
+
+    Raises:
+        ValueError: it does not; the message names backbone, size and remedy.
+    """
+    for view in [size] if views is None else views.sizes(size):
+        try:
+            model.check_size(view)
+        except ValueError as error:
+            if view == size:
+                raise
+            raise ValueError(
+                f"a view of {size[0]} x {size[1]} pixels (--multi-scale resizes pictures): {error}"
+            ) from error
 
 
 def _resize(image: Tensor, size: tuple[int, int]) -> Tensor:

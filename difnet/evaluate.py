@@ -20,10 +20,10 @@ with train_extra():
     from difnet.config import EvaluateConfig
     from difnet.console import Reporter, run_command
     from difnet.data import create_dataset, eval_transform, make_loader
-    from difnet.engine import evaluate, make_views
+    from difnet.engine import check_views, evaluate, make_views
     from difnet.files import write_atomically
     from difnet.metrics import format_record
-    from difnet.weights import load_model
+    from difnet.weights import load_for_pictures
 
 
 def default_device(name: str | None = None) -> torch.device:
@@ -50,7 +50,7 @@ def evaluate_checkpoint(config: EvaluateConfig, report: Reporter | None = None) 
         ValueError: the data's classes are not those of the checkpoint.
     """
     report = report or Reporter(enabled=False)
-    model, metadata = load_model(config.checkpoint, default_device(config.device))
+    model, metadata = load_for_pictures(config.checkpoint, default_device(config.device))
     dataset = create_dataset(config.dataset, config.data_root, config.split, transform=eval_transform())
     known = metadata.get("classes")
     if known is not None and known != dataset.classes:
@@ -64,13 +64,14 @@ def evaluate_checkpoint(config: EvaluateConfig, report: Reporter | None = None) 
             f"{len(dataset.classes)}; choose the data it was trained for"
         )
     with report.bar("checking", len(dataset)) as progress:
-        dataset.check(progress)
+        sizes = dataset.check(progress).sizes
+    views = make_views(config.multi_scale, config.flip)
+    for size in sorted(sizes):
+        check_views(model, size, views)
     batches = make_loader(dataset, config.workers, batch_size=config.batch_size)
     device = next(model.parameters()).device
     with report.bar("evaluating", len(dataset)) as progress:
-        found = evaluate(
-            model, batches, device, views=make_views(config.multi_scale, config.flip), progress=progress
-        )
+        found = evaluate(model, batches, device, views=views, progress=progress)
     return found.as_record(dataset.classes)
 
 

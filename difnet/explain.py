@@ -29,7 +29,7 @@ with train_extra():
     from difnet.evaluate import default_device
     from difnet.model import DifNet
     from difnet.pictures import overlay, side_by_side, to_array
-    from difnet.weights import load_model
+    from difnet.weights import load_for_pictures
 
 SOURCES = ("image", "block 1", "block 2", "block 3", "block 4")
 
@@ -140,7 +140,7 @@ def run(config: ExplainConfig) -> None:
         OSError: the checkpoint cannot be read, or the results cannot be written.
     """
     point, device = _parse(config.point), default_device(config.device)
-    model, metadata = load_model(config.checkpoint, device)
+    model, metadata = load_for_pictures(config.checkpoint, device)
     if not isinstance(model, DifNet) or not model.walks:
         raise ValueError(
             f"--checkpoint {config.checkpoint}: {model.config['name']!r} has no walks to explain; "

@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Sequence
+from typing import Any
 
 import timm
 
@@ -26,8 +27,9 @@ def create_model(
     num_classes: int,
     *,
     aspp: bool = True,
-    walks: Sequence[int] = (0, 1, 2, 3, 4),
+    walks: Sequence[int] | None = (0, 1, 2, 3, 4),
     pretrained: bool = False,
+    in_chans: int = 3,
 ) -> DifNet | SimDeepLab:
     """Build a network by name.
 
@@ -35,11 +37,16 @@ def create_model(
         name: one of `MODELS`, or a timm network for a DifNet on that backbone.
         num_classes: k, the channels of the scores.
         aspp: the ASPP classifier of DeepLab-v2, or else one 3x3 convolution.
-        walks: what drives each walk, see `DifNet`; a SimDeepLab has none and takes no notice of it.
+        walks: what drives each walk, see `DifNet`; None for the baseline without diffusion, a SimDeepLab,
+            which the names simdeeplab* always give.
         pretrained: timm's ImageNet weights for the backbones, downloaded if need be.
+        in_chans: channels of the images, such as 1 for grey ones or 4 for RGB with depth. timm adapts the
+            first layer of pretrained weights; every channel is then normalised by the average of RGB's means
+            and deviations.
 
     Returns:
-        A network from images (B, 3, H, W) in [0, 1], RGB, to scores (B, num_classes, H, W), in training mode.
+        A network from images (B, in_chans, H, W) in [0, 1], RGB if they have three channels, to scores
+        (B, num_classes, H, W), in training mode. Its `check_size` tells whether it takes a size of images.
 
     Raises:
         ValueError: the name is unknown, its backbone cannot be dilated to stride 8, or an argument is out of
@@ -54,7 +61,11 @@ def create_model(
             + f"Known are {', '.join(MODELS)} and every network in timm.list_models()"
         )
     kind, backbone = MODELS.get(name, (DifNet, name))
-    options = {"walks": walks} if kind is DifNet else {}
-    model = kind(backbone, num_classes, aspp=aspp, pretrained=pretrained, **options)
+    options: dict[str, Any] = {"aspp": aspp, "pretrained": pretrained, "in_chans": in_chans}
+    model: DifNet | SimDeepLab
+    if kind is SimDeepLab or walks is None:
+        model = SimDeepLab(backbone, num_classes, **options)
+    else:
+        model = DifNet(backbone, num_classes, walks=walks, **options)
     model.config["name"] = name
     return model

@@ -48,19 +48,41 @@ class SegmentationNetwork(nn.Module):
         config: JSON-able arguments with which `difnet.create_model` builds the same network.
     """
 
-    def __init__(self, backbone: str, num_classes: int, *, aspp: bool = True, pretrained: bool = False):
+    def __init__(
+        self,
+        backbone: str,
+        num_classes: int,
+        *,
+        aspp: bool = True,
+        pretrained: bool = False,
+        in_chans: int = 3,
+    ):
         super().__init__()
-        if num_classes < 1:
-            raise ValueError(f"num_classes: expected at least 1, got {num_classes}")
+        for argument, value in (("num_classes", num_classes), ("in_chans", in_chans)):
+            if value < 1:
+                raise ValueError(f"{argument}: expected at least 1, got {value}")
         self.num_classes = num_classes
-        self.config: dict[str, Any] = {"name": backbone, "num_classes": num_classes, "aspp": aspp}
-        self.seed_branch = Backbone(backbone, (NUM_BLOCKS,), pretrained=pretrained)
+        self.config: dict[str, Any] = {
+            **{"name": backbone, "num_classes": num_classes, "aspp": aspp},
+            **{"walks": None, "in_chans": in_chans},
+        }
+        self.seed_branch = Backbone(backbone, (NUM_BLOCKS,), pretrained=pretrained, in_chans=in_chans)
         self.normalize = Normalize(self.seed_branch.mean, self.seed_branch.std)
         self.classifier = Classifier(self.seed_branch.channels[-1], num_classes, DILATIONS if aspp else (1,))
 
     def upsample(self, score_map: Tensor, size: tuple[int, int]) -> Tensor:
         """Interpolate a map (B, c, h, w) bilinearly to (B, c, H, W) for `size` = (H, W)."""
         return upsample_bilinear(score_map, size)
+
+    def check_size(self, size: tuple[int, int], *, batch: int = 1) -> tuple[int, int]:
+        """Return (h, w) of the score map of `batch` images of `size` = (H, W), without computing it.
+
+        Raises:
+            ValueError: the network does not take such images in the mode that it is in, training or
+                evaluation; the message names backbone, size and remedy.
+        """
+        (grid,) = self.seed_branch.check(size, batch=batch)
+        return grid
 
     def parameter_groups(self, lr: float, *, head_lr_multiplier: float = 1.0) -> list[dict[str, Any]]:
         """Return two optimizer groups, "backbone" and "head" (all the rest), with their learning rates.
@@ -92,6 +114,7 @@ class SimDeepLab(SegmentationNetwork):
         num_classes: k.
         aspp: the ASPP classifier of DeepLab-v2, or else one 3x3 convolution.
         pretrained: timm's weights for the backbone.
+        in_chans: channels of the image.
     """
 
     @overload
@@ -99,7 +122,7 @@ class SimDeepLab(SegmentationNetwork):
     @overload
     def forward(self, image: Tensor, *, details: Literal[True]) -> Details: ...
     def forward(self, image: Tensor, *, details: bool = False) -> Tensor | Details:
-        """Map an RGB image (B, 3, H, W) in [0, 1] to scores (B, k, H, W).
+        """Map an image (B, in_chans, H, W) in [0, 1] to scores (B, k, H, W).
 
         With `details`, a `Details` with T = 0, importance 1 and the score map as seed.
         """
@@ -123,12 +146,13 @@ class DifNet(SegmentationNetwork):
         walks: what drives each walk, in order: 0 is the normalised image, 1 to 4 the output of that block of
             the similarity branch. An entry may come twice; an empty sequence leaves the seed as it is.
         pretrained: timm's weights for both backbones.
+        in_chans: channels of the image.
 
     Attributes:
         concurrent: run the two branches at the same time; False at the start, see docs/benchmarks.md.
 
     Raises:
-        ValueError: an entry of `walks` is not one of 0 to 4, or `num_classes` is below 1.
+        ValueError: an entry of `walks` is not one of 0 to 4, or a count is below 1.
     """
 
     def __init__(
@@ -139,8 +163,9 @@ class DifNet(SegmentationNetwork):
         aspp: bool = True,
         walks: Sequence[int] = (0, 1, 2, 3, 4),
         pretrained: bool = False,
+        in_chans: int = 3,
     ):
-        super().__init__(backbone, num_classes, aspp=aspp, pretrained=pretrained)
+        super().__init__(backbone, num_classes, aspp=aspp, pretrained=pretrained, in_chans=in_chans)
         if not all(isinstance(walk, int) and 0 <= walk <= NUM_BLOCKS for walk in walks):
             raise ValueError(
                 f"walks: expected numbers from 0 (image) to {NUM_BLOCKS} (last block), got {list(walks)}"
@@ -149,19 +174,31 @@ class DifNet(SegmentationNetwork):
         self.config["walks"] = list(walks)
         self.importance = ImportanceHead(num_classes)
         blocks = tuple(range(1, max(self.walks, default=0) + 1))
-        self.similarity_branch = Backbone(backbone, blocks, pretrained=pretrained) if blocks else None
-        channels = [3, *(self.similarity_branch.channels if self.similarity_branch else [])]
+        self.similarity_branch = (
+            Backbone(backbone, blocks, pretrained=pretrained, in_chans=in_chans) if blocks else None
+        )
+        channels = [in_chans, *(self.similarity_branch.channels if self.similarity_branch else [])]
         self.embeddings = nn.ModuleList(Embedding(channels[walk]) for walk in self.walks)
         self.mu_logit = nn.Parameter(torch.zeros(len(self.walks)))
         self.beta_logit = nn.Parameter(torch.zeros(len(self.walks)))
         self.concurrent = False
+
+    def check_size(self, size: tuple[int, int], *, batch: int = 1) -> tuple[int, int]:
+        """See `SegmentationNetwork.check_size`; in training, the importance head takes two nodes and more."""
+        grid = super().check_size(size, batch=batch)
+        if self.training and batch * grid[0] * grid[1] == 1:
+            raise ValueError(
+                f"one image of {size[0]} x {size[1]} pixels has one node, and the batch norm of the "
+                "importance head cannot be trained on one value; give it larger images or more at a time"
+            )
+        return grid
 
     @overload
     def forward(self, image: Tensor, *, details: Literal[False] = ...) -> Tensor: ...
     @overload
     def forward(self, image: Tensor, *, details: Literal[True]) -> Details: ...
     def forward(self, image: Tensor, *, details: bool = False) -> Tensor | Details:
-        """Map an RGB image (B, 3, H, W) in [0, 1] to scores (B, k, H, W), or to all `Details`."""
+        """Map an image (B, in_chans, H, W) in [0, 1] to scores (B, k, H, W), or to all `Details`."""
         normalized = self.normalize(image)
         run = both if self.concurrent else one_by_one
         score_map, sources = run(self._score_map, self._sources, normalized)
@@ -184,7 +221,7 @@ class DifNet(SegmentationNetwork):
 
     @torch.no_grad()
     def embed(self, image: Tensor) -> list[Tensor]:
-        """Return Psi_t of each walk for an image (B, 3, H, W) in [0, 1]: T tensors (B, N, 64).
+        """Return Psi_t of each walk for an image (B, in_chans, H, W) in [0, 1]: T tensors (B, N, 64).
 
         With `difnet_kernels.transition_rows` these show where each node takes its scores from. No gradient.
         """

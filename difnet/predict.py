@@ -23,10 +23,10 @@ with train_extra():
     from difnet.console import Reporter, run_command
     from difnet.data.base import distinct_palette
     from difnet.data.folder import read_image
-    from difnet.engine import Views, make_views
+    from difnet.engine import Views, check_views, make_views
     from difnet.evaluate import default_device
     from difnet.pictures import colour_labels, overlay
-    from difnet.weights import load_model
+    from difnet.weights import load_for_pictures
 
 
 @torch.inference_mode()
@@ -45,16 +45,21 @@ def predict_files(
 
     Raises:
         DataError: an image cannot be read.
+        ValueError: the network does not take images of its size.
         OSError: a picture cannot be written.
     """
     report = report or Reporter(enabled=False)
-    model, metadata = load_model(config.checkpoint, default_device(config.device))
+    model, metadata = load_for_pictures(config.checkpoint, default_device(config.device))
     palette = _palette(metadata, model.num_classes)
     views = make_views(config.multi_scale, config.flip)
     config.out.mkdir(parents=True, exist_ok=True)
     written = []
     for path, stem in zip(images, distinct_stems(images), strict=True):
         image = read_image(path)
+        try:
+            check_views(model, (image.shape[-2], image.shape[-1]), views)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
         label = predict_labels(model, image, views)
         target = config.out / f"{stem}.labels.png"
         colour_labels(label, palette).save(target)

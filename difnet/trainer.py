@@ -4,6 +4,7 @@ import errno
 import math
 import os
 import time
+from collections.abc import Iterable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from accelerate.utils import ProjectConfiguration, set_seed
 from torch import Tensor
 from torch.utils.data import Subset
 
-from difnet.checkpoint import RunError, RunFolder
+from difnet.checkpoint import RunError, RunFolder, State
 from difnet.config import TrainConfig, class_weights
 from difnet.console import Interrupted, Reporter, StopSignal
 from difnet.data import (
@@ -30,8 +31,9 @@ from difnet.engine import SegmentationLoss, evaluate, poly, train_one_epoch
 from difnet.environment import describe_environment, differences, walk_kernels
 from difnet.factory import create_model
 from difnet.metrics import format_record
+from difnet.model import DifNet, SimDeepLab
 from difnet.pictures import save_overlays
-from difnet.weights import save_model
+from difnet.weights import init_from, save_model
 
 
 class Trainer:
@@ -129,29 +131,21 @@ class Trainer:
             raise
 
     def _prepare(self) -> None:
-        """Check the data, build model and optimizer, and load the state of a continued run."""
+        """Build the model, check the data, build the optimizer, and load the state of a continued run."""
         config, main = self.config, self.accelerator.is_main_process
-        weights = self._check_data()
+        state = self.run_folder.load_state() if config.resume is not None else None
+        model = self._build_model(new=state is None)
+        weights = self._check_data(model)
         self.loss_function = SegmentationLoss(weights).to(self.accelerator.device)
-
-        set_seed(config.seed)
-        try:
-            model = create_model(
-                config.model,
-                len(self.train_set.classes),
-                aspp=config.aspp,
-                walks=config.walks,
-                pretrained=config.pretrained and config.resume is None,
-            )
-        except RuntimeError as error:
-            raise RunError(str(error)) from error
         walks = walk_kernels(self.accelerator.device) if getattr(model, "walks", None) else "none"
         self.network = model.to(memory_format=torch.channels_last) if config.channels_last else model
         self.plain_optimizer = self._make_optimizer()
         torch.manual_seed(config.seed + self.accelerator.process_index)
         self.model, self.optimizer = self.accelerator.prepare(self.network, self.plain_optimizer)
-        if config.resume is not None:
-            self._load()
+        if state is not None:
+            self._load(state)
+        elif config.resume is not None:
+            self.report.line("no checkpoint was written yet: starting from the first step")
         if main:
             self.run_folder.cut_log(self.step)
             environment = describe_environment(walks, self.accelerator.num_processes)
@@ -167,8 +161,35 @@ class Trainer:
             f"batch {self.recipe.batch_size}, device {self.accelerator.device}, walks by {walks}; "
             f"a checkpoint every {config.checkpoint_every} steps, after evaluations and on Ctrl-C"
         )
+        if config.init_from is not None and state is None:
+            self._save()  # so that the run can go on without that file
 
-    def _check_data(self) -> Tensor | None:
+    def _build_model(self, new: bool) -> DifNet | SimDeepLab:
+        """The network, if it takes the crops; with the weights that a new run starts from."""
+        config, micro = self.config, self.sampler.micro
+        set_seed(config.seed)
+        try:
+            model = create_model(
+                config.model,
+                len(self.train_set.classes),
+                aspp=config.aspp,
+                walks=config.walks,
+                pretrained=config.pretrained and new,
+            )
+        except RuntimeError as error:
+            raise RunError(str(error)) from error
+        try:
+            model.check_size((self.recipe.crop, self.recipe.crop), batch=micro)
+        except ValueError as error:
+            raise RunError(
+                f"crops of --crop {self.recipe.crop} in micro-batches of {micro} (--batch-size over "
+                f"processes and --accumulation) cannot be trained on: {error}"
+            ) from error
+        if config.init_from is not None and new:
+            self.report.line(init_from(model, config.init_from, classes=self.train_set.classes))
+        return model
+
+    def _check_data(self, model: DifNet | SimDeepLab) -> Tensor | None:
         """Read all labels once, in the main process; return class weights on every process."""
         classes = len(self.train_set.classes)
         error: Exception | None = None
@@ -180,6 +201,7 @@ class Trainer:
                     self.report.line(f"checking {len(dataset)} {dataset.split} images of {dataset.name}")
                     with self.report.bar("checking", len(dataset)) as progress:
                         reports.append(dataset.check(progress))
+                _check_sizes(model, reports[1].sizes)
                 chosen = class_weights(
                     self.config.class_weights, classes, reports[0].median_frequency_weights
                 )
@@ -292,12 +314,8 @@ class Trainer:
             }
             self.run_folder.save_state(self.network, self.plain_optimizer, states, header)
 
-    def _load(self) -> None:
-        """Continue from the last whole state; from the beginning where there is none yet."""
-        state = self.run_folder.load_state()
-        if state is None:
-            self.report.line("no checkpoint was written yet: starting from the first step")
-            return
+    def _load(self, state: State) -> None:
+        """Continue from the last whole state."""
         state.restore_model(self.network)
         state.restore_optimizer(self.plain_optimizer)
         rank = self.accelerator.process_index
@@ -343,6 +361,17 @@ class Trainer:
         return Interrupted(
             f"stopped at once, {self.step} of {self.steps} steps done; {self.run_folder.kept()}"
         )
+
+
+def _check_sizes(model: DifNet | SimDeepLab, sizes: Iterable[tuple[int, int]]) -> None:
+    """See that the validation images can be evaluated, each as it is."""
+    model.eval()
+    for size in sorted(sizes):
+        try:
+            model.check_size(size)
+        except ValueError as error:
+            raise DataError(f"a validation image cannot be evaluated: {error}") from error
+    model.train()
 
 
 def _accelerator(config: TrainConfig) -> Accelerator:

@@ -1,43 +1,63 @@
 """Weights on disk: safetensors, configuration and metadata as JSON in its header; nothing is unpickled."""
 
 import json
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+from timm.utils.model_ema import ModelEmaV2, ModelEmaV3
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim.swa_utils import AveragedModel
 
-from difnet.factory import create_model
+from difnet.factory import MODELS, create_model
 from difnet.files import write_atomically
 from difnet.model import DifNet, SimDeepLab
 
 _RUN_FILES = ("best.safetensors", "last.safetensors")
+_FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+_HOLDERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel, ModelEmaV2, ModelEmaV3)
+"""What holds a network as its `module`."""
+
+_SETTINGS = (
+    *("eps", "kernel_size", "stride", "padding", "padding_mode", "dilation", "groups", "num_groups", "walks"),
+)
+"""Attributes of layers that are not among the weights and change what is computed in evaluation."""
 
 
-def save_model(model: DifNet | SimDeepLab, path: str | Path, *, metadata: dict[str, Any]) -> None:
+def save_model(model: nn.Module, path: str | Path, *, metadata: dict[str, Any] | None = None) -> None:
     """Write the weights of `model` to `path`, whole or not at all.
 
-    The header holds `model.config` under "config" and `metadata` under "metadata".
+    The header holds `model.config` under "config" and `metadata` under "metadata". `load_model` reads an
+    equal network, of the same dtypes; a network that it could not read is refused here.
 
     Args:
-        model: a network from `difnet.create_model`, on any device.
+        model: a network from `difnet.create_model`, on any device; also as torch.compile,
+            DistributedDataParallel, DataParallel, AveragedModel or timm's ModelEmaV3 hold it, in any order.
         path: the file; its folder must exist.
         metadata: what JSON can hold, such as {"classes": [...], "palette": [[r, g, b], ...]}.
 
     Raises:
-        TypeError: JSON cannot hold `metadata`.
+        TypeError: `model` is not such a network, or its layers are not those that its configuration builds,
+            or JSON cannot hold `metadata`. Nothing is written.
         OSError: the file cannot be written; a file that was there before is left as it was.
     """
+    network = unwrapped(model)
+    tensors = _savable(network)
     try:
-        header = {"config": json.dumps(model.config), "metadata": json.dumps(metadata)}
+        header = {"config": json.dumps(network.config), "metadata": json.dumps(metadata or {})}
     except TypeError as error:
         raise TypeError(f"metadata: expected what JSON can hold: {error}") from error
     path = Path(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path}: its folder does not exist; create {path.parent} first")
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    write_atomically(path, save(tensors, header))
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_atomically(path, save(plain, header))
 
 
 def load_model(
@@ -50,13 +70,234 @@ def load_model(
         device: where to put the network.
 
     Returns:
-        The network, on a CPU with its weights laid out channels-last, and the metadata saved with it.
+        The network, of the dtypes that it was saved in, on a CPU with its weights laid out channels-last; and
+        the metadata saved with it.
 
     Raises:
         FileNotFoundError: there is no such file, or none in the folder.
         ValueError: the file is damaged, or another program wrote it.
     """
-    path = _find(Path(path))
+    saved = _read(Path(path))
+    try:
+        model = create_model(**saved.config)
+        floats = {tensor.dtype for tensor in saved.tensors.values() if tensor.is_floating_point()}
+        if len(floats) == 1:  # also of buffers that are not in the file
+            model = model.to(floats.pop())
+        for name, tensor in model.state_dict(keep_vars=True).items():
+            if name in saved.tensors:
+                tensor.data = tensor.data.to(saved.tensors[name].dtype)
+        model.load_state_dict(saved.tensors)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"{saved.path}: its weights do not fit its configuration {saved.config}: {error}"
+        ) from error
+    model = model.to(device).eval()
+    # The fastest way to run it on a CPU with the same error (docs/benchmarks.md); not measured on a GPU yet.
+    if torch.device(device).type == "cpu":
+        model = model.to(memory_format=torch.channels_last)
+    return model, saved.metadata
+
+
+def load_for_pictures(
+    path: str | Path, device: str | torch.device = "cpu"
+) -> tuple[DifNet | SimDeepLab, dict[str, Any]]:
+    """The same for the commands, whose pictures are RGB.
+
+    Raises:
+        ValueError: also where the network takes images of other channels than three.
+    """
+    model, metadata = load_model(path, device)
+    channels = model.config["in_chans"]
+    if channels != 3:
+        raise ValueError(
+            f"{path}: its network takes images of {channels} channels, and pictures are read as three (RGB); "
+            "call it from Python: difnet.load_model"
+        )
+    return model, metadata
+
+
+def init_from(model: nn.Module, path: str | Path, *, classes: Sequence[str] | None = None) -> str:
+    """Start `model` from the weights of another network on the same backbone, as far as they fit.
+
+    The backbones are loaded; so are the embeddings and shares of the walks where both networks have the same
+    walks, and the classifier with its importance head where both have the same classes. What else the model
+    has keeps the weights that it has.
+
+    Args:
+        model: a network from `difnet.create_model`, or what holds it, as in `save_model`; changed in place.
+        path: a file of `save_model`, or a run folder, as in `load_model`.
+        classes: names of the model's classes. Where they are not those that were saved with the weights, the
+            classifier and the importance head start anew; without names, where the numbers of classes differ.
+
+    Returns:
+        One line that says what was loaded, and what starts anew and why.
+
+    Raises:
+        FileNotFoundError: there is no such file, or none in the folder.
+        ValueError: the file is damaged, or of another backbone or number of channels; the model is unchanged.
+    """
+    saved, network = _read(Path(path)), unwrapped(model)
+    old, new = {"in_chans": 3, "walks": None, **saved.config}, network.config
+    for key, (theirs, ours) in {
+        "backbone": tuple(_architecture(config["name"]) for config in (old, new)),
+        "in_chans": (old["in_chans"], new["in_chans"]),
+    }.items():
+        if theirs != ours:
+            raise ValueError(
+                f"{saved.path}: its {key} is {theirs}, that of the network to be trained {ours}: nothing of "
+                f"it would fit. Start from weights of the same {key}, or choose the same"
+            )
+    other_classes = _why_classes_differ(saved, new["num_classes"], classes)
+    other_walks = _unlike("walks", old["walks"], new["walks"])
+    anew = {
+        "classifier": other_classes or _unlike("aspp", old["aspp"], new["aspp"]),
+        "importance": other_classes,
+        **dict.fromkeys(("embeddings", "mu_logit", "beta_logit"), other_walks),
+    }
+    state = network.state_dict()
+    fitting = {
+        name: tensor
+        for name, tensor in saved.tensors.items()
+        if name in state and state[name].shape == tensor.shape and not anew.get(name.partition(".")[0])
+    }
+    missing = [name for name in state if name.startswith("seed_branch.") and name not in fitting]
+    if missing:
+        raise ValueError(
+            f"{saved.path}: its seed branch does not fit, as {missing[0]} shows; nothing was loaded"
+        )
+    network.load_state_dict(fitting, strict=False)
+
+    parts = dict.fromkeys(name.partition(".")[0] for name in state)
+    fresh = [part for part in parts if any(_is_of(name, part) and name not in fitting for name in state)]
+    loaded = [
+        f"{part} in part" if part in fresh else part
+        for part in parts
+        if any(_is_of(name, part) for name in fitting)
+    ]
+    reasons = "; ".join(dict.fromkeys(reason for part in fresh if (reason := anew.get(part))))
+    return (
+        f"weights from {saved.path}: loaded {', '.join(loaded)}; "
+        + (f"starting anew: {', '.join(fresh)}" if fresh else "nothing starts anew")
+        + (f" ({reasons})" if reasons else "")
+    )
+
+
+def unwrapped(model: nn.Module) -> DifNet | SimDeepLab:
+    """The network in `model`, out of whatever holds it: see `save_model`.
+
+    Raises:
+        TypeError: there is none.
+    """
+    network = model
+    while held := _held_by(network):
+        network = getattr(network, held)
+    if type(network) is DifNet or type(network) is SimDeepLab:
+        return network
+    kinds = " in ".join(dict.fromkeys(type(it).__name__ for it in (network, model)))
+    raise TypeError(
+        f"model: expected a network from difnet.create_model, got {kinds}. Pass the network itself; if it is "
+        "sharded, one that its gathered weights were loaded into"
+    )
+
+
+def _held_by(module: nn.Module) -> str | None:
+    """The attribute of `module` that holds the network proper, where `module` is but a wrapper."""
+    if isinstance(module, _HOLDERS):
+        return "module"
+    # torch.compile's; its class is not named here, because that would import the compiler.
+    return "_orig_mod" if isinstance(module, nn.Module) and "_orig_mod" in module._modules else None
+
+
+def _savable(network: DifNet | SimDeepLab) -> dict[str, Tensor]:
+    """The weights by the names that `load_model` knows.
+
+    Raises:
+        TypeError: `load_model` would not build an equal network from them.
+    """
+    try:
+        twin = _skeleton(json.dumps(network.config))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"model: its configuration {network.config} builds no network: {error}") from error
+    held = [
+        (f"{name}.", f"{name}.{inner}.") for name, it in network.named_modules() if (inner := _held_by(it))
+    ]
+    held.sort(key=lambda pair: len(pair[1]), reverse=True)  # the innermost first
+
+    def plain(name: str) -> str:
+        for outside, inside in held:
+            if name.startswith(inside):
+                name = outside + name[len(inside) :]
+        return name
+
+    modules = network.named_modules(remove_duplicate=False)
+    layers = {plain(name + ".")[:-1]: layer for name, layer in modules if not _held_by(layer)}
+    for name, expected in twin.named_modules():
+        _compare_layers(name, layers.get(name), expected)
+    state = {plain(name): tensor for name, tensor in network.state_dict().items()}
+    built = twin.state_dict()
+    for name in [*built, *state]:
+        if name not in state or name not in built:
+            raise _unlike_config(name, "there" if name in state else "missing")
+    places: dict[int, str] = {}
+    for name, tensor in state.items():
+        _compare_tensors(name, tensor, built[name])
+        other = places.setdefault(tensor.data_ptr(), name)
+        if other != name and tensor.numel():
+            raise _unlike_config(name, f"the same tensor as {other}, which loading would not tie again")
+    return state
+
+
+@lru_cache(maxsize=1)
+def _skeleton(config: str) -> DifNet | SimDeepLab:
+    """The network that `config` builds, without values."""
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        return create_model(**json.loads(config))
+
+
+def _compare_layers(name: str, layer: nn.Module | None, expected: nn.Module) -> None:
+    # In evaluation, a synchronised batch norm is one like any other.
+    alike = isinstance(layer, nn.SyncBatchNorm) and isinstance(expected, _BatchNorm)
+    if type(layer) is not type(expected) and not alike:
+        found = "missing" if layer is None else f"of class {type(layer).__name__}"
+        raise _unlike_config(name, f"{found} in place of {type(expected).__name__}")
+    for setting in _SETTINGS:
+        value, built = (getattr(it, setting, None) for it in (layer, expected))
+        if value != built:
+            raise _unlike_config(name, f"built with {setting} {built} and has {value} now")
+
+
+def _compare_tensors(name: str, tensor: Any, expected: Tensor) -> None:
+    if type(tensor) not in (Tensor, nn.Parameter):
+        kind = type(tensor).__name__
+        raise _unlike_config(name, f"a {kind}, no plain tensor; if it is sharded, gather the weights first")
+    if tensor.layout is not torch.strided or tensor.is_quantized:
+        raise _unlike_config(name, f"sparse or quantised ({tensor.layout}, {tensor.dtype})")
+    if tensor.is_meta:
+        raise _unlike_config(name, "on the meta device and holds no values")
+    if tensor.shape != expected.shape:
+        raise _unlike_config(name, f"of shape {tuple(tensor.shape)} in place of {tuple(expected.shape)}")
+    if tensor.dtype != expected.dtype and not {tensor.dtype, expected.dtype} <= set(_FLOATS):
+        raise _unlike_config(name, f"of {tensor.dtype} in place of {expected.dtype}")
+
+
+def _unlike_config(name: str, what: str) -> TypeError:
+    return TypeError(
+        f"model: load_model could not build it from its configuration: {name or 'the network'} is {what}. "
+        "Save a network as difnet.create_model builds it, with weights of its own"
+    )
+
+
+class _Saved(NamedTuple):
+    """A file of `save_model`."""
+
+    path: Path
+    config: dict[str, Any]
+    metadata: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+
+def _read(path: Path) -> _Saved:
+    path = _find(path)
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             header = file.metadata() or {}
@@ -64,21 +305,11 @@ def load_model(
     except SafetensorError as error:
         raise ValueError(f"{path}: not a whole safetensors file ({error}); copy or save it again") from error
     try:
-        config, metadata = json.loads(header["config"]), json.loads(header["metadata"])
+        return _Saved(path, json.loads(header["config"]), json.loads(header["metadata"]), tensors)
     except (KeyError, json.JSONDecodeError) as error:
         raise ValueError(
             f"{path}: no configuration in its header; expected a file from difnet.save_model"
         ) from error
-    try:
-        model = create_model(**config)
-        model.load_state_dict(tensors)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{path}: its weights do not fit its configuration {config}: {error}") from error
-    model = model.to(device).eval()
-    # The fastest way to run it on a CPU with the same error (docs/benchmarks.md); not measured on a GPU yet.
-    if torch.device(device).type == "cpu":
-        model = model.to(memory_format=torch.channels_last)
-    return model, metadata
 
 
 def _find(path: Path) -> Path:
@@ -92,3 +323,28 @@ def _find(path: Path) -> Path:
     raise FileNotFoundError(
         f"{path}: holds neither {' nor '.join(_RUN_FILES)}; name a run folder or a weights file"
     )
+
+
+def _architecture(name: str) -> str:
+    """The backbone of a network's name, without the tag that tells timm's weights apart."""
+    return (MODELS[name][1] if name in MODELS else name).partition(".")[0]
+
+
+def _why_classes_differ(saved: _Saved, count: int, names: Sequence[str] | None) -> str | None:
+    """Why scores of the saved network are not scores of one of `count` classes, called `names`; or None."""
+    old, theirs = saved.config["num_classes"], saved.metadata.get("classes")
+    if old != count:
+        return f"{old} classes there, {count} here"
+    if names is None or not isinstance(theirs, list) or list(names) == theirs:
+        return None
+    pairs = enumerate(zip_longest(theirs, names))
+    position, (there, here) = next((i, pair) for i, pair in pairs if pair[0] != pair[1])
+    return f"class {position} is {there} there and {here} here"
+
+
+def _unlike(argument: str, old: Any, new: Any) -> str | None:
+    return None if old == new else f"{argument} {old} there, {new} here"
+
+
+def _is_of(name: str, part: str) -> bool:
+    return name.partition(".")[0] == part

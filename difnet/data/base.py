@@ -29,11 +29,13 @@ class DataReport(NamedTuple):
         images: number of images.
         pixels: (k,) labelled pixels of each class.
         present: (k,) labelled pixels in the images that show the class at all.
+        sizes: (height, width) of the images, each once.
     """
 
     images: int
     pixels: np.ndarray
     present: np.ndarray
+    sizes: frozenset[tuple[int, int]] = frozenset()
 
     def median_frequency_weights(self) -> list[float]:
         """Class weights median(f) / f_c, f_c = pixels of c / labelled pixels of images showing c.
@@ -94,12 +96,15 @@ class SegmentationDataset(Dataset[Any], ABC):
         """
         pixels = np.zeros(len(self.classes), np.int64)
         present = np.zeros(len(self.classes), np.int64)
+        sizes: set[tuple[int, int]] = set()
         errors: list[str] = []
         with ThreadPoolExecutor(max_workers=min(16, 2 * (os.cpu_count() or 1))) as pool:
-            for done, counts in enumerate(pool.map(self._count, range(len(self))), start=1):
-                if isinstance(counts, DataError):
-                    errors.append(str(counts))
+            for done, found in enumerate(pool.map(self._count, range(len(self))), start=1):
+                if isinstance(found, DataError):
+                    errors.append(str(found))
                 else:
+                    counts, size = found
+                    sizes.add(size)
                     pixels += counts
                     present += np.where(counts > 0, counts.sum(), 0)
                 if progress is not None:
@@ -110,14 +115,15 @@ class SegmentationDataset(Dataset[Any], ABC):
                 f"{self.name} {self.split}: every pixel of the {len(self)} labels is void (255); "
                 "label at least one pixel with a class index"
             )
-        return DataReport(len(self), pixels, present)
+        return DataReport(len(self), pixels, present, frozenset(sizes))
 
-    def _count(self, index: int) -> np.ndarray | DataError:
+    def _count(self, index: int) -> tuple[np.ndarray, tuple[int, int]] | DataError:
         try:
             _, label = self.read(index)
         except DataError as error:
             return error
-        return np.bincount(label.numpy().ravel(), minlength=256)[: len(self.classes)]
+        counts = np.bincount(label.numpy().ravel(), minlength=256)[: len(self.classes)]
+        return counts, (label.shape[-2], label.shape[-1])
 
 
 def raise_all(errors: list[str], where: str, shown: int = 10) -> None:

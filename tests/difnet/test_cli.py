@@ -10,7 +10,7 @@ import torch
 from conftest import make_folder, tiny
 from PIL import Image
 
-from difnet import evaluate, explain, predict, train
+from difnet import create_model, evaluate, explain, predict, save_model, train
 from difnet.console import run_command
 from difnet_kernels import transition_rows
 
@@ -140,3 +140,62 @@ def test_distinct_stems():
     stems = predict.distinct_stems(paths)
     assert stems == ["x", "x-2", "x-2-2", "X-3"]
     assert len({stem.casefold() for stem in stems}) == 4
+
+
+@pytest.fixture(scope="module")
+def halonet(tmp_path_factory):
+    """A network that takes sides of 64, 128, 192, ... pixels only, and pictures of 64 x 64."""
+    folder = tmp_path_factory.mktemp("halonet")
+    root = make_folder(folder / "data", val=1, size=(64, 64))
+    model = create_model("halonet26t", 3, aspp=False, walks=(0,))
+    save_model(model, folder / "model.safetensors", metadata={"classes": ["left", "right", "block"]})
+    return root, folder / "model.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ([], None),
+        (
+            ["--multi-scale"],
+            "a view of 64 x 64 pixels (--multi-scale resizes pictures): backbone 'halonet26t' does not take "
+            "images of 32 x 32 pixels (height x width); it takes 64 x 64",
+        ),
+    ],
+)
+def test_sizes_that_the_network_does_not_take(halonet, options, words, tmp_path, capsys):
+    root, checkpoint = halonet
+    data = ["--dataset", "folder", "--data-root", str(root), "--workers", "0"]
+    assert evaluate.main(["--checkpoint", str(checkpoint), *data, *options]) == (words is not None)
+    picture = root / "images/val/view0.png"
+    target = ["--checkpoint", str(checkpoint), "--out", str(tmp_path), *options]
+    status = predict.main([str(picture), *target])
+    assert status == (words is not None)
+    error = capsys.readouterr().err
+    if words:
+        assert error == f"difnet.evaluate: error: {words}\ndifnet.predict: error: {picture}: {words}\n"
+
+
+def test_a_picture_that_the_network_does_not_take_is_named(halonet, tmp_path, capsys):
+    pictures = [tmp_path / "good.png", tmp_path / "bad.png"]
+    for picture, side in zip(pictures, (64, 65), strict=True):
+        Image.new("RGB", (side, side)).save(picture)
+    out = ["--checkpoint", str(halonet[1]), "--out", str(tmp_path / "out")]
+    assert predict.main([*map(str, pictures), *out]) == 1
+    assert f"{pictures[1]}: backbone 'halonet26t' does not take images of 65 x 65" in capsys.readouterr().err
+    assert (tmp_path / "out/good.labels.png").exists()
+
+
+@pytest.mark.parametrize("command", ["evaluate", "predict", "explain"])
+def test_a_network_of_other_channels_is_for_python(command, trained, tmp_path, capsys):
+    checkpoint = tmp_path / "four.safetensors"
+    save_model(create_model("test_resnet", 3, walks=(0,), in_chans=4), checkpoint, metadata={})
+    Image.new("RGB", (56, 40)).save(tmp_path / "a.png")
+    options = {
+        "evaluate": ["--dataset", "folder", "--data-root", str(trained[0])],
+        "predict": [str(tmp_path / "a.png"), "--out", str(tmp_path / "out")],
+        "explain": [str(tmp_path / "a.png"), "--out", str(tmp_path / "out"), "--point", "1,1"],
+    }[command]
+    main = {"evaluate": evaluate, "predict": predict, "explain": explain}[command].main
+    assert main(["--checkpoint", str(checkpoint), *options]) == 1
+    assert "four.safetensors: its network takes images of 4 channels, and pictures" in capsys.readouterr().err

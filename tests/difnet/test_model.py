@@ -339,3 +339,132 @@ def test_no_graph_break():
     F.cross_entropy(torch.compile(twin, fullgraph=True, backend="eager")(image), labels).backward()
     for (key, p), q in zip(model.named_parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(p.grad, q.grad, msg=lambda text, key=key: f"{key}: {text}")
+
+
+@pytest.mark.parametrize(
+    ("name", "grid"), [("test_resnet", (21, 13)), ("convnext_atto", (20, 12)), ("mobilevitv2_050", (22, 14))]
+)
+def test_the_map_is_as_large_as_the_backbone_makes_it(name, grid):
+    model = build(name, aspp=False, walks=(1, 4)).eval()
+    assert model.check_size((161, 97)) == grid
+    with torch.no_grad():
+        out = model(torch.rand(1, 3, 161, 97), details=True)
+    assert tuple(out.seed.shape[-2:]) == grid
+    assert out.states.shape[-2:] == out.seed.shape[-2:]
+    assert out.scores.shape[-2:] == (161, 97)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "words"),
+    [
+        ("halonet26t", (65, 130), r"65 x 130 pixels \(height x width\); it takes 64 x 128 and 128 x 192"),
+        ("halonet26t", (64, 70), r"64 x 70 pixels .*; it takes 64 x 64 and 64 x 128"),
+        ("resnetaa34d", (100, 61), r"100 x 61 pixels .*; it takes 96 x 56 and 104 x 64"),
+        ("haloregnetz_b", (128, 128), r"128 x 128 pixels .*; it takes 112 x 112 and 168 x 168"),
+        ("botnet26t_256", (64, 64), r"64 x 64 pixels \(height x width\); it takes 256 x 256"),
+        ("lambda_resnet26rpt_256", (64, 64), r"64 x 64 pixels .*Expected size .*; it takes 256 x 256"),
+        ("convnext_atto", (5, 40), r"5 x 40 pixels .*Kernel size can't be greater.*; it takes 8 x 40"),
+    ],
+)
+def test_a_size_that_the_backbone_does_not_take_is_told_with_one_that_it_takes(name, size, words):
+    model = build(name, aspp=False, walks=()).eval()
+    with torch.no_grad():
+        for run in (model.check_size, lambda size: model(torch.rand(1, 3, *size))):
+            with pytest.raises(
+                ValueError, match=f"backbone '{name}' does not take images of {words}"
+            ) as error:
+                run(size)
+    taken = [
+        tuple(map(int, pair.split(" x "))) for pair in str(error.value).split("it takes ")[1].split(" and ")
+    ]
+    for height, width in taken:
+        assert model.check_size((height, width)) == (height // 8, width // 8)
+
+
+def test_errors_that_are_not_of_the_size_stay_what_they_are():
+    model = build("test_resnet", aspp=False).eval()
+    model.seed_branch.network.conv1.weight = torch.nn.Parameter(torch.zeros(1, 1, 1, 1).double())
+    with pytest.raises(RuntimeError, match=r"expected input|same dtype|type"):
+        model.seed_branch(torch.rand(1, 3, 32, 32, dtype=torch.complex64))
+
+
+def test_a_batch_of_one_that_cannot_be_trained_is_told():
+    model = build("rexnet_100", aspp=False, walks=())
+    image, words = torch.rand(1, 3, 40, 40), "backbone 'rexnet_100' cannot be trained on one image of 40 x 40"
+    with pytest.raises(ValueError, match=words):
+        model(image)
+    with pytest.raises(ValueError, match=words):
+        model.check_size((40, 40))
+    assert model.check_size((40, 40), batch=2) == (5, 5)
+    assert model.eval().check_size((40, 40)) == (5, 5)
+    model(image)
+
+
+def test_one_node_cannot_train_the_importance_head():
+    model = build("convnext_atto", aspp=False, walks=())
+    with pytest.raises(ValueError, match="one image of 8 x 8 pixels has one node"):
+        model.check_size((8, 8))
+    assert model.check_size((8, 8), batch=2) == (1, 1)
+    assert model.check_size((16, 8)) == (2, 1)
+    assert model.eval().check_size((8, 8)) == (1, 1)
+
+
+def test_checking_a_size_changes_nothing():
+    model = build("test_resnet")
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    state = torch.get_rng_state()
+    model.check_size((64, 64))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert model.training
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "simdeeplab18"])
+@pytest.mark.parametrize("channels", [1, 4])
+def test_images_of_other_channels(name, channels):
+    model = build(name, aspp=False, in_chans=channels)
+    assert model.config["in_chans"] == channels
+    image = torch.rand(2, channels, 40, 56, generator=torch.Generator().manual_seed(0))
+    scores = model(image)
+    assert scores.shape == (2, K, 40, 56)
+    scores.square().mean().backward()
+    with pytest.raises(ValueError, match=rf"expected shape \(B, {channels}, H, W\).*got \(2, 3, 8, 8\)"):
+        model(torch.rand(2, 3, 8, 8))
+    means = timm.get_pretrained_cfg("test_resnet").mean if name == "test_resnet" else (0.485, 0.456, 0.406)
+    assert model.normalize.mean.shape == (channels, 1, 1)
+    assert model.normalize.mean.flatten().tolist() == pytest.approx([sum(means) / 3] * channels)
+    twin = create_model(**model.config)
+    twin.load_state_dict(model.state_dict())
+    torch.testing.assert_close(twin.eval()(image), model.eval()(image))
+
+
+def test_walk_0_sees_all_channels_of_the_image():
+    model = build("test_resnet", aspp=False, walks=(0,), in_chans=4)
+    assert model.embeddings[0].project.weight.shape == (64, 4, 1, 1)
+    assert model.embed(torch.rand(1, 4, 40, 56))[0].shape == (1, 35, 64)
+
+
+def test_pretrained_weights_are_adapted_to_the_channels(monkeypatch):
+    """timm adds up the weights of the three colours for a grey image."""
+    weights = timm.create_model("test_resnet").state_dict()
+    original = timm.create_model
+
+    def offline(*arguments, **options):
+        return original(*arguments, **options, pretrained_cfg_overlay={"state_dict": dict(weights)})
+
+    monkeypatch.setattr("difnet.backbones.timm.create_model", offline)
+    model = build("test_resnet", walks=(), pretrained=True, in_chans=1)
+    found = model.state_dict()["seed_branch.network.conv1.0.weight"]
+    torch.testing.assert_close(found, weights["conv1.0.weight"].sum(1, keepdim=True))
+
+
+@pytest.mark.parametrize("channels", [0, -1])
+def test_channels_below_one_are_an_error(channels):
+    with pytest.raises(ValueError, match=f"in_chans: expected at least 1, got {channels}"):
+        build(in_chans=channels)
+
+
+def test_without_walks_a_name_is_the_baseline():
+    model = build("test_resnet", walks=None)
+    assert isinstance(model, SimDeepLab)
+    assert isinstance(create_model(**model.config), SimDeepLab)

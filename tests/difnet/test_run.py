@@ -14,7 +14,7 @@ import torch
 from conftest import start, tiny
 from safetensors.torch import load_file
 
-from difnet import files, train
+from difnet import create_model, files, load_model, train
 from difnet.checkpoint import RunFolder
 from difnet.config import SCENES, TrainConfig, class_weights
 from difnet_kernels.backends import choose
@@ -200,6 +200,10 @@ def test_full_disk(data_root, tmp_path, monkeypatch, capsys):
         (["--batch-size", "5000"], "batch_size 5000 is larger than the 1920"),
         (["--class-weights", "1,2,x"], "neither none, median-frequency, numbers, nor a readable file"),
         (["--precision", "fp16"], "needs a CUDA"),
+        (["--init-from", "x", "--pretrained"], "--pretrained is not needed beside --init-from"),
+        (["--init-from", "nowhere"], "nowhere: no such file or run folder"),
+        (["--resume", "runs/x", "--init-from", "x"], "leave out every other option except"),
+        (["--batch-size", "1", "--crop", "8"], "'resnet18.tv_in1k' cannot be trained on one image of 8 x 8"),
     ],
 )
 def test_clear_errors(arguments, words, tmp_path, capsys, monkeypatch):
@@ -302,3 +306,94 @@ def test_two_processes_agree_with_one(data_root, tmp_path):
     assert train.main(tiny(data_root, tmp_path / "one", *options)) == 0
     # Batch statistics are over 2 images instead of 4.
     assert losses(tmp_path / "two")[0][1] == pytest.approx(losses(tmp_path / "one")[0][1], rel=0.2)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (
+            ["--model", "halonet26t"],
+            "--crop 32 in micro-batches of 4 .* does not take images of 32 x 32 .*64 x 64",
+        ),
+        (
+            ["--model", "halonet26t", "--crop", "64"],
+            "a validation image .* does not take images of 40 x 56 .*64",
+        ),
+        (
+            ["--model", "rexnet_100", "--accumulation", "4"],
+            "micro-batches of 1 .* 'rexnet_100' .*at least two",
+        ),
+        (
+            ["--model", "convnext_atto", "--walks", "--crop", "8", "--accumulation", "4"],
+            "one node, and the batch norm",
+        ),
+    ],
+)
+def test_images_that_the_network_does_not_take_are_found_before_the_first_step(
+    data_root, tmp_path, capsys, options, words
+):
+    run = tmp_path / "run"
+    assert train.main(tiny(data_root, run, "--max-steps", "1", *options)) == 1
+    error = capsys.readouterr().err
+    assert re.search(words, error)
+    assert error.count("\n") == 1
+    assert not run.exists()
+
+
+def test_a_run_starts_from_a_checkpoint_with_other_classes(data_root, tmp_path, capsys):
+    """The run holds what it started from: it goes on bitwise when that file is gone."""
+    source = tmp_path / "source"
+    assert train.main(tiny(data_root, source, "--max-steps", "1", "--lr", "1e-9")) == 0
+    (data_root / "classes.txt").write_text("left\nright\nblock\nnone\n")
+    options = ("--epochs", "2", "--init-from", str(source), "--checkpoint-every", "100")
+    assert train.main(tiny(data_root, tmp_path / "whole", *options)) == 0
+    printed = capsys.readouterr().out
+    assert "loaded mu_logit, beta_logit, seed_branch, normalize, similarity_branch, embeddings; " in printed
+    assert "starting anew: classifier, importance (3 classes there, 4 here)" in printed
+    assert json.loads((tmp_path / "whole/config.json").read_text())["init_from"] == str(source)
+
+    with pytest.MonkeyPatch.context() as patched:
+
+        def stop(self, record):
+            raise KeyboardInterrupt
+
+        patched.setattr(RunFolder, "log", stop)
+        assert train.main(tiny(data_root, tmp_path / "cut", *options)) == 130
+    state = RunFolder(tmp_path / "cut").load_state()
+    assert state.header["step"] == 0
+    weights = load_model(source)[0].state_dict()
+    for name in ("seed_branch.network.layer1.0.conv1.weight", "embeddings.1.project.weight"):
+        assert torch.equal(state.tensors[f"model.{name}"], weights[name])
+    for file in source.glob("*.safetensors"):
+        file.unlink()
+    capsys.readouterr()
+    assert train.main(["--resume", str(tmp_path / "cut"), "--workers", "0"]) == 0
+    assert "weights from" not in capsys.readouterr().out
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_from_the_same_weights(
+    data_root, tmp_path, monkeypatch
+):
+    """Weights that a new run starts from are those that it starts over from."""
+    asked = []
+
+    def build(*arguments, pretrained, **options):
+        asked.append(pretrained)
+        return create_model(*arguments, pretrained=False, **options)
+
+    monkeypatch.setattr("difnet.trainer.create_model", build)
+    assert train.main(tiny(data_root, tmp_path / "run", "--max-steps", "1", "--pretrained")) == 0
+    assert train.main(["--resume", str(tmp_path / "run"), "--workers", "0"]) == 0
+    (tmp_path / "run/state.safetensors").unlink()
+    assert train.main(["--resume", str(tmp_path / "run"), "--workers", "0"]) == 0
+    assert asked == [True, False, True]
+
+
+def test_a_run_of_an_earlier_version_goes_on(data_root, tmp_path):
+    run = tmp_path / "run"
+    assert train.main(tiny(data_root, run, "--max-steps", "1")) == 0
+    config = json.loads((run / "config.json").read_text())
+    del config["init_from"]
+    (run / "config.json").write_text(json.dumps(config))
+    assert train.main(["--resume", str(run), "--workers", "0"]) == 0

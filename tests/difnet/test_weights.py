@@ -1,11 +1,19 @@
+import copy
 import json
+import re
 import shutil
 
+import accelerate
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from timm.utils import ModelEmaV3
+from torch import nn
+from torch.nn.utils import parametrizations, prune
+from torch.optim.swa_utils import AveragedModel
 
-from difnet import create_model, load_model, save_model
+from difnet import DifNet, SimDeepLab, create_model, init_from, load_model, save_model
+from difnet.heads import Classifier
 
 METADATA = {"classes": ["Himmel", "road"], "palette": [[1, 2, 3], [4, 5, 6]], "resolution": None}
 
@@ -112,3 +120,251 @@ def test_failed_save_keeps_the_old_file_and_leaves_nothing_behind(model, saved, 
 def test_missing_folder_is_named(model, tmp_path):
     with pytest.raises(FileNotFoundError, match="its folder does not exist"):
         save_model(model, tmp_path / "no" / "model.safetensors", metadata={})
+
+
+def small(**options):
+    torch.manual_seed(0)
+    return create_model("test_resnet", 3, **{"aspp": False, "walks": (0, 2), **options})
+
+
+def assert_read_back(saved, network, folder):
+    """What `save_model` writes of `saved` is read as `network`, bit by bit."""
+    save_model(saved, folder / "model.safetensors")
+    twin, _ = load_model(folder / "model.safetensors")
+    assert type(twin) is type(network)
+    expected, found = network.state_dict(), twin.state_dict()
+    assert expected.keys() == found.keys()
+    for name, value in expected.items():
+        assert found[name].dtype == value.dtype, name
+        assert torch.equal(found[name], value), name
+
+
+def compiled_in_place(network):
+    network.compile()
+    return network
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        torch.compile,
+        compiled_in_place,
+        nn.DataParallel,
+        AveragedModel,
+        ModelEmaV3,
+        lambda network: AveragedModel(torch.compile(network)),
+        lambda network: torch.compile(nn.DataParallel(network)),
+        lambda network: accelerate.Accelerator(cpu=True, mixed_precision="bf16").prepare(network),
+        copy.deepcopy,
+        nn.SyncBatchNorm.convert_sync_batchnorm,
+    ],
+    ids=[
+        *(
+            "compiled",
+            "in place",
+            "DataParallel",
+            "averaged",
+            "timm",
+            "averaged compiled",
+            "compiled parallel",
+        ),
+        *("accelerate", "copy", "synchronised"),
+    ],
+)
+def test_a_network_is_saved_out_of_what_holds_it(wrap, tmp_path):
+    network = small()
+    assert_read_back(wrap(network), network, tmp_path)
+
+
+def test_a_distributed_network_is_saved(tmp_path):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        network = small()
+        parallel = nn.parallel.DistributedDataParallel(network)
+        assert_read_back(parallel, network, tmp_path)
+        assert_read_back(torch.compile(parallel), network, tmp_path)
+        sharded = torch.distributed.fsdp.fully_shard(small())
+        with pytest.raises(TypeError, match=r"got FSDPDifNet.*gathered"):
+            save_model(sharded, tmp_path / "sharded.safetensors")
+    finally:
+        torch.distributed.destroy_process_group()
+    assert not (tmp_path / "sharded.safetensors").exists()
+
+
+def test_compiled_parts_are_saved_as_the_network_they_are_of(tmp_path):
+    network = small()
+    expected = copy.deepcopy(network)
+    network.similarity_branch.network.layer1 = torch.compile(network.similarity_branch.network.layer1)
+    network.similarity_branch = torch.compile(network.similarity_branch)
+    network.classifier = torch.compile(network.classifier)
+    assert_read_back(network, expected, tmp_path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_dtypes_are_those_that_were_saved(dtype, tmp_path):
+    network = small().to(dtype)
+    assert_read_back(network, network, tmp_path)
+    mixed = small()
+    mixed.seed_branch.to(dtype)
+    assert_read_back(mixed, mixed, tmp_path)
+
+
+@pytest.mark.parametrize("build", [SimDeepLab, DifNet])
+def test_a_network_built_by_its_class_is_read_back(build, tmp_path):
+    network = build("test_resnet", 3)
+    assert_read_back(network, network, tmp_path)
+
+
+def replaced(part, value):
+    def change(network):
+        parent, _, name = part.rpartition(".")
+        setattr(network.get_submodule(parent), name, value)
+        return network
+
+    return change
+
+
+def tied(network):
+    network.similarity_branch.network.layer1 = network.seed_branch.network.layer1
+    return network
+
+
+def own_class(network):
+    network.__class__ = type("MyNet", (DifNet,), {})
+    return copy.deepcopy(network)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda network: network.state_dict(), "got OrderedDict"),
+        (lambda network: nn.Sequential(network), "got Sequential"),
+        (lambda network: torch.compile(nn.Linear(2, 2)), "got Linear in OptimizedModule"),
+        (own_class, "got MyNet"),
+        (replaced("classifier", Classifier(96, 7, (1,))), r"branches.0.weight is of shape \(7, 96, 3, 3\)"),
+        (replaced("seed_branch.network.act1", nn.GELU()), "act1 is of class GELU in place of ReLU"),
+        (replaced("seed_branch.network.bn1.eps", 0.1), "bn1 is built with eps 1e-05 and has 0.1 now"),
+        (replaced("walks", (2, 0)), r"built with walks \(0, 2\) and has \(2, 0\) now"),
+        (replaced("config", {"name": "test_resnet"}), "its configuration .* builds no network"),
+        (tied, "is the same tensor as seed_branch.network.layer1"),
+        (lambda network: network.to("meta"), "on the meta device and holds no values"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_could_not_be_read_is_refused_at_the_save(change, words, tmp_path):
+    with pytest.raises(TypeError, match=words):
+        save_model(change(small()), tmp_path / "model.safetensors")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        parametrizations.weight_norm,
+        lambda layer: prune.l1_unstructured(layer, "weight", 0.5),
+        lambda layer: layer.register_parameter("lora", nn.Parameter(torch.ones(2))),
+    ],
+    ids=["weight norm", "pruning", "lora"],
+)
+def test_changed_layers_are_refused_at_the_save(change, tmp_path):
+    network = small()
+    change(network.classifier.branches[0])
+    with pytest.raises(TypeError, match=r"could not build it .*: classifier\.branches\.0"):
+        save_model(network, tmp_path / "model.safetensors")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_saving_leaves_the_random_numbers_alone(tmp_path):
+    network, state = small(), torch.get_rng_state()
+    save_model(network, tmp_path / "model.safetensors")
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """Weights of a network of three classes, a, b and c."""
+    path = tmp_path_factory.mktemp("source") / "model.safetensors"
+    network = small()
+    with torch.no_grad():
+        for value in network.state_dict().values():
+            if value.is_floating_point():
+                value.normal_()
+    save_model(network, path, metadata={"classes": ["a", "b", "c"]})
+    return path, network.state_dict()
+
+
+HEADS = {"classifier", "importance"}
+WALKS = {"embeddings", "mu_logit", "beta_logit"}
+
+
+@pytest.mark.parametrize(
+    ("options", "classes", "anew", "words"),
+    [
+        ({}, ["a", "b", "c"], set(), "nothing starts anew"),
+        ({}, None, set(), "nothing starts anew"),
+        ({}, ["a", "c", "b"], HEADS, "class 1 is b there and c here"),
+        ({"num_classes": 5}, None, HEADS, "3 classes there, 5 here"),
+        ({"aspp": True}, None, {"classifier"}, "aspp False there, True here"),
+        (
+            {"walks": (2, 0)},
+            None,
+            {"embeddings", "mu_logit", "beta_logit"},
+            r"walks \[0, 2\] there, \[2, 0\] here",
+        ),
+        ({"walks": None}, None, set(), "nothing starts anew"),
+    ],
+)
+def test_a_training_starts_from_what_fits(source, options, classes, anew, words):
+    path, weights = source
+    settings = {"num_classes": 3, "aspp": False, "walks": (0, 2), **options}
+    torch.manual_seed(1)
+    network = create_model("test_resnet", **settings)
+    before = copy.deepcopy(network.state_dict())
+    line = init_from(network, path, classes=classes)
+    assert line.startswith(f"weights from {path}: loaded ")
+    assert re.search(words, line)
+    for name, value in network.state_dict().items():
+        part = name.partition(".")[0]
+        assert torch.equal(value, (before if part in anew else weights)[name]), name
+        assert (part in line.partition("starting anew: ")[2]) == (part in anew)
+
+
+def test_a_deeper_similarity_branch_is_loaded_in_part(source):
+    network = small(walks=(0, 2, 3))
+    before = network.similarity_branch.network.layer3[0].conv1.weight.clone()
+    assert "similarity_branch in part" in init_from(network, source[0])
+    for layer, expected in (
+        ("layer2", source[1]["similarity_branch.network.layer2.0.conv1.weight"]),
+        ("layer3", before),
+    ):
+        assert torch.equal(
+            network.similarity_branch.network.get_submodule(f"{layer}.0.conv1").weight, expected
+        )
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("difnet18", {}, "its backbone is test_resnet, that of the network to be trained resnet18"),
+        ("test_resnet", {"in_chans": 4}, "its in_chans is 3, that of the network to be trained 4"),
+    ],
+)
+def test_weights_of_another_backbone_are_refused(source, name, options, words):
+    network = create_model(name, 3, **options)
+    before = copy.deepcopy(network.state_dict())
+    with pytest.raises(ValueError, match=words):
+        init_from(network, source[0])
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+def test_a_compiled_network_starts_from_weights_too(source):
+    network = small()
+    init_from(torch.compile(network), source[0])
+    assert all(torch.equal(value, source[1][name]) for name, value in network.state_dict().items())
+
+
+@pytest.mark.parametrize("classes", [["a", "b"], 7, None])
+def test_odd_names_of_classes_are_no_obstacle(source, tmp_path, classes):
+    save_model(small(), tmp_path / "odd.safetensors", metadata={"classes": classes})
+    line = init_from(small(), tmp_path / "odd.safetensors", classes=["a", "b", "c"])
+    assert ("class 2 is None there and c here" in line) == (classes == ["a", "b"])
