@@ -25,7 +25,7 @@ with train_extra():
     from PIL import Image, ImageDraw
 
     from difnet.console import run_command
-    from difnet.data.folder import read_image
+    from difnet.data.disk import read_image
     from difnet.evaluate import default_device
     from difnet.model import DifNet
     from difnet.pictures import overlay, side_by_side, to_array

@@ -1,5 +1,8 @@
-"""Files that are whole or absent: written beside the target, flushed to disk, then renamed over it."""
+"""Files that are whole or absent: written beside the target, flushed to disk, then renamed over it.
 
+And text as people's editors save it."""
+
+import codecs
 import contextlib
 import os
 import tempfile
@@ -26,6 +29,21 @@ def write_atomically(path: Path, content: bytes | str) -> None:
             os.unlink(temporary)
         raise
     sync_folder(path.parent)
+
+
+def read_text(path: Path) -> str:
+    """Text in UTF-8, with a byte order mark or without, or in UTF-16 with one.
+
+    Raises:
+        OSError: the file cannot be read.
+        UnicodeError: it is text in another encoding, or no text.
+    """
+    data = path.read_bytes()
+    wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    text = data.decode("utf-16" if wide else "utf-8-sig")
+    if "\0" in text:
+        raise UnicodeError("it holds zero bytes, as text in UTF-16 without a byte order mark does")
+    return text
 
 
 def sync_folder(folder: Path) -> None:

@@ -22,7 +22,7 @@ with train_extra():
     from difnet.config import PredictConfig
     from difnet.console import Reporter, run_command
     from difnet.data.base import distinct_palette
-    from difnet.data.folder import read_image
+    from difnet.data.disk import read_image
     from difnet.engine import Views, make_views
     from difnet.evaluate import default_device
     from difnet.pictures import colour_labels, overlay

@@ -21,6 +21,10 @@ Transform = Callable[[tv_tensors.Image, tv_tensors.Mask], tuple[Tensor, Tensor]]
 class DataError(ValueError):
     """Something is wrong with the data on disk; the message names file, value and remedy."""
 
+    def __init__(self, message: str):
+        # A loader's worker puts its traceback before the message.
+        super().__init__(message.rpartition(f"{type(self).__name__}: ")[2].strip())
+
 
 class DataReport(NamedTuple):
     """What a complete reading of a split found.
@@ -29,11 +33,15 @@ class DataReport(NamedTuple):
         images: number of images.
         pixels: (k,) labelled pixels of each class.
         present: (k,) labelled pixels in the images that show the class at all.
+        void: number of void pixels.
+        notes: what a user should know of the data, a sentence each.
     """
 
     images: int
     pixels: np.ndarray
     present: np.ndarray
+    void: int = 0
+    notes: tuple[str, ...] = ()
 
     def median_frequency_weights(self) -> list[float]:
         """Class weights median(f) / f_c, f_c = pixels of c / labelled pixels of images showing c.
@@ -55,6 +63,7 @@ class SegmentationDataset(Dataset[Any], ABC):
         classes: class names in index order.
         palette: (k, 3) uint8 RGB, one colour per class.
         transform: applied to (image, label) by ``__getitem__``; None returns them as read.
+        void_value: the numbers that mean void in the labels as stored.
     """
 
     name: str
@@ -62,6 +71,7 @@ class SegmentationDataset(Dataset[Any], ABC):
     classes: list[str]
     palette: np.ndarray
     transform: Transform | None
+    void_value: tuple[int, ...] = (VOID,)
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -90,9 +100,10 @@ class SegmentationDataset(Dataset[Any], ABC):
             progress: called with the number of items done, after each.
 
         Raises:
-            DataError: lists the first ten unusable items and the number of the others.
+            DataError: lists the first ten unusable items and the number of the others, or says that no pixel
+                is labelled, or in training that a single class is.
         """
-        pixels = np.zeros(len(self.classes), np.int64)
+        pixels, void = np.zeros(len(self.classes), np.int64), 0
         present = np.zeros(len(self.classes), np.int64)
         errors: list[str] = []
         with ThreadPoolExecutor(max_workers=min(16, 2 * (os.cpu_count() or 1))) as pool:
@@ -100,24 +111,59 @@ class SegmentationDataset(Dataset[Any], ABC):
                 if isinstance(counts, DataError):
                     errors.append(str(counts))
                 else:
-                    pixels += counts
-                    present += np.where(counts > 0, counts.sum(), 0)
+                    labelled = counts[: len(self.classes)]
+                    pixels += labelled
+                    present += np.where(labelled > 0, labelled.sum(), 0)
+                    void += int(counts[VOID])
                 if progress is not None:
                     progress(done)
         raise_all(errors, f"{self.name} {self.split}")
+        return DataReport(len(self), pixels, present, void, (self._judge(pixels, void),))
+
+    def _judge(self, pixels: np.ndarray, void: int) -> str:
+        """One sentence on which classes occur; `DataError` where nothing can be made of them."""
+        numbers = ", ".join(map(str, self.void_value)) or "no number"
         if not pixels.any():
             raise DataError(
-                f"{self.name} {self.split}: every pixel of the {len(self)} labels is void (255); "
+                f"{self.name} {self.split}: every pixel of the {len(self)} labels is void ({numbers}); "
                 "label at least one pixel with a class index"
             )
-        return DataReport(len(self), pixels, present)
+        share = f"{100.0 * void / (void + pixels.sum()):.1f} % of the pixels are void ({numbers})"
+        absent = [f"{index} ({self.classes[index]})" for index in np.flatnonzero(pixels == 0)]
+        occur = f"{len(self.classes) - len(absent)} of {len(self.classes)} classes occur"
+        lack = (
+            f"; in no label {'do classes' if len(absent) > 1 else 'does class'} {listed(absent)}"
+            if absent
+            else ""
+        )
+        found = f"{occur}{lack}; {share}"
+        if self.split == "train" and np.count_nonzero(pixels) == 1:
+            hint = (
+                f"; if {numbers} stands for a class here, write that class's number in its place"
+                if void
+                else ""
+            )
+            raise DataError(
+                f"{self.name} train: {found}; there is nothing to learn from a single class{hint}"
+            )
+        return f"{self.split} labels: {found}"
+
+    def _label(self, index: int) -> Tensor:
+        """The label of an item, once the whole item could be read."""
+        return self.read(index)[1]
 
     def _count(self, index: int) -> np.ndarray | DataError:
+        """(256,) pixels of each value of a label."""
         try:
-            _, label = self.read(index)
+            return np.bincount(self._label(index).numpy().ravel(), minlength=256)
         except DataError as error:
             return error
-        return np.bincount(label.numpy().ravel(), minlength=256)[: len(self.classes)]
+
+
+def listed(items: list[str], shown: int = 5) -> str:
+    """The first `shown` items, and how many more there are."""
+    more = f" and {len(items) - shown} more" if len(items) > shown else ""
+    return ", ".join(items[:shown]) + more
 
 
 def raise_all(errors: list[str], where: str, shown: int = 10) -> None:
