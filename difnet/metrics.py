@@ -15,13 +15,18 @@ class Scores(NamedTuple):
 
     Attributes:
         iou: (k,) intersection over union; NaN for a class neither labelled nor predicted anywhere.
-        mean_iou: mean of `iou` over the other classes (0-d).
+        mean_iou: mean of `iou` over the other classes (0-d), `classes` of them.
         accuracy: share of pixels predicted right (0-d).
     """
 
     iou: Tensor
     mean_iou: Tensor
     accuracy: Tensor
+
+    @property
+    def classes(self) -> int:
+        """Number of classes that `mean_iou` is over: those labelled or predicted anywhere."""
+        return int((~self.iou.isnan()).sum())
 
 
 class SegmentationMetrics(MulticlassConfusionMatrix):
@@ -65,9 +70,10 @@ class Evaluation(NamedTuple):
     beta: list[float]
 
     def as_record(self, classes: list[str]) -> dict[str, Any]:
-        """Plain numbers for JSON; an absent class has IoU null."""
+        """Plain numbers for JSON; an absent class has IoU null, and each mean says how many it is over."""
         record: dict[str, Any] = {
             "mean_iou": _number(self.final.mean_iou),
+            "mean_iou_classes": self.final.classes,
             "accuracy": _number(self.final.accuracy),
             "iou": {name: _number(value) for name, value in zip(classes, self.final.iou, strict=True)},
             "mu": self.mu,
@@ -75,7 +81,9 @@ class Evaluation(NamedTuple):
         }
         if self.seed is not None:
             record["seed_mean_iou"] = _number(self.seed.mean_iou)
+            record["seed_mean_iou_classes"] = self.seed.classes
             record["walk_mean_iou"] = [_number(walk.mean_iou) for walk in self.walks]
+            record["walk_mean_iou_classes"] = [walk.classes for walk in self.walks]
         return record
 
 
@@ -83,23 +91,32 @@ def _number(value: Tensor) -> float | None:
     return None if bool(value.isnan()) else float(value)
 
 
+def format_mean(value: float | None, over: int, classes: int) -> str:
+    """A mean IoU and the number of classes that it is over, such as "66.10% over 9 of 11 classes"."""
+    return f"{_percent(value)} over {over} of {classes} classes"
+
+
 def format_record(record: dict[str, Any]) -> str:
     """Lines for people: IoU per class, the means, and what each walk did."""
-
-    def percent(value: float | None) -> str:
-        return "   absent" if value is None else f"{100.0 * value:8.2f}%"
-
+    classes = len(record["iou"])
     width = max(len(name) for name in [*record["iou"], "pixel accuracy"])
-    lines = [f"  {name:<{width}} {percent(value)}" for name, value in record["iou"].items()]
-    lines.append(f"  {'mean IoU':<{width}} {percent(record['mean_iou'])}")
-    lines.append(f"  {'pixel accuracy':<{width}} {percent(record['accuracy'])}")
+    lines = [f"  {name:<{width}} {_percent(value):>9}" for name, value in record["iou"].items()]
+    mean = format_mean(record["mean_iou"], record["mean_iou_classes"], classes)
+    lines.append(f"  {'mean IoU':<{width}} {mean:>9}")
+    lines.append(f"  {'pixel accuracy':<{width}} {_percent(record['accuracy']):>9}")
     if record.get("walk_mean_iou"):
-        lines.append(f"  mean IoU of the seed, before diffusion: {percent(record['seed_mean_iou']).strip()}")
-        for walk, miou in enumerate(record["walk_mean_iou"]):
+        seed = format_mean(record["seed_mean_iou"], record["seed_mean_iou_classes"], classes)
+        lines.append(f"  mean IoU of the seed, before diffusion: {seed}")
+        walks = zip(record["walk_mean_iou"], record["walk_mean_iou_classes"], strict=True)
+        for walk, (value, over) in enumerate(walks):
             mu, beta = record["mu"][walk], record["beta"][walk]
-            after = f"  mean IoU after walk {walk + 1}: {percent(miou).strip()}"
+            after = f"  mean IoU after walk {walk + 1}: {format_mean(value, over, classes)}"
             lines.append(f"{after}  (mu {mu:.3f}, beta {beta:.3f})")
     return "\n".join(lines)
+
+
+def _percent(value: float | None) -> str:
+    return "absent" if value is None else f"{100.0 * value:.2f}%"
 
 
 def to_json(record: dict[str, Any]) -> str:

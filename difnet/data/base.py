@@ -131,18 +131,10 @@ class SegmentationDataset(Dataset[Any], ABC):
         share = f"{100.0 * void / (void + pixels.sum()):.1f} % of the pixels are void ({numbers})"
         absent = [f"{index} ({self.classes[index]})" for index in np.flatnonzero(pixels == 0)]
         occur = f"{len(self.classes) - len(absent)} of {len(self.classes)} classes occur"
-        lack = (
-            f"; in no label {'do classes' if len(absent) > 1 else 'does class'} {listed(absent)}"
-            if absent
-            else ""
-        )
-        found = f"{occur}{lack}; {share}"
+        which = f"{'class' if len(absent) == 1 else 'classes'} {listed(absent)}"
+        found = f"{occur}, {which} in no label; {share}" if absent else f"{occur}; {share}"
         if self.split == "train" and np.count_nonzero(pixels) == 1:
-            hint = (
-                f"; if {numbers} stands for a class here, write that class's number in its place"
-                if void
-                else ""
-            )
+            hint = f"; if {numbers} stands for a class here, write the class's number there" if void else ""
             raise DataError(
                 f"{self.name} train: {found}; there is nothing to learn from a single class{hint}"
             )

@@ -140,9 +140,9 @@ def read_label(
             )
         if file.mode not in ("1", "L", "P", "I;16"):
             raise DataError(
-                f"{path} has mode {file.mode}; a label is a palette or grey PNG whose pixel value is the class "
-                "index: save one channel where all are equal, or write in place of each colour the line of its "
-                "class in classes.txt, counted from 0"
+                f"{path} has mode {file.mode}; a label is a palette or grey PNG whose pixel value is the "
+                "class index: save one channel where all are equal, or write in place of each colour the "
+                "line of its class in classes.txt, counted from 0"
             )
         _refuse_frames(path, file)
         layout, orientation = _raw_layout(file), _orientation(file)
@@ -157,8 +157,8 @@ def read_label(
         shown, void_text = listed(list(map(str, strange))), ", ".join(map(str, void_value)) or "no number"
         raise DataError(
             f"{path} holds label value(s) {shown} outside the {num_classes} classes "
-            f"({label_offset} to {label_offset + num_classes - 1}, {void_text} = void); correct the label, add "
-            "the class to classes.txt, or give --label-offset and --void-value as the labels are numbered"
+            f"({label_offset} to {label_offset + num_classes - 1}, {void_text} = void); correct the label, "
+            "add the class to classes.txt, or give --label-offset and --void-value as labels are numbered"
         )
     return tv_tensors.Mask(torch.from_numpy(index.astype(np.uint8)))
 
@@ -229,14 +229,14 @@ def _refuse_layout(path: Path, file: Image.Image, layout: str) -> None:
     elif file.mode == "I" and file.format != "PPM":
         kind = "integers of more than 16 bits or with a sign, whose black and white are not known"
     elif file.mode == "LAB":
-        kind = "colours in CIELAB"
+        kind = "colours in CIELAB, which are no RGB"
     elif "transparency" in file.info and layout.endswith((";2", ";4", ";16B")) and file.mode != "P":
         # Pillow 13 compares the stored transparent value with the stretched or cut pixel.
         kind = "a transparent colour among samples of 2, 4 or 16 bits"
     elif isinstance(file, TiffImagePlugin.TiffImageFile):
         kind = _strange_tiff(file)
     if kind is not None:
-        raise DataError(f"{path} holds {kind}; save it as a PNG or JPEG of 8 bits")
+        raise DataError(f"{path} holds {kind}; scale it to 8 bits and save it as PNG or JPEG")
 
 
 def _strange_tiff(file: TiffImagePlugin.TiffImageFile) -> str | None:

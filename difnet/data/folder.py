@@ -85,8 +85,8 @@ class Folder(SegmentationDataset):
         notes = [*self.notes, *report.notes]
         if self._turned:
             notes.append(
-                f"{len(self._turned)} of the {self.split} images are turned by their EXIF tag without a trace "
-                f"in their size ({listed(sorted(self._turned))}); see that their labels are turned as well"
+                f"{len(self._turned)} {self.split} image(s) are turned by an EXIF tag, which their size does "
+                f"not show ({listed(sorted(self._turned))}); see that their labels are drawn upright"
             )
         return report._replace(notes=tuple(notes))
 
@@ -116,8 +116,8 @@ class Folder(SegmentationDataset):
                 f"{orientation}): turn the label the same way, or remove the tag from the image"
             )
         raise DataError(
-            f"{self.labels[index]} is {size[1]}x{size[0]}, its image {self.images[index]} is {width}x{height} "
-            f"(after EXIF rotation); {remedy}"
+            f"{self.labels[index]} is {size[1]}x{size[0]}, its image {self.images[index]} is "
+            f"{width}x{height} (after EXIF rotation); {remedy}"
         )
 
     def _check_numbering(self) -> None:

@@ -29,16 +29,16 @@ def create_dataset(
         void_value, label_offset: how the labels of "folder" are numbered; see `Folder`.
 
     Raises:
-        ValueError: unknown name or split, a root where none is used or none where one is needed, or a numbering
-            that contradicts itself or the data set.
+        ValueError: unknown name or split, a root where none is used or none where one is needed, or a
+            numbering that contradicts itself or the data set.
         DataError: the data on disk cannot be used.
     """
     if split not in ("train", "val"):
         raise ValueError(f"split {split!r} is unknown; choose train or val")
     if name != "folder" and (void_value, label_offset) != ((VOID,), 0):
         raise ValueError(
-            f"--void-value and --label-offset are for --dataset folder; the labels of {name} are numbered from 0, "
-            f"{VOID} is void; leave them out"
+            f"--void-value and --label-offset are for --dataset folder; {name} numbers its classes from 0, "
+            f"and {VOID} is void; leave them out"
         )
     if name == "scenes":
         if root is not None:
