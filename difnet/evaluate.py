@@ -15,13 +15,13 @@ from difnet.extras import train_extra
 
 with train_extra():
     import torch
-    import tyro
 
     from difnet.config import EvaluateConfig
-    from difnet.console import Reporter, run_command
-    from difnet.data import create_dataset, eval_transform, make_loader
+    from difnet.console import Reporter, parse, run_command
+    from difnet.data import create_dataset, eval_transform, evaluation_batches
+    from difnet.data.base import VOID
     from difnet.engine import evaluate, make_views
-    from difnet.files import write_atomically
+    from difnet.files import prepare_file, write_atomically
     from difnet.metrics import format_record
     from difnet.weights import load_model
 
@@ -51,7 +51,13 @@ def evaluate_checkpoint(config: EvaluateConfig, report: Reporter | None = None) 
     """
     report = report or Reporter(enabled=False)
     model, metadata = load_model(config.checkpoint, default_device(config.device))
-    dataset = create_dataset(config.dataset, config.data_root, config.split, transform=eval_transform())
+    dataset = create_dataset(
+        config.dataset,
+        config.data_root,
+        config.split,
+        transform=eval_transform(),
+        **_numbering(config, metadata),
+    )
     known = metadata.get("classes")
     if known is not None and known != dataset.classes:
         raise ValueError(
@@ -63,9 +69,8 @@ def evaluate_checkpoint(config: EvaluateConfig, report: Reporter | None = None) 
             f"{config.checkpoint} has {model.num_classes} classes, {config.dataset} has "
             f"{len(dataset.classes)}; choose the data it was trained for"
         )
-    with report.bar("checking", len(dataset)) as progress:
-        dataset.check(progress)
-    batches = make_loader(dataset, config.workers, batch_size=config.batch_size)
+    report.check(dataset)
+    batches = evaluation_batches(dataset, config.workers, config.batch_size)
     device = next(model.parameters()).device
     with report.bar("evaluating", len(dataset)) as progress:
         found = evaluate(
@@ -74,12 +79,24 @@ def evaluate_checkpoint(config: EvaluateConfig, report: Reporter | None = None) 
     return found.as_record(dataset.classes)
 
 
+def _numbering(config: EvaluateConfig, metadata: dict[str, Any]) -> dict[str, Any]:
+    """How the labels are numbered: as the options say, else as in training where that was on such data."""
+    known = metadata if config.dataset == metadata.get("dataset") else {}
+    void, offset = known.get("void_value", (VOID,)), known.get("label_offset", 0)
+    return {
+        "void_value": tuple(void) if config.void_value is None else config.void_value,
+        "label_offset": offset if config.label_offset is None else config.label_offset,
+    }
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    config = tyro.cli(EvaluateConfig, args=arguments, prog="python -m difnet.evaluate", description=__doc__)
+    config = parse(EvaluateConfig, arguments, "evaluate", __doc__)
 
     def command() -> None:
         report = Reporter()
+        if config.out is not None:
+            prepare_file(config.out)
         record = evaluate_checkpoint(config, report)
         report.line(f"{config.checkpoint} on {config.dataset} {config.split}\n{format_record(record)}")
         if config.out is not None:

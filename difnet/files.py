@@ -31,6 +31,28 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     sync_folder(path.parent)
 
 
+def prepare_file(path: Path) -> None:
+    """Make the folder of a file that is to be written when the work is done, and see that it can be.
+
+    Raises:
+        OSError: it cannot; the message says why.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; name a file")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=path.parent):
+        pass
+
+
+def prepare_folder(path: Path) -> None:
+    """The same for a folder of results."""
+    if path.exists() and not path.is_dir():
+        raise NotADirectoryError(f"{path} is a file; name a folder")
+    path.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=path):
+        pass
+
+
 def read_text(path: Path) -> str:
     """Text in UTF-8, with a byte order mark or without, or in UTF-16 with one.
 

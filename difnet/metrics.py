@@ -17,11 +17,13 @@ class Scores(NamedTuple):
         iou: (k,) intersection over union; NaN for a class neither labelled nor predicted anywhere.
         mean_iou: mean of `iou` over the other classes (0-d), `classes` of them.
         accuracy: share of pixels predicted right (0-d).
+        labelled: (k,) whether any pixel is labelled with the class.
     """
 
     iou: Tensor
     mean_iou: Tensor
     accuracy: Tensor
+    labelled: Tensor
 
     @property
     def classes(self) -> int:
@@ -50,7 +52,7 @@ def scores_from_confusion(confusion: Tensor) -> Scores:
     right = counts.diagonal()
     union = counts.sum(0) + counts.sum(1) - right
     iou = torch.where(union > 0, right / union, torch.nan)
-    return Scores(iou, iou.nanmean(), right.sum() / counts.sum())
+    return Scores(iou, iou.nanmean(), right.sum() / counts.sum(), counts.sum(1) > 0)
 
 
 class Evaluation(NamedTuple):
@@ -76,6 +78,7 @@ class Evaluation(NamedTuple):
             "mean_iou_classes": self.final.classes,
             "accuracy": _number(self.final.accuracy),
             "iou": {name: _number(value) for name, value in zip(classes, self.final.iou, strict=True)},
+            "unlabelled": [name for name, seen in zip(classes, self.final.labelled, strict=True) if not seen],
             "mu": self.mu,
             "beta": self.beta,
         }
@@ -91,28 +94,36 @@ def _number(value: Tensor) -> float | None:
     return None if bool(value.isnan()) else float(value)
 
 
-def format_mean(value: float | None, over: int, classes: int) -> str:
-    """A mean IoU and the number of classes that it is over, such as "66.10% over 9 of 11 classes"."""
-    return f"{_percent(value)} over {over} of {classes} classes"
+def format_mean(record: dict[str, Any]) -> str:
+    """The mean IoU of a record and what it is over, such as "66.10% over 9 of 11 classes"."""
+    count = sum(value is not None for value in record["iou"].values())
+    return f"{_percent(record['mean_iou'])} {_over(count, len(record['iou']))}"
 
 
 def format_record(record: dict[str, Any]) -> str:
     """Lines for people: IoU per class, the means, and what each walk did."""
     classes = len(record["iou"])
     width = max(len(name) for name in [*record["iou"], "pixel accuracy"])
-    lines = [f"  {name:<{width}} {_percent(value):>9}" for name, value in record["iou"].items()]
-    mean = format_mean(record["mean_iou"], record["mean_iou_classes"], classes)
-    lines.append(f"  {'mean IoU':<{width}} {mean:>9}")
+    lines = []
+    for name, value in record["iou"].items():
+        false = "  (predicted, but in no label)" if value is not None and name in record["unlabelled"] else ""
+        lines.append(f"  {name:<{width}} {_percent(value):>9}{false}")
+    count = _over(record["mean_iou_classes"], classes)
+    lines.append(f"  {'mean IoU':<{width}} {_percent(record['mean_iou']):>9} {count}")
     lines.append(f"  {'pixel accuracy':<{width}} {_percent(record['accuracy']):>9}")
     if record.get("walk_mean_iou"):
-        seed = format_mean(record["seed_mean_iou"], record["seed_mean_iou_classes"], classes)
-        lines.append(f"  mean IoU of the seed, before diffusion: {seed}")
+        seed, count = _percent(record["seed_mean_iou"]), _over(record["seed_mean_iou_classes"], classes)
+        lines.append(f"  mean IoU of the seed, before diffusion: {seed} {count}")
         walks = zip(record["walk_mean_iou"], record["walk_mean_iou_classes"], strict=True)
-        for walk, (value, over) in enumerate(walks):
+        for walk, (value, number) in enumerate(walks):
             mu, beta = record["mu"][walk], record["beta"][walk]
-            after = f"  mean IoU after walk {walk + 1}: {format_mean(value, over, classes)}"
-            lines.append(f"{after}  (mu {mu:.3f}, beta {beta:.3f})")
+            after = f"  mean IoU after walk {walk + 1}: {_percent(value)}"
+            lines.append(f"{after}  (mu {mu:.3f}, beta {beta:.3f}) {_over(number, classes)}")
     return "\n".join(lines)
+
+
+def _over(count: int, classes: int) -> str:
+    return f"over {count} of {classes} classes"
 
 
 def _percent(value: float | None) -> str:

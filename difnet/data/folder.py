@@ -122,6 +122,12 @@ class Folder(SegmentationDataset):
 
     def _check_numbering(self) -> None:
         last = self.label_offset + len(self.classes) - 1
+        for option, number in (
+            ("--label-offset", self.label_offset),
+            *(("--void-value", number) for number in self.void_value),
+        ):
+            if not 0 <= number < 2**16:
+                raise ValueError(f"{option} must be a number that a PNG can hold, 0 to 65535, got {number}")
         for number in self.void_value:
             if self.label_offset <= number <= last:
                 name = self.classes[number - self.label_offset]

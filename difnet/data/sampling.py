@@ -7,9 +7,11 @@ neither the number of workers nor an interruption changes what a step sees.
 import hashlib
 import signal
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from difnet.data.base import SegmentationDataset
@@ -111,6 +113,24 @@ class StepSampler(Sampler[list[Draw]]):
             for micro in range(self.accumulation):
                 first = start + micro * self.micro
                 yield [Draw(self.epoch, index) for index in order[first : first + self.micro]]
+
+
+def evaluation_batches(
+    dataset: Dataset[Any], workers: int, batch_size: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Every item once, in batches of up to `batch_size` neighbours; pictures of other sizes get their own."""
+    loader = make_loader(dataset, workers, batch_size=batch_size, collate_fn=_stack_by_size)
+    return chain.from_iterable(loader)
+
+
+def _stack_by_size(items: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
+    groups: dict[torch.Size, list[tuple[Tensor, Tensor]]] = {}
+    for item in items:
+        groups.setdefault(item[0].shape, []).append(item)
+    return [
+        (torch.stack([image for image, _ in group]), torch.stack([label for _, label in group]))
+        for group in groups.values()
+    ]
 
 
 def _ignore_interrupt(_worker: int) -> None:
