@@ -51,12 +51,14 @@ def evaluate_checkpoint(config: EvaluateConfig, report: Reporter | None = None) 
     """
     report = report or Reporter(enabled=False)
     model, metadata = load_model(config.checkpoint, default_device(config.device))
+    void_value, label_offset = _numbering(config, metadata)
     dataset = create_dataset(
         config.dataset,
         config.data_root,
         config.split,
         transform=eval_transform(),
-        **_numbering(config, metadata),
+        void_value=void_value,
+        label_offset=label_offset,
     )
     known = metadata.get("classes")
     if known is not None and known != dataset.classes:
@@ -69,6 +71,12 @@ def evaluate_checkpoint(config: EvaluateConfig, report: Reporter | None = None) 
             f"{config.checkpoint} has {model.num_classes} classes, {config.dataset} has "
             f"{len(dataset.classes)}; choose the data it was trained for"
         )
+    if (void_value, label_offset) != ((VOID,), 0):
+        numbers = ", ".join(map(str, void_value)) or "no number"
+        report.line(
+            f"{config.data_root} is read with {numbers} as void and {label_offset} as the first class; "
+            "--void-value and --label-offset change this"
+        )
     report.check(dataset)
     batches = evaluation_batches(dataset, config.workers, config.batch_size)
     device = next(model.parameters()).device
@@ -79,14 +87,14 @@ def evaluate_checkpoint(config: EvaluateConfig, report: Reporter | None = None) 
     return found.as_record(dataset.classes)
 
 
-def _numbering(config: EvaluateConfig, metadata: dict[str, Any]) -> dict[str, Any]:
-    """How the labels are numbered: as the options say, else as in training where that was on such data."""
-    known = metadata if config.dataset == metadata.get("dataset") else {}
+def _numbering(config: EvaluateConfig, metadata: dict[str, Any]) -> tuple[tuple[int, ...], int]:
+    """Void numbers and offset of the labels: as the options say, else as in training on a folder."""
+    known = metadata if config.dataset == "folder" else {}
     void, offset = known.get("void_value", (VOID,)), known.get("label_offset", 0)
-    return {
-        "void_value": tuple(void) if config.void_value is None else config.void_value,
-        "label_offset": offset if config.label_offset is None else config.label_offset,
-    }
+    return (
+        tuple(void) if config.void_value is None else config.void_value,
+        offset if config.label_offset is None else config.label_offset,
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -77,6 +77,8 @@ def predict_files(
         try:
             image = read_image(path)
         except DataError as error:
+            if len(sources) == 1:
+                raise
             errors.append(str(error))
             continue
         label = predict_labels(model, image, views)

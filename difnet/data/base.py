@@ -64,6 +64,7 @@ class SegmentationDataset(Dataset[Any], ABC):
         palette: (k, 3) uint8 RGB, one colour per class.
         transform: applied to (image, label) by ``__getitem__``; None returns them as read.
         void_value: the numbers that mean void in the labels as stored.
+        label_offset: the number of the first class in the labels as stored.
     """
 
     name: str
@@ -72,6 +73,7 @@ class SegmentationDataset(Dataset[Any], ABC):
     palette: np.ndarray
     transform: Transform | None
     void_value: tuple[int, ...] = (VOID,)
+    label_offset: int = 0
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -128,16 +130,17 @@ class SegmentationDataset(Dataset[Any], ABC):
                 f"{self.name} {self.split}: every pixel of the {len(self)} labels is void ({numbers}); "
                 "label at least one pixel with a class index"
             )
-        share = f"{100.0 * void / (void + pixels.sum()):.1f} % of the pixels are void ({numbers})"
-        absent = [f"{index} ({self.classes[index]})" for index in np.flatnonzero(pixels == 0)]
-        occur = f"{len(self.classes) - len(absent)} of {len(self.classes)} classes occur"
-        which = f"{'class' if len(absent) == 1 else 'classes'} {listed(absent)}"
-        found = f"{occur}, {which} in no label; {share}" if absent else f"{occur}; {share}"
+        absent = [f"{i + self.label_offset} ({self.classes[i]})" for i in np.flatnonzero(pixels == 0)]
+        split = {"train": "training", "val": "validation"}[self.split]
+        lack = f"{'class' if len(absent) == 1 else 'classes'} {listed(absent)} in no {split} label"
+        found = f"{len(self.classes) - len(absent)} of {len(self.classes)} classes occur"
+        found += (
+            f", {lack}" if absent else ""
+        ) + f"; {numbers} {'are' if len(self.void_value) > 1 else 'is'} void"
+        found += f": {100.0 * void / (void + pixels.sum()):.1f} % of the pixels"
         if self.split == "train" and np.count_nonzero(pixels) == 1:
             hint = f"; if {numbers} stands for a class here, write the class's number there" if void else ""
-            raise DataError(
-                f"{self.name} train: {found}; there is nothing to learn from a single class{hint}"
-            )
+            raise DataError(f"{self.name} train: {found}; there is nothing to learn from one class{hint}")
         return f"{self.split} labels: {found}"
 
     def _label(self, index: int) -> Tensor:

@@ -107,7 +107,7 @@ def read_turned_image(path: Path) -> tuple[tv_tensors.Image, int]:
         file.load()
         rgb = _upright(_to_rgb(path, file, layout), file, orientation)
     pixels = np.array(rgb)
-    if (";16" in layout or ";12" in layout) and pixels.max(initial=0) < 16:
+    if (";16" in layout or ";12" in layout) and pixels.max(initial=0) <= 16:
         raise DataError(
             f"{path} holds numbers of {12 if ';12' in layout else 16} bits, none of them above 1/16 of the "
             "range: too few of the 256 levels of 8 bits would be left. Multiply them by what fills the range "
