@@ -1,7 +1,10 @@
 """Data sets: items, determinism, and every way in which data on disk can be wrong."""
 
+import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -348,6 +351,20 @@ def test_an_error_in_a_worker_keeps_its_one_line(data_root):
         list(evaluation_batches(dataset, 1, 1))
     assert str(caught.value).startswith(f"{data_root}/images/val/view1.png is not an image")
     assert "\n" not in str(caught.value)
+
+
+def test_workers_end_with_the_main_process(tmp_path):
+    """They ignore SIGTERM while it works; after an uncaught error it must not wait for them for ever."""
+    script = """
+from difnet.data.sampling import make_loader
+kept = iter(make_loader([0, 1, 2, 3], 1, batch_size=1))
+next(kept)
+raise RuntimeError("the loader stays alive")
+"""
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    run = subprocess.run([sys.executable, "-c", script], env=environment, timeout=60, capture_output=True)
+    assert run.returncode == 1
+    assert b"the loader stays alive" in run.stderr
 
 
 def test_registry_errors(data_root):
