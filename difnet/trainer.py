@@ -326,6 +326,7 @@ class Trainer:
             scaler = self.accelerator.scaler
             header = {
                 "step": self.step,
+                "classes": self.train_set.classes,
                 "scaler": scaler.state_dict() if scaler is not None else None,
             }
             self.run_folder.save_state(self.network, self.plain_optimizer, states, header)
@@ -336,6 +337,12 @@ class Trainer:
         if state is None:
             self.report.line("no checkpoint was written yet: starting from the first step")
             return
+        known = state.header.get("classes", self.train_set.classes)  # older runs do not hold them
+        if known != self.train_set.classes:
+            raise RunError(
+                f"{self.run_folder.path} was trained on the classes {', '.join(known)}; the data "
+                f"have {', '.join(self.train_set.classes)}; continue it with the data it was trained on"
+            )
         state.restore_model(self.network)
         state.restore_optimizer(self.plain_optimizer)
         rank = self.accelerator.process_index

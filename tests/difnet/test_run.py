@@ -397,6 +397,15 @@ def test_two_void_numbers_survive_the_configuration(tmp_path):
     assert (again.void_value, again.label_offset) == ((255,), 0)
 
 
+def test_a_run_goes_on_with_its_own_classes(data_root, tmp_path, capsys):
+    run = tmp_path / "run"
+    assert train.main(tiny(data_root, run, "--max-steps", "1")) == 0
+    (data_root / "classes.txt").write_text("right\nleft\nblock\n")
+    assert train.main(["--resume", str(run), "--workers", "0"]) == 1
+    words = f"{run} was trained on the classes left, right, block; the data have right, left, block; continue"
+    assert words in capsys.readouterr().err
+
+
 def test_weights_of_classes_that_never_occur(data_root, tmp_path, capsys):
     for path in (data_root / "labels/train").iterdir():
         label = np.array(Image.open(path))
