@@ -2,7 +2,7 @@
 
     config.json         the resolved settings
     environment.json    one entry per start: versions, commit, CPU, threads
-    metrics.jsonl       one line per logged step and per evaluation
+    metrics.jsonl       one line per logged step and per evaluation, by which a continued run knows the best
     state.safetensors   everything needed to continue: weights, optimizer, random states, progress
     last.safetensors    weights of the latest evaluation, best.safetensors of the best one
     tensorboard/        the same metrics as TensorBoard events

@@ -25,7 +25,8 @@ class Reporter:
 
     def line(self, text: str) -> None:
         """Print `text`, above a running bar."""
-        self.console.print(text)
+        code = self.console.encoding  # file names may hold what a terminal cannot show
+        self.console.print(text.encode(code, "backslashreplace").decode(code))
         self.console.file.flush()
 
     @contextlib.contextmanager

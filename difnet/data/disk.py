@@ -107,11 +107,11 @@ def read_turned_image(path: Path) -> tuple[tv_tensors.Image, int]:
         file.load()
         rgb = _upright(_to_rgb(path, file, layout), file, orientation)
     pixels = np.array(rgb)
-    if (";16" in layout or ";12" in layout) and pixels.max(initial=0) <= 16:
+    if _bits(layout) > 8 and pixels.max(initial=0) <= 16:
         raise DataError(
-            f"{path} holds numbers of {12 if ';12' in layout else 16} bits, none of them above 1/16 of the "
-            "range: too few of the 256 levels of 8 bits would be left. Multiply them by what fills the range "
-            "(by 16 for a camera of 12 bits), or save them scaled to 8 bits"
+            f"{path} holds numbers of {_bits(layout)} bits, none of them above 1/16 of the range: too few of "
+            "the 256 levels of 8 bits would be left. Multiply them by what fills the range (by 16 for a "
+            "camera of 12 bits in 16), or save them scaled to 8 bits"
         )
     return tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1).contiguous()), orientation
 
@@ -169,7 +169,9 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     if path.is_dir():
         raise DataError(f"{path} is a folder; name an image file in it")
     try:
-        with Image.open(path, formats=FORMATS) as file:
+        # Not by its name: Pillow 13 would map the file into memory, with height and width exchanged where a
+        # TIFF has a quarter turn in its Orientation.
+        with path.open("rb") as stream, Image.open(stream, formats=FORMATS) as file:
             yield file
     except DataError:
         raise
@@ -195,6 +197,13 @@ def _raw_layout(file: Image.Image) -> str:
     arguments = file.tile[0].args if file.tile else None  # type: ignore[attr-defined]
     layout = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
     return layout if isinstance(layout, str) else file.mode
+
+
+def _bits(layout: str) -> int:
+    """Bits of a sample, as far as there are more than 8; "BGR;16" is a BMP with 16 bits for all three."""
+    if ";12" in layout:
+        return 12
+    return 16 if ";16" in layout and not layout.startswith("BGR") else 8
 
 
 def _orientation(file: Image.Image) -> int:
@@ -225,18 +234,18 @@ def _refuse_layout(path: Path, file: Image.Image, layout: str) -> None:
     _refuse_frames(path, file)
     kind = None
     if file.mode == "F":
-        kind = "real numbers (mode F), whose black and white are not known"
+        kind = "real numbers, for which no scale to 8 bits is certain"
     elif file.mode == "I" and file.format != "PPM":
-        kind = "integers of more than 16 bits or with a sign, whose black and white are not known"
+        kind = "integers of more than 16 bits or with a sign, for which no scale to 8 bits is certain"
     elif file.mode == "LAB":
         kind = "colours in CIELAB, which are no RGB"
-    elif "transparency" in file.info and layout.endswith((";2", ";4", ";16B")) and file.mode != "P":
+    elif "transparency" in file.info and (layout in ("L;2", "L;4") or _bits(layout) > 8):
         # Pillow 13 compares the stored transparent value with the stretched or cut pixel.
         kind = "a transparent colour among samples of 2, 4 or 16 bits"
     elif isinstance(file, TiffImagePlugin.TiffImageFile):
         kind = _strange_tiff(file)
     if kind is not None:
-        raise DataError(f"{path} holds {kind}; scale it to 8 bits and save it as PNG or JPEG")
+        raise DataError(f"{path} holds {kind}; convert it to a PNG or JPEG of 8 bits")
 
 
 def _strange_tiff(file: TiffImagePlugin.TiffImageFile) -> str | None:
@@ -266,7 +275,7 @@ def _strange_tiff(file: TiffImagePlugin.TiffImageFile) -> str | None:
 
 def _to_rgb(path: Path, file: Image.Image, layout: str) -> Image.Image:
     if file.mode.startswith("I"):  # a transparent value was refused before
-        white = 4095 if ";12" in layout else 65535
+        white = 4095 if _bits(layout) == 12 else 65535
         return Image.fromarray(np.round(np.array(file) * (255.0 / white)).astype(np.uint8)).convert("RGB")
     if not file.has_transparency_data:
         return file.convert("RGB")

@@ -1,6 +1,7 @@
 """Train, evaluate and predict as a user calls them."""
 
 import json
+import os
 import runpy
 import shutil
 import sys
@@ -136,6 +137,7 @@ def test_predict_takes_folders(trained, tmp_path, capsys):
     for name in ("1.png", "rome/1.png", "rome_1.png"):
         shutil.copy(root / "images/train/view0.png", photos / name)
     (photos / "notes.txt").touch()
+    (photos / os.fsdecode(b"\xff.txt")).touch()  # no UTF-8: named all the same
     arguments = ["--checkpoint", str(run), str(photos), "--out", str(out)]
     for _ in range(2):  # the second time the results of the first lie in the folder
         assert predict.main(arguments) == 0

@@ -146,7 +146,7 @@ def test_tiff_layouts_without_a_certain_meaning_are_refused(tmp_path, tags, dtyp
     samples = tags.get("t277", (1,))[0]
     data = np.resize(PLANES * 50, (samples, 6, 4)).astype(dtype).tobytes()
     write_tiff(path, data, (6, 4), **tags)
-    with pytest.raises(DataError, match=f"odd.tif holds .*{words}.*; scale it to 8 bits and save it as PNG"):
+    with pytest.raises(DataError, match=f"odd.tif holds .*{words}.*; convert it to a PNG or JPEG of 8 bits"):
         read_image(path)
 
 
@@ -213,6 +213,12 @@ def test_a_file_of_several_pictures_is_refused(tmp_path, name):
     assert abs(int(grey(tmp_path / name)[0, 0]) - 100) <= 1
 
 
+def test_a_dark_bmp_of_5_bits_a_colour_is_no_picture_of_16(tmp_path):
+    header = struct.pack("<IiiHHIIiiII", 40, 2, 1, 1, 16, 0, 4, 0, 0, 0, 0)
+    (tmp_path / "x.bmp").write_bytes(b"BM" + struct.pack("<IHHI", 58, 0, 0, 54) + header + bytes(4))
+    assert read_image(tmp_path / "x.bmp").tolist() == [[[0, 0]]] * 3
+
+
 def test_other_formats_and_folders_are_refused(tmp_path):
     Image.new("RGB", (4, 4)).save(tmp_path / "x.tga")
     (tmp_path / "empty.png").touch()
@@ -257,6 +263,11 @@ def test_damaged_exif_still_turns(tmp_path, orientation):
     path = tmp_path / "x.png"
     Image.fromarray(pixels).save(path, exif=damaged_exif(orientation))
     assert np.array_equal(grey(path), expected)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for name in ("x.tif", "x.webp"):
+        Image.fromarray(pixels).save(tmp_path / name, exif=exif, lossless=True)
+        assert np.array_equal(grey(tmp_path / name), expected)
     Image.fromarray(pixels).save(path, exif=b"Exif\0\0II*\0garbage")
     assert np.array_equal(grey(path), pixels)
 
