@@ -2,7 +2,7 @@
 
     config.json         the resolved settings
     environment.json    one entry per start: versions, commit, CPU, threads
-    metrics.jsonl       one line per logged step and per evaluation
+    metrics.jsonl       one line per logged step and per evaluation, by which a continued run knows the best
     state.safetensors   everything needed to continue: weights, optimizer, random states, progress
     last.safetensors    weights of the latest evaluation, best.safetensors of the best one
     tensorboard/        the same metrics as TensorBoard events
@@ -14,6 +14,7 @@ the logs are cut back to the step of the state. Nothing is unpickled.
 
 import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -151,16 +152,24 @@ class RunFolder:
 
     def cut_log(self, step: int) -> None:
         """Drop the lines of metrics.jsonl after `step`, and a torn last one: the run repeats those steps."""
+        if self.metrics_file.is_file():
+            write_atomically(self.metrics_file, "".join(f"{line}\n" for line, _ in self._logged(step)))
+
+    def evaluations(self, step: int) -> list[dict[str, Any]]:
+        """Records of the evaluations up to `step`, the oldest first."""
+        return [record for _, record in self._logged(step) if record.get("kind") == "val"]
+
+    def _logged(self, step: int) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Lines of metrics.jsonl up to `step` and what they hold; a torn one is passed over."""
         if not self.metrics_file.is_file():
             return
-        kept = []
         for line in self.metrics_file.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
-                if json.loads(line)["step"] <= step:
-                    kept.append(line + "\n")
+                record = json.loads(line)
+                if record["step"] <= step:
+                    yield line, record
             except (json.JSONDecodeError, KeyError, TypeError):
                 continue
-        write_atomically(self.metrics_file, "".join(kept))
 
     def save_state(
         self,

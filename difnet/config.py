@@ -2,12 +2,16 @@
 
 import json
 import math
+import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
+
+from difnet.data.base import VOID
+from difnet.files import read_text
 
 DatasetName = Literal["scenes", "camvid", "folder"]
 
@@ -77,10 +81,15 @@ class TrainConfig:
     """scenes (drawn in memory), camvid, or folder (images/{train,val}, labels/{train,val}, classes.txt)."""
     data_root: Annotated[Path | None, _default("none")] = None
     """Folder of the data, for camvid and folder."""
+    void_value: tuple[int, ...] = (VOID,)
+    """Numbers in the labels of folder that mean void: such pixels are ignored."""
+    label_offset: int = 0
+    """Number of the first class in the labels of folder; 1 where classes are numbered from 1."""
     out: Annotated[Path | None, _default("runs/DATASET-MODEL-TIME")] = None
     """Run folder to create."""
     resume: Annotated[Path | None, _default("start a new run")] = None
-    """Run folder to continue, with its own settings; only --data-root, --workers may be given beside it."""
+    """Run folder to continue, with its own settings; only --data-root, --workers and --eval-batch-size may
+    be given beside it."""
 
     model: str = "difnet18"
     """difnet18|34|50|101, simdeeplab18|34|50|101, or any timm backbone."""
@@ -138,7 +147,7 @@ class TrainConfig:
     eval_every: int = 1
     """Epochs between evaluations; the last step is always evaluated."""
     eval_batch_size: Annotated[int | None, _by_recipe("eval_batch_size")] = None
-    """Images per evaluation batch; 1 where image sizes differ."""
+    """Images per evaluation batch; those of another size get a batch of their own. It changes only speed."""
     checkpoint_every: int = 200
     """Steps between checkpoints; one is also written after each evaluation and on Ctrl-C."""
     log_every: int = 10
@@ -161,6 +170,12 @@ class TrainConfig:
         config = replace(
             self, **{name: value for name, value in recipe.items() if getattr(self, name) is None}
         )
+        for name, value in asdict(config).items():
+            numbers = value if isinstance(value, tuple) else (value,)
+            if not all(math.isfinite(number) for number in numbers if isinstance(number, float)):
+                raise ValueError(f"--{name.replace('_', '-')} must be finite, got {value}")
+        if not config.seed < 2**32:
+            raise ValueError(f"--seed must be below 2^32, got {config.seed}")
         positive = ("crop", "lr", "batch_size", "accumulation", "epochs", "eval_every", "eval_batch_size")
         for name in (*positive, "checkpoint_every", "log_every", "max_steps", "head_lr_multiplier"):
             value = getattr(config, name)
@@ -194,8 +209,9 @@ class TrainConfig:
             values.setdefault("init_from", None)  # runs of earlier versions have none
             for name in ("data_root", "out", "resume", "init_from"):
                 values[name] = None if values[name] is None else Path(values[name])
-            for name in ("walks", "scale"):
-                values[name] = tuple(values[name])
+            for name in ("walks", "scale", "void_value"):
+                if name in values:  # runs of older versions have no void_value
+                    values[name] = tuple(values[name])
             return TrainConfig(**values)
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise ValueError(f"{path} is not the configuration of a run ({error})") from error
@@ -213,12 +229,16 @@ class EvaluateConfig:
     """Folder of the data, for camvid and folder."""
     split: Literal["val", "train"] = "val"
     """Split to evaluate."""
+    void_value: Annotated[tuple[int, ...] | None, _default("as in training")] = None
+    """Numbers in the labels of folder that mean void: such pixels are ignored."""
+    label_offset: Annotated[int | None, _default("as in training")] = None
+    """Number of the first class in the labels of folder; 1 where classes are numbered from 1."""
     multi_scale: bool = False
     """Average class probabilities over scales 0.5, 0.75, 1, 1.25 and 1.5."""
     flip: bool = False
     """Average class probabilities with those of the mirrored image."""
     batch_size: int = 1
-    """Images per batch; 1 where image sizes differ."""
+    """Images per batch; those of another size get a batch of their own. It changes only speed."""
     workers: int = 2
     """Data-loading processes."""
     device: Annotated[str | None, _default("the best one present")] = None
@@ -258,8 +278,8 @@ def class_weights(
     weights = _numbers(choice)
     if weights is None:
         try:
-            weights = _numbers(Path(choice).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
+            weights = _numbers(read_text(Path(os.path.expanduser(choice))))
+        except (OSError, UnicodeError) as error:
             raise ValueError(
                 f"--class-weights {choice} is neither none, median-frequency, numbers, nor "
                 f"a readable file ({error})"

@@ -1,14 +1,19 @@
 """Talking to people: progress bars on a terminal, plain lines elsewhere, one-line errors."""
 
 import contextlib
+import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from types import FrameType, TracebackType
+from typing import Any
 
+import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from difnet.data.base import DataError, DataReport, SegmentationDataset
 from difnet_kernels.errors import BackendError
 
 
@@ -20,7 +25,8 @@ class Reporter:
 
     def line(self, text: str) -> None:
         """Print `text`, above a running bar."""
-        self.console.print(text)
+        code = self.console.encoding  # file names may hold what a terminal cannot show
+        self.console.print(text.encode(code, "backslashreplace").decode(code))
         self.console.file.flush()
 
     @contextlib.contextmanager
@@ -33,6 +39,19 @@ class Reporter:
         with Progress(*columns, console=self.console, transient=True) as progress:
             task = progress.add_task(title, total=total)
             yield lambda done: progress.update(task, completed=done)
+
+    def check(self, dataset: SegmentationDataset) -> DataReport:
+        """Read the whole of `dataset` once, and print what a user should know of it.
+
+        Raises:
+            DataError: it cannot be used.
+        """
+        self.line(f"checking {len(dataset)} {dataset.split} images of {dataset.name}")
+        with self.bar("checking", len(dataset)) as progress:
+            report = dataset.check(progress)
+        for note in report.notes:
+            self.line(note)
+        return report
 
 
 class Interrupted(Exception):
@@ -68,11 +87,44 @@ class StopSignal:
         )
 
 
+def parse(
+    target: Callable[..., Any], arguments: Sequence[str] | None, module: str, description: str | None
+) -> Any:
+    """The command line of ``python -m difnet.MODULE`` as tyro reads it for `target`.
+
+    A path may begin with "~": a shell expands it in ``--out ~/x`` but not in ``--out=~/x``.
+    """
+    registry = tyro.constructors.ConstructorRegistry()
+
+    @registry.primitive_rule
+    def path(
+        info: tyro.constructors.PrimitiveTypeInfo,
+    ) -> tyro.constructors.PrimitiveConstructorSpec[Path] | None:
+        if info.type is not Path:
+            return None
+        return tyro.constructors.PrimitiveConstructorSpec(
+            nargs=1,
+            metavar="PATH",
+            instance_from_str=lambda words: Path(os.path.expanduser(words[0])),
+            is_instance=lambda value: isinstance(value, Path),
+            str_from_instance=lambda value: [str(value)],
+        )
+
+    with registry:
+        return tyro.cli(
+            target,
+            args=arguments,
+            prog=f"python -m difnet.{module}",
+            description=description,
+            config=(tyro.conf.OmitArgPrefixes,),
+        )
+
+
 def run_command(command: Callable[[], None], name: str) -> int:
     """Call `command`; a problem that the user can solve becomes one message on stderr.
 
-    Such are errors of the system, a backend that cannot run, and every ValueError that this package raises;
-    others pass.
+    Such are errors of the system, a backend that cannot run, unusable data, and every ValueError that this
+    package raises; others pass.
 
     Returns:
         Exit status: 0, 1 after an error, 130 after an interruption.
@@ -90,11 +142,28 @@ def run_command(command: Callable[[], None], name: str) -> int:
             raise
         print(f"{name}: error: {error}", file=sys.stderr)
         return 1
+    except (RuntimeError, MemoryError) as error:
+        if not is_memory_error(error):
+            raise
+        print(f"{name}: error: memory ran out ({_first_line(error)}); use smaller pictures", file=sys.stderr)
+        return 1
     return 0
+
+
+def is_memory_error(error: BaseException) -> bool:
+    """Whether memory ran out, on the device or for PyTorch on the CPU, which has no error type for it."""
+    words = ("out of memory", "can't allocate memory", "Unable to allocate")
+    return isinstance(error, MemoryError) or any(word in str(error) for word in words)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__
 
 
 def _is_ours(error: BaseException) -> bool:
     """Whether this package raised `error` itself; one from deeper down is a bug and keeps its traceback."""
+    if isinstance(error, DataError):  # PyTorch raises the errors of a loader's workers anew
+        return True
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next

@@ -15,13 +15,13 @@ from difnet.extras import train_extra
 
 with train_extra():
     import torch
-    import tyro
 
     from difnet.config import EvaluateConfig
-    from difnet.console import Reporter, run_command
-    from difnet.data import create_dataset, eval_transform, make_loader
+    from difnet.console import Reporter, parse, run_command
+    from difnet.data import create_dataset, eval_transform, evaluation_batches
+    from difnet.data.base import VOID
     from difnet.engine import check_views, evaluate, make_views
-    from difnet.files import write_atomically
+    from difnet.files import prepare_file, write_atomically
     from difnet.metrics import format_record
     from difnet.weights import load_for_pictures
 
@@ -51,7 +51,15 @@ def evaluate_checkpoint(config: EvaluateConfig, report: Reporter | None = None) 
     """
     report = report or Reporter(enabled=False)
     model, metadata = load_for_pictures(config.checkpoint, default_device(config.device))
-    dataset = create_dataset(config.dataset, config.data_root, config.split, transform=eval_transform())
+    void_value, label_offset = _numbering(config, metadata)
+    dataset = create_dataset(
+        config.dataset,
+        config.data_root,
+        config.split,
+        transform=eval_transform(),
+        void_value=void_value,
+        label_offset=label_offset,
+    )
     known = metadata.get("classes")
     if known is not None and known != dataset.classes:
         raise ValueError(
@@ -63,24 +71,40 @@ def evaluate_checkpoint(config: EvaluateConfig, report: Reporter | None = None) 
             f"{config.checkpoint} has {model.num_classes} classes, {config.dataset} has "
             f"{len(dataset.classes)}; choose the data it was trained for"
         )
-    with report.bar("checking", len(dataset)) as progress:
-        sizes = dataset.check(progress).sizes
+    if (void_value, label_offset) != ((VOID,), 0):
+        numbers = ", ".join(map(str, void_value)) or "no number"
+        report.line(
+            f"{config.data_root} is read with {numbers} as void and {label_offset} as the first class; "
+            "--void-value and --label-offset change this"
+        )
     views = make_views(config.multi_scale, config.flip)
-    for size in sorted(sizes):
+    for size in sorted(report.check(dataset).sizes):
         check_views(model, size, views)
-    batches = make_loader(dataset, config.workers, batch_size=config.batch_size)
+    batches = evaluation_batches(dataset, config.workers, config.batch_size)
     device = next(model.parameters()).device
     with report.bar("evaluating", len(dataset)) as progress:
         found = evaluate(model, batches, device, views=views, progress=progress)
     return found.as_record(dataset.classes)
 
 
+def _numbering(config: EvaluateConfig, metadata: dict[str, Any]) -> tuple[tuple[int, ...], int]:
+    """Void numbers and offset of the labels: as the options say, else as in training on a folder."""
+    known = metadata if config.dataset == "folder" else {}
+    void, offset = known.get("void_value", (VOID,)), known.get("label_offset", 0)
+    return (
+        tuple(void) if config.void_value is None else config.void_value,
+        offset if config.label_offset is None else config.label_offset,
+    )
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    config = tyro.cli(EvaluateConfig, args=arguments, prog="python -m difnet.evaluate", description=__doc__)
+    config = parse(EvaluateConfig, arguments, "evaluate", __doc__)
 
     def command() -> None:
         report = Reporter()
+        if config.out is not None:
+            prepare_file(config.out)
         record = evaluate_checkpoint(config, report)
         report.line(f"{config.checkpoint} on {config.dataset} {config.split}\n{format_record(record)}")
         if config.out is not None:

@@ -24,9 +24,10 @@ with train_extra():
     import tyro
     from PIL import Image, ImageDraw
 
-    from difnet.console import run_command
-    from difnet.data.folder import read_image
+    from difnet.console import parse, run_command
+    from difnet.data.disk import read_image
     from difnet.evaluate import default_device
+    from difnet.files import prepare_folder
     from difnet.model import DifNet
     from difnet.pictures import overlay, side_by_side, to_array
     from difnet.weights import load_for_pictures
@@ -39,7 +40,7 @@ class ExplainConfig:
     """What to explain."""
 
     image: Annotated[Path, tyro.conf.Positional]
-    """The picture, in any size and format that Pillow reads."""
+    """The picture, of any size."""
     checkpoint: Path
     """A run folder or a weights file of a DifNet."""
     point: str
@@ -140,6 +141,7 @@ def run(config: ExplainConfig) -> None:
         OSError: the checkpoint cannot be read, or the results cannot be written.
     """
     point, device = _parse(config.point), default_device(config.device)
+    prepare_folder(config.out)
     model, metadata = load_for_pictures(config.checkpoint, device)
     if not isinstance(model, DifNet) or not model.walks:
         raise ValueError(
@@ -151,7 +153,6 @@ def run(config: ExplainConfig) -> None:
     image = read_image(config.image).as_subclass(Tensor).float() / 255
     maps, lines = explain(model, image.to(device), point)
     palette = np.asarray(metadata["palette"], np.uint8)
-    config.out.mkdir(parents=True, exist_ok=True)
     for name, picture in draw(image, maps, palette, point).items():
         picture.save(config.out / f"{config.image.stem}_{name}.png")
     print("\n".join(lines))
@@ -171,7 +172,7 @@ def _parse(point: str) -> tuple[int, int]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit status."""
-    config = tyro.cli(ExplainConfig, prog="python -m difnet.explain", description=__doc__, args=arguments)
+    config = parse(ExplainConfig, arguments, "explain", __doc__)
     return run_command(lambda: run(config), "difnet.explain")
 
 

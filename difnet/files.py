@@ -1,5 +1,8 @@
-"""Files that are whole or absent: written beside the target, flushed to disk, then renamed over it."""
+"""Files that are whole or absent: written beside the target, flushed to disk, then renamed over it.
 
+And text as people's editors save it."""
+
+import codecs
 import contextlib
 import os
 import tempfile
@@ -26,6 +29,43 @@ def write_atomically(path: Path, content: bytes | str) -> None:
             os.unlink(temporary)
         raise
     sync_folder(path.parent)
+
+
+def prepare_file(path: Path) -> None:
+    """Make the folder of a file that is to be written when the work is done, and see that it can be.
+
+    Raises:
+        OSError: it cannot; the message says why.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; name a file")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=path.parent):
+        pass
+
+
+def prepare_folder(path: Path) -> None:
+    """The same for a folder of results."""
+    if path.exists() and not path.is_dir():
+        raise NotADirectoryError(f"{path} is a file; name a folder")
+    path.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=path):
+        pass
+
+
+def read_text(path: Path) -> str:
+    """Text in UTF-8, with a byte order mark or without, or in UTF-16 with one.
+
+    Raises:
+        OSError: the file cannot be read.
+        UnicodeError: it is text in another encoding, or no text.
+    """
+    data = path.read_bytes()
+    wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    text = data.decode("utf-16" if wide else "utf-8-sig")
+    if "\0" in text:
+        raise UnicodeError("it holds zero bytes, as text in UTF-16 without a byte order mark does")
+    return text
 
 
 def sync_folder(folder: Path) -> None:

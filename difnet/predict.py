@@ -1,8 +1,10 @@
 """Label images of any size:
 
     python -m difnet.predict --checkpoint RUN photo.jpg other.png --out labelled
+    python -m difnet.predict --checkpoint RUN photos --out labelled
 
-writes labelled/photo.labels.png (palette PNG, pixel value = class index) and labelled/photo.overlay.png.
+writes labelled/photo.labels.png (palette PNG, pixel value = class index) and labelled/photo.overlay.png; of a
+folder all images in it and in the folders below, photos/rome/1.jpg as labelled/rome_1.labels.png.
 Write ``python -m difnet.predict --help`` for all options.
 """
 
@@ -20,13 +22,19 @@ with train_extra():
     from torch import Tensor, nn
 
     from difnet.config import PredictConfig
-    from difnet.console import Reporter, run_command
-    from difnet.data.base import distinct_palette
-    from difnet.data.folder import read_image
+    from difnet.console import Reporter, parse, run_command
+    from difnet.data.base import DataError, distinct_palette, listed, raise_all
+    from difnet.data.disk import IMAGE_SUFFIXES, find_files, read_image
     from difnet.engine import Views, check_views, make_views
     from difnet.evaluate import default_device
+    from difnet.files import prepare_folder
+    from difnet.model import DifNet, SimDeepLab
     from difnet.pictures import colour_labels, overlay
     from difnet.weights import load_for_pictures
+
+
+LABELS, OVERLAY = ".labels.png", ".overlay.png"
+"""How the names of the written pictures end; in a folder of images such files are passed over."""
 
 
 @torch.inference_mode()
@@ -43,30 +51,75 @@ def predict_files(
 ) -> list[Path]:
     """Write a label map and an overlay for each image; return the label maps' paths.
 
+    Args:
+        config: where to, and how.
+        images: image files, and folders, of which all images are taken.
+        report: told of each picture, and of what in a folder is not read.
+
     Raises:
-        DataError: an image cannot be read.
-        ValueError: the network does not take images of its size.
+        DataError: an image cannot be read, or the network does not take images of its size; the pictures of
+            all others have been written.
+        ValueError: there is no image, or a picture would replace one of them.
         OSError: a picture cannot be written.
     """
     report = report or Reporter(enabled=False)
+    prepare_folder(config.out)
+    sources, names = _list_images(images, report)
+    stems = distinct_stems(names)
+    targets = {_target(config, stem, end).resolve() for stem in stems for end in (LABELS, OVERLAY)}
+    for source in sources:
+        if source.resolve() in targets:
+            raise ValueError(f"{source} would be replaced by a labelled picture; choose another --out")
     model, metadata = load_for_pictures(config.checkpoint, default_device(config.device))
     palette = _palette(metadata, model.num_classes)
     views = make_views(config.multi_scale, config.flip)
-    config.out.mkdir(parents=True, exist_ok=True)
-    written = []
-    for path, stem in zip(images, distinct_stems(images), strict=True):
-        image = read_image(path)
+    written: list[Path] = []
+    errors: list[str] = []
+    for path, stem in zip(sources, stems, strict=True):
         try:
-            check_views(model, (image.shape[-2], image.shape[-1]), views)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
+            image = read_image(path)
+            _check_size(model, path, image, views)
+        except DataError as error:
+            if len(sources) == 1:
+                raise
+            errors.append(str(error))
+            continue
         label = predict_labels(model, image, views)
-        target = config.out / f"{stem}.labels.png"
+        target = _target(config, stem, LABELS)
         colour_labels(label, palette).save(target)
-        overlay(image, label, palette).save(config.out / f"{stem}.overlay.png")
+        overlay(image, label, palette).save(_target(config, stem, OVERLAY))
         report.line(f"{path} -> {target}")
         written.append(target)
+    raise_all(errors, f"of {len(sources)} images {len(written)} are labelled")
     return written
+
+
+def _target(config: PredictConfig, stem: str, end: str) -> Path:
+    return config.out / f"{stem}{end}"
+
+
+def _list_images(paths: Sequence[Path], report: Reporter) -> tuple[list[Path], list[Path]]:
+    """Image files, those in folders included, and a file name for each that tells of its folders."""
+    sources: list[Path] = []
+    names: list[Path] = []
+    for given in paths:
+        if not given.exists():
+            raise DataError(f"{given} does not exist; name image files or folders of them")
+        if not given.is_dir():
+            sources.append(given)
+            names.append(Path(given.name))
+            continue
+        files, others = find_files(given, IMAGE_SUFFIXES)
+        files = [file for file in files if not file.name.endswith((LABELS, OVERLAY))]
+        if not files:
+            raise DataError(f"{given} holds no image; images end in {', '.join(IMAGE_SUFFIXES)}")
+        if others:
+            report.line(f"not read in {given}: {listed([str(other.relative_to(given)) for other in others])}")
+        sources += files
+        names += [Path("_".join(file.relative_to(given).parts)) for file in files]
+    if not sources:
+        raise ValueError("no image given; name at least one image file or a folder of them")
+    return sources, names
 
 
 def distinct_stems(paths: Sequence[Path]) -> list[str]:
@@ -83,6 +136,18 @@ def distinct_stems(paths: Sequence[Path]) -> list[str]:
     return stems
 
 
+def _check_size(model: DifNet | SimDeepLab, path: Path, image: Tensor, views: Views | None) -> None:
+    """See that the network takes an image (3, H, W), and its views.
+
+    Raises:
+        DataError: it does not; the message names the file, its size and the remedy.
+    """
+    try:
+        check_views(model, (image.shape[-2], image.shape[-1]), views)
+    except ValueError as error:
+        raise DataError(f"{path}: {error}") from error
+
+
 def _palette(metadata: dict[str, Any], classes: int) -> np.ndarray:
     colours = metadata.get("palette")
     return np.array(colours, np.uint8) if colours else distinct_palette(classes)
@@ -92,13 +157,11 @@ def _command(images: tyro.conf.Positional[tuple[Path, ...]], config: PredictConf
     """Label images of any size.
 
     Args:
-        images: Image files.
+        images: Image files, and folders of them.
         config: The other options.
     """
 
     def command() -> None:
-        if not images:
-            raise ValueError("no image given; name at least one image file")
         predict_files(config, images, Reporter())
 
     return run_command(command, "difnet.predict")
@@ -106,13 +169,7 @@ def _command(images: tyro.conf.Positional[tuple[Path, ...]], config: PredictConf
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    return tyro.cli(
-        _command,
-        args=arguments,
-        prog="python -m difnet.predict",
-        description=__doc__,
-        config=(tyro.conf.OmitArgPrefixes,),
-    )
+    return parse(_command, arguments, "predict", __doc__)
 
 
 if __name__ == "__main__":

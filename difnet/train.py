@@ -19,11 +19,9 @@ from typing import Any
 from difnet.extras import train_extra
 
 with train_extra():
-    import tyro
-
     from difnet.checkpoint import RunFolder
     from difnet.config import TrainConfig
-    from difnet.console import run_command
+    from difnet.console import parse, run_command
     from difnet.trainer import Trainer
 
 
@@ -54,24 +52,28 @@ def continued(request: TrainConfig) -> TrainConfig:
         ValueError: `request` sets something that a continued run cannot change.
     """
     assert request.resume is not None
-    free = {name: getattr(request, name) for name in ("resume", "data_root", "workers")}
+    free = {name: getattr(request, name) for name in ("resume", "data_root", "workers", "eval_batch_size")}
     if request != replace(TrainConfig(), **free):
         raise ValueError(
             f"--resume continues {request.resume} with its own settings; "
-            "leave out every other option except --data-root and --workers"
+            "leave out every other option except --data-root, --workers and --eval-batch-size"
         )
     run = RunFolder(request.resume)
     run.check()
     saved = TrainConfig.from_json(run.config_file)
-    data_root = request.data_root or saved.data_root
     return replace(
-        saved, out=request.resume, resume=request.resume, data_root=data_root, workers=request.workers
+        saved,
+        out=request.resume,
+        resume=request.resume,
+        data_root=request.data_root or saved.data_root,
+        workers=request.workers,
+        eval_batch_size=request.eval_batch_size or saved.eval_batch_size,
     )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    config = tyro.cli(TrainConfig, args=arguments, prog="python -m difnet.train", description=__doc__)
+    config = parse(TrainConfig, arguments, "train", __doc__)
     return run_command(lambda: print_nothing(train(config)), "difnet.train")
 
 

@@ -9,6 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration, set_seed
@@ -17,20 +18,23 @@ from torch.utils.data import Subset
 
 from difnet.checkpoint import RunError, RunFolder, State
 from difnet.config import TrainConfig, class_weights
-from difnet.console import Interrupted, Reporter, StopSignal
+from difnet.console import Interrupted, Reporter, StopSignal, is_memory_error
 from difnet.data import (
     DataError,
     SeededView,
+    SegmentationDataset,
     StepSampler,
     create_dataset,
     eval_transform,
+    evaluation_batches,
     make_loader,
     train_transform,
 )
+from difnet.data.base import Split, Transform
 from difnet.engine import SegmentationLoss, evaluate, poly, train_one_epoch
 from difnet.environment import describe_environment, differences, walk_kernels
 from difnet.factory import create_model
-from difnet.metrics import format_record
+from difnet.metrics import format_mean, format_record
 from difnet.model import DifNet, SimDeepLab
 from difnet.pictures import save_overlays
 from difnet.weights import init_from, save_model
@@ -52,13 +56,10 @@ class Trainer:
         self.config, self.recipe = config, config.recipe()
         self.accelerator = _accelerator(config)
         self.report = Reporter(self.accelerator.is_main_process)
-        self.train_set = create_dataset(
-            config.dataset,
-            config.data_root,
-            "train",
-            transform=train_transform(self.recipe.crop, self.recipe.scale, config.flip),
+        self.train_set = self._dataset(
+            "train", train_transform(self.recipe.crop, self.recipe.scale, config.flip)
         )
-        self.val_set = create_dataset(config.dataset, config.data_root, "val", transform=eval_transform())
+        self.val_set = self._dataset("val", eval_transform())
         self.sampler = StepSampler(
             len(self.train_set),
             self.recipe.batch_size,
@@ -69,8 +70,8 @@ class Trainer:
         )
         self.steps = config.max_steps or self.recipe.epochs * self.sampler.steps_per_epoch
         self.step = 0
-        self.best = -math.inf
-        self.record: dict[str, Any] = {}
+        self.record: dict[str, Any] = {}  # of the last evaluation, and of the best one
+        self.best: dict[str, Any] = {}
         try:
             self._start(config.out)
         except KeyboardInterrupt:
@@ -82,7 +83,8 @@ class Trainer:
         Raises:
             Interrupted: the first SIGINT or SIGTERM ends the run after a step, with a checkpoint; a second
                 one at once.
-            RunError: the loss diverged, or the folder cannot be written to.
+            RunError: the loss diverged, the folder cannot be written to, the data can no longer be read, or
+                memory ran out.
         """
         config, sampler = self.config, self.sampler
         view = SeededView(self.train_set, config.seed)
@@ -92,6 +94,8 @@ class Trainer:
         self.began, self.first = time.monotonic(), self.step
         try:
             with StopSignal() as stop, self.report.bar("training", self.steps) as progress:
+                if self._evaluation_due() and self.record.get("step") != self.step:
+                    self._evaluate()  # the run ended between a checkpoint and its evaluation
                 while self.step < self.steps:
                     epoch, done = divmod(self.step, sampler.steps_per_epoch)
                     sampler.start_at(epoch, done)
@@ -114,7 +118,30 @@ class Trainer:
             raise self._storage_error(error) from error
         except KeyboardInterrupt:
             raise self._interrupted() from None
+        except DataError as error:
+            raise RunError(f"step {self.step}: {error}; {self.run_folder.kept()}") from error
+        except (Interrupted, RunError):
+            raise
+        except Exception as error:
+            if is_memory_error(error):
+                raise RunError(
+                    f"memory ran out at step {self.step}; lower --eval-batch-size, or in a new run "
+                    f"--batch-size or --crop; {self.run_folder.kept()}"
+                ) from error
+            self.report.line(f"an error ended the run at step {self.step}; {self.run_folder.kept()}")
+            raise
         return self.record
+
+    def _dataset(self, split: Split, transform: Transform) -> SegmentationDataset:
+        config = self.config
+        return create_dataset(
+            config.dataset,
+            config.data_root,
+            split,
+            transform=transform,
+            void_value=config.void_value,
+            label_offset=config.label_offset,
+        )
 
     def _start(self, folder: Path) -> None:
         """Open the run folder and prepare the run; a new one that cannot begin leaves its folder free."""
@@ -196,16 +223,18 @@ class Trainer:
         weights = torch.ones(classes + 1, device=self.accelerator.device)
         if self.accelerator.is_main_process:
             try:
-                reports = []
-                for dataset in (self.train_set, self.val_set):
-                    self.report.line(f"checking {len(dataset)} {dataset.split} images of {dataset.name}")
-                    with self.report.bar("checking", len(dataset)) as progress:
-                        reports.append(dataset.check(progress))
+                reports = [self.report.check(dataset) for dataset in (self.train_set, self.val_set)]
                 _check_sizes(model, reports[1].sizes)
                 chosen = class_weights(
                     self.config.class_weights, classes, reports[0].median_frequency_weights
                 )
                 if chosen is not None:
+                    if np.count_nonzero(reports[0].pixels * np.array(chosen)) < 2:
+                        raise ValueError(
+                            f"--class-weights {self.config.class_weights} leaves weight to fewer than two of "
+                            "the classes that occur in the training labels: nothing can be learned; give "
+                            "more of them a weight above 0"
+                        )
                     weights[:classes] = torch.tensor(chosen)
             except ValueError as found:
                 error, weights[-1] = found, 0.0
@@ -227,20 +256,23 @@ class Trainer:
 
     def _after_step(self, loss: Tensor, stop: bool) -> None:
         """Log, evaluate and save as the step demands; leave by `Interrupted` when asked to stop."""
-        config, last = self.config, self.step == self.steps
-        evaluates = last or self.step % (config.eval_every * self.sampler.steps_per_epoch) == 0
+        config, evaluates = self.config, self._evaluation_due()
         saves = stop or evaluates or self.step % config.checkpoint_every == 0
         if saves or self.step % config.log_every == 0:
             self._log_loss(float(self.accelerator.reduce(loss, "mean")))
-        if evaluates:
-            self._evaluate()
         if saves:
             self._save()
-        if stop and not last:
+        if evaluates:
+            self._evaluate()
+        if stop and self.step < self.steps:
             raise Interrupted(
                 f"stopped after step {self.step} of {self.steps} with a checkpoint, nothing is lost; "
                 f"continue with --resume {self.run_folder.path}"
             )
+
+    def _evaluation_due(self) -> bool:
+        every = self.config.eval_every * self.sampler.steps_per_epoch
+        return self.step > 0 and (self.step == self.steps or self.step % every == 0)
 
     def _log_loss(self, loss: float) -> None:
         if not math.isfinite(loss):
@@ -262,40 +294,46 @@ class Trainer:
         )
 
     def _evaluate(self) -> None:
-        """Evaluate, log, and save the weights, as best if they are."""
+        """Save the weights, evaluate, save them as best if they are, and log last.
+
+        A run that ends before the log has the record evaluates again when it goes on."""
+        metadata = {
+            "classes": self.val_set.classes,
+            "palette": self.val_set.palette.tolist(),
+            "dataset": self.config.dataset,
+            "void_value": self.config.void_value,
+            "label_offset": self.config.label_offset,
+            "resolution": self.recipe.crop,
+            "step": self.step,
+        }
+        if self.accelerator.is_main_process:
+            save_model(self.network, self.run_folder.path / "last.safetensors", metadata=metadata)
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
         if world > 1:  # batch statistics differ between processes until the next forward
             for buffer in self.network.buffers():
                 torch.distributed.broadcast(buffer, src=0)
         share = Subset(self.val_set, range(rank, len(self.val_set), world))
-        batches = make_loader(share, self.config.workers, batch_size=self.recipe.eval_batch_size)
+        batches = evaluation_batches(share, self.config.workers, self.recipe.eval_batch_size)
         with self.report.bar("evaluating", len(share)) as progress, self.accelerator.autocast():
             found = evaluate(self.network, batches, self.accelerator.device, progress=progress)
-        self.record = found.as_record(self.val_set.classes)
+        self.record = {"kind": "val", "step": self.step, **found.as_record(self.val_set.classes)}
+        best = not self.best or self.record["mean_iou"] > self.best["mean_iou"]
+        self.best = self.record if best else self.best
         if not self.accelerator.is_main_process:
             return
-        self.run_folder.log({"kind": "val", "step": self.step, **self.record})
-        scalars = {f"val/{name}": self.record[name] for name in ("mean_iou", "accuracy", "seed_mean_iou")}
+        if best:
+            metadata |= {name: self.record[name] for name in ("mean_iou", "mean_iou_classes")}
+            save_model(self.network, self.run_folder.path / "best.safetensors", metadata=metadata)
+        self.run_folder.log(self.record)
+        names = ("mean_iou", "mean_iou_classes", "accuracy", "seed_mean_iou", "seed_mean_iou_classes")
+        scalars = {f"val/{name}": self.record[name] for name in names}
         scalars |= {
             f"val/iou/{name}": value for name, value in self.record["iou"].items() if value is not None
         }
-        for name in ("mu", "beta", "walk_mean_iou"):
+        for name in ("mu", "beta", "walk_mean_iou", "walk_mean_iou_classes"):
             scalars |= {f"val/{name}/{walk + 1}": value for walk, value in enumerate(self.record[name])}
         self.accelerator.log(scalars, step=self.step)
         self.report.line(f"validation after step {self.step}\n{format_record(self.record)}")
-
-        metadata = {
-            "classes": self.val_set.classes,
-            "palette": self.val_set.palette.tolist(),
-            "dataset": self.config.dataset,
-            "resolution": self.recipe.crop,
-            "step": self.step,
-            "mean_iou": self.record["mean_iou"],
-        }
-        save_model(self.network, self.run_folder.path / "last.safetensors", metadata=metadata)
-        if self.record["mean_iou"] > self.best:
-            self.best = self.record["mean_iou"]
-            save_model(self.network, self.run_folder.path / "best.safetensors", metadata=metadata)
 
     def _save(self) -> None:
         """Write the state to continue from; every process gives its random state."""
@@ -308,14 +346,19 @@ class Trainer:
             scaler = self.accelerator.scaler
             header = {
                 "step": self.step,
-                "best": None if self.best == -math.inf else self.best,
-                "record": self.record,
+                "classes": self.train_set.classes,
                 "scaler": scaler.state_dict() if scaler is not None else None,
             }
             self.run_folder.save_state(self.network, self.plain_optimizer, states, header)
 
     def _load(self, state: State) -> None:
         """Continue from the last whole state."""
+        known = state.header.get("classes", self.train_set.classes)  # older runs do not hold them
+        if known != self.train_set.classes:
+            raise RunError(
+                f"{self.run_folder.path} was trained on the classes {', '.join(known)}; the data "
+                f"have {', '.join(self.train_set.classes)}; continue it with the data it was trained on"
+            )
         state.restore_model(self.network)
         state.restore_optimizer(self.plain_optimizer)
         rank = self.accelerator.process_index
@@ -325,8 +368,10 @@ class Trainer:
             if "cuda" in random_states and self.accelerator.device.type == "cuda":
                 torch.cuda.set_rng_state(random_states["cuda"][rank], self.accelerator.device)
         header = state.header
-        self.step, self.record = header["step"], header["record"]
-        self.best = -math.inf if header["best"] is None else header["best"]
+        self.step = header["step"]
+        records = self.run_folder.evaluations(self.step)
+        self.record = records[-1] if records else {}
+        self.best = max(records, key=lambda record: record["mean_iou"], default={})
         if self.accelerator.scaler is not None and header["scaler"]:
             self.accelerator.scaler.load_state_dict(header["scaler"])
 
@@ -337,7 +382,7 @@ class Trainer:
             folder.mkdir(exist_ok=True)
             save_overlays(self.network, self.val_set, folder, self.config.overlays, self.accelerator.device)
         self.report.line(
-            f"done: mean IoU {100.0 * self.record['mean_iou']:.2f}%, best {100.0 * self.best:.2f}%; "
+            f"done: mean IoU {format_mean(self.record)}, best {format_mean(self.best)}; "
             f"weights, metrics and overlays in {self.run_folder.path}"
         )
         self.accelerator.end_training()  # ends the process group, and with it the roles

@@ -5,7 +5,7 @@ from difnet.extras import train_extra
 with train_extra():
     from difnet.data.base import DataError, DataReport, SegmentationDataset
     from difnet.data.registry import DATASETS, create_dataset
-    from difnet.data.sampling import SeededView, StepSampler, make_loader
+    from difnet.data.sampling import SeededView, StepSampler, evaluation_batches, make_loader
     from difnet.data.transforms import eval_transform, train_transform
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "StepSampler",
     "create_dataset",
     "eval_transform",
+    "evaluation_batches",
     "make_loader",
     "train_transform",
 ]

@@ -21,6 +21,10 @@ Transform = Callable[[tv_tensors.Image, tv_tensors.Mask], tuple[Tensor, Tensor]]
 class DataError(ValueError):
     """Something is wrong with the data on disk; the message names file, value and remedy."""
 
+    def __init__(self, message: str):
+        # A loader's worker puts its traceback before the message.
+        super().__init__(message.rpartition(f"{type(self).__name__}: ")[2].strip())
+
 
 class DataReport(NamedTuple):
     """What a complete reading of a split found.
@@ -30,12 +34,16 @@ class DataReport(NamedTuple):
         pixels: (k,) labelled pixels of each class.
         present: (k,) labelled pixels in the images that show the class at all.
         sizes: (height, width) of the images, each once.
+        void: number of void pixels.
+        notes: what a user should know of the data, a sentence each.
     """
 
     images: int
     pixels: np.ndarray
     present: np.ndarray
     sizes: frozenset[tuple[int, int]] = frozenset()
+    void: int = 0
+    notes: tuple[str, ...] = ()
 
     def median_frequency_weights(self) -> list[float]:
         """Class weights median(f) / f_c, f_c = pixels of c / labelled pixels of images showing c.
@@ -57,6 +65,8 @@ class SegmentationDataset(Dataset[Any], ABC):
         classes: class names in index order.
         palette: (k, 3) uint8 RGB, one colour per class.
         transform: applied to (image, label) by ``__getitem__``; None returns them as read.
+        void_value: the numbers that mean void in the labels as stored.
+        label_offset: the number of the first class in the labels as stored.
     """
 
     name: str
@@ -64,6 +74,8 @@ class SegmentationDataset(Dataset[Any], ABC):
     classes: list[str]
     palette: np.ndarray
     transform: Transform | None
+    void_value: tuple[int, ...] = (VOID,)
+    label_offset: int = 0
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -92,9 +104,10 @@ class SegmentationDataset(Dataset[Any], ABC):
             progress: called with the number of items done, after each.
 
         Raises:
-            DataError: lists the first ten unusable items and the number of the others.
+            DataError: lists the first ten unusable items and the number of the others, or says that no pixel
+                is labelled, or in training that a single class is.
         """
-        pixels = np.zeros(len(self.classes), np.int64)
+        pixels, void = np.zeros(len(self.classes), np.int64), 0
         present = np.zeros(len(self.classes), np.int64)
         sizes: set[tuple[int, int]] = set()
         errors: list[str] = []
@@ -104,26 +117,56 @@ class SegmentationDataset(Dataset[Any], ABC):
                     errors.append(str(found))
                 else:
                     counts, size = found
+                    labelled = counts[: len(self.classes)]
+                    pixels += labelled
+                    present += np.where(labelled > 0, labelled.sum(), 0)
+                    void += int(counts[VOID])
                     sizes.add(size)
-                    pixels += counts
-                    present += np.where(counts > 0, counts.sum(), 0)
                 if progress is not None:
                     progress(done)
         raise_all(errors, f"{self.name} {self.split}")
+        notes = (self._judge(pixels, void),)
+        return DataReport(len(self), pixels, present, frozenset(sizes), void, notes)
+
+    def _judge(self, pixels: np.ndarray, void: int) -> str:
+        """One sentence on which classes occur; `DataError` where nothing can be made of them."""
+        numbers = ", ".join(map(str, self.void_value)) or "no number"
         if not pixels.any():
             raise DataError(
-                f"{self.name} {self.split}: every pixel of the {len(self)} labels is void (255); "
+                f"{self.name} {self.split}: every pixel of the {len(self)} labels is void ({numbers}); "
                 "label at least one pixel with a class index"
             )
-        return DataReport(len(self), pixels, present, frozenset(sizes))
+        absent = [f"{i + self.label_offset} ({self.classes[i]})" for i in np.flatnonzero(pixels == 0)]
+        split = {"train": "training", "val": "validation"}[self.split]
+        lack = f"{'class' if len(absent) == 1 else 'classes'} {listed(absent)} in no {split} label"
+        found = (
+            f"{len(self.classes) - len(absent)} of {len(self.classes)} classes occur"
+            + (f", {lack}" if absent else "")
+            + f"; {numbers} {'are' if len(self.void_value) > 1 else 'is'} void: "
+            + f"{100.0 * void / (void + pixels.sum()):.1f} % of the pixels"
+        )
+        if self.split == "train" and np.count_nonzero(pixels) == 1:
+            hint = f"; if {numbers} stands for a class here, write the class's number there" if void else ""
+            raise DataError(f"{self.name} train: {found}; there is nothing to learn from one class{hint}")
+        return f"{self.split} labels: {found}"
+
+    def _label(self, index: int) -> Tensor:
+        """The label of an item, once the whole item could be read."""
+        return self.read(index)[1]
 
     def _count(self, index: int) -> tuple[np.ndarray, tuple[int, int]] | DataError:
+        """(256,) pixels of each value of a label, and its (height, width)."""
         try:
-            _, label = self.read(index)
+            label = self._label(index)
         except DataError as error:
             return error
-        counts = np.bincount(label.numpy().ravel(), minlength=256)[: len(self.classes)]
-        return counts, (label.shape[-2], label.shape[-1])
+        return np.bincount(label.numpy().ravel(), minlength=256), (label.shape[-2], label.shape[-1])
+
+
+def listed(items: list[str], shown: int = 5) -> str:
+    """The first `shown` items, and how many more there are."""
+    more = f" and {len(items) - shown} more" if len(items) > shown else ""
+    return ", ".join(items[:shown]) + more
 
 
 def raise_all(errors: list[str], where: str, shown: int = 10) -> None:

@@ -1,23 +1,27 @@
 """A data set in a folder: images/{train,val}, labels/{train,val}, classes.txt."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
+from torch import Tensor
 from torchvision import tv_tensors
 
 from difnet.data.base import (
     VOID,
     DataError,
+    DataReport,
     SegmentationDataset,
     Split,
     Transform,
     distinct_palette,
+    listed,
     raise_all,
 )
+from difnet.data.disk import IMAGE_SUFFIXES, QUARTER_TURNS, find_files, read_label, read_turned_image
+from difnet.files import read_text
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm")
 LAYOUT = "a root with images/train, images/val, labels/train, labels/val and classes.txt"
 
 
@@ -25,25 +29,39 @@ class Folder(SegmentationDataset):
     """Images and palette (or grey) PNG labels of the same relative name.
 
     Args:
-        root: folder that holds ``images/SPLIT/**/NAME.jpg`` (or png, bmp, tif, webp, ppm),
-            ``labels/SPLIT/**/NAME.png`` (pixel value = class index, 255 = void) and ``classes.txt``
-            (one class name a line, in index order).
+        root: folder that holds ``images/SPLIT/**/NAME.jpg`` (or another of `IMAGE_SUFFIXES`),
+            ``labels/SPLIT/**/NAME.png`` (see `read_label`) and ``classes.txt`` (one class name a line, in
+            index order). Links to folders are followed, names that begin with a dot are passed over.
         split: "train" or "val".
         transform: see `SegmentationDataset`.
+        void_value: the numbers that mean void in the labels.
+        label_offset: the number of the first class in the labels.
 
     Raises:
         DataError: a folder or classes.txt is missing or empty, or images and labels do not pair up.
+        ValueError: a void number is also that of a class, or out of range.
     """
 
     name = "folder"
 
-    def __init__(self, root: str | Path, split: Split, *, transform: Transform | None = None):
+    def __init__(
+        self,
+        root: str | Path,
+        split: Split,
+        *,
+        transform: Transform | None = None,
+        void_value: tuple[int, ...] = (VOID,),
+        label_offset: int = 0,
+    ):
         self.root = Path(root)
         self.split = split
         self.transform = transform
+        self.void_value, self.label_offset = void_value, label_offset
         if not self.root.is_dir():
             raise DataError(f"data root {self.root} is not a folder; --data-root takes {LAYOUT}")
         self.classes = self._read_classes()
+        self._check_numbering()
+        self.notes: list[str] = []
         self.images, self.labels = self._pair()
         self.palette = self._find_palette()
 
@@ -57,23 +75,75 @@ class Folder(SegmentationDataset):
 
     def read(self, index: int) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
         """See `SegmentationDataset.read`."""
-        image = read_image(self.images[index])
-        label = read_label(self.labels[index], len(self.classes))
-        if image.shape[-2:] != label.shape:
-            raise DataError(
-                f"{self.labels[index]} is {label.shape[1]}x{label.shape[0]}, its image {self.images[index]} "
-                f"is {image.shape[2]}x{image.shape[1]} (after EXIF rotation); "
-                "resize the label with nearest neighbour"
-            )
+        image, label, _ = self._read_turned(index)
         return image, label
+
+    def check(self, progress: Callable[[int], None] | None = None) -> DataReport:
+        """See `SegmentationDataset.check`; the notes also name what the folders hold beside the data."""
+        self._turned: list[str] = []
+        report = super().check(progress)
+        notes = [*self.notes, *report.notes]
+        if self._turned:
+            notes.append(
+                f"{len(self._turned)} {self.split} image(s) are turned by an EXIF tag, which their size does "
+                f"not show ({listed(sorted(self._turned))}); see that their labels are drawn upright"
+            )
+        return report._replace(notes=tuple(notes))
+
+    def _label(self, index: int) -> Tensor:
+        image, label, orientation = self._read_turned(index)
+        square = image.shape[-1] == image.shape[-2]
+        if orientation != 1 and (square or orientation not in QUARTER_TURNS):
+            self._turned.append(self.item_name(index))
+        return label
+
+    def _read_turned(self, index: int) -> tuple[tv_tensors.Image, tv_tensors.Mask, int]:
+        """Image and label of one size, and the value of the image's EXIF tag Orientation."""
+        image, orientation = read_turned_image(self.images[index])
+        label = read_label(
+            self.labels[index],
+            len(self.classes),
+            void_value=self.void_value,
+            label_offset=self.label_offset,
+        )
+        (height, width), size = image.shape[-2:], tuple(label.shape)
+        if size == (height, width):
+            return image, label, orientation
+        remedy = "resize the label with nearest neighbour"
+        if orientation in QUARTER_TURNS and size == (width, height):
+            remedy = (
+                f"the label was drawn on the pixels as stored, before the turn by the EXIF tag (Orientation "
+                f"{orientation}): turn the label the same way, or remove the tag from the image"
+            )
+        raise DataError(
+            f"{self.labels[index]} is {size[1]}x{size[0]}, its image {self.images[index]} is "
+            f"{width}x{height} (after EXIF rotation); {remedy}"
+        )
+
+    def _check_numbering(self) -> None:
+        last = self.label_offset + len(self.classes) - 1
+        for option, number in (
+            ("--label-offset", self.label_offset),
+            *(("--void-value", number) for number in self.void_value),
+        ):
+            if not 0 <= number < 2**16:
+                raise ValueError(f"{option} must be a number that a PNG can hold, 0 to 65535, got {number}")
+        for number in self.void_value:
+            if self.label_offset <= number <= last:
+                name = self.classes[number - self.label_offset]
+                raise ValueError(
+                    f"--void-value {number} is also the number of class {name!r} in the labels (classes are "
+                    f"{self.label_offset} to {last}); give --label-offset the number of the first class, or "
+                    "take the void class out of classes.txt"
+                )
 
     def _read_classes(self) -> list[str]:
         path = self.root / "classes.txt"
         try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+            text = read_text(path)
+        except (OSError, UnicodeError) as error:
             raise DataError(
-                f"{path} cannot be read ({error}); write one class name a line, in index order"
+                f"{path} cannot be read ({error}); write one class name a line, in index order, as UTF-8"
             ) from error
         classes = [line.strip() for line in text.splitlines() if line.strip()]
         if not 2 <= len(classes) <= VOID:
@@ -85,8 +155,8 @@ class Folder(SegmentationDataset):
 
     def _pair(self) -> tuple[list[Path], list[Path]]:
         """Images and labels in one order, sorted by relative name."""
-        images = self._find("images", IMAGE_SUFFIXES)
-        labels = self._find("labels", (".png",))
+        images, other_images = self._find("images", IMAGE_SUFFIXES)
+        labels, other_labels = self._find("labels", (".png",))
         if not images:
             raise DataError(
                 f"{self.root / 'images' / self.split} holds no image; put files ending in "
@@ -94,83 +164,57 @@ class Folder(SegmentationDataset):
             )
         label_folder = self.root / "labels" / self.split
         errors = [
-            f"image {images[name]} has no label; add {label_folder / name}.png or remove the image"
+            f"image {images[name]} has no label; "
+            + (
+                f"save {other_labels[name]} as PNG"
+                if name in other_labels
+                else f"add {label_folder / name}.png or remove the image"
+            )
             for name in sorted(images.keys() - labels.keys())
         ]
         errors += [
-            f"label {labels[name]} has no image; add images/{self.split}/{name}.jpg or remove the label"
+            f"label {labels[name]} has no image; "
+            + (
+                f"save {other_images[name]} as PNG or JPEG"
+                if name in other_images
+                else f"add images/{self.split}/{name}.jpg or remove the label"
+            )
             for name in sorted(labels.keys() - images.keys())
         ]
         raise_all(errors, f"{self.name} {self.split} in {self.root}")
         names = sorted(images)
         return [images[name] for name in names], [labels[name] for name in names]
 
-    def _find(self, kind: str, suffixes: tuple[str, ...]) -> dict[str, Path]:
+    def _find(self, kind: str, suffixes: tuple[str, ...]) -> tuple[dict[str, Path], dict[str, Path]]:
+        """By relative name without suffix: the files of a kind, and what else lies among them."""
         folder = self.root / kind / self.split
         if not folder.is_dir():
             raise DataError(f"folder {folder} is missing; --data-root takes {LAYOUT}")
+
+        def name_of(path: Path) -> str:
+            return path.relative_to(folder).with_suffix("").as_posix()
+
+        files, others = find_files(folder, suffixes)
         found: dict[str, Path] = {}
-        for path in sorted(folder.rglob("*")):
-            if path.suffix.lower() not in suffixes or path.name.startswith("."):
-                continue
-            name = path.relative_to(folder).with_suffix("").as_posix()
+        for path in files:
+            name = name_of(path)
             if name in found:
                 raise DataError(f"{found[name]} and {path} share the name {name!r}; keep one of them")
             found[name] = path
-        return found
+        if others:
+            self.notes.append(
+                f"not read in {folder}: {listed([str(path.relative_to(folder)) for path in others])} "
+                f"(read are {', '.join(suffixes)})"
+            )
+        return found, {name_of(path): path for path in others}
 
     def _find_palette(self) -> np.ndarray:
         """Colours of the first label's palette where it has enough distinct ones, else made-up ones."""
         try:
             with Image.open(self.labels[0]) as label:
-                colours = np.array(label.getpalette() or [], np.uint8).reshape(-1, 3)[: len(self.classes)]
-        except (OSError, ValueError):
+                colours = np.array(label.getpalette() or [], np.uint8).reshape(-1, 3)
+                colours = colours[self.label_offset :][: len(self.classes)]
+        except Exception:  # Pillow raises errors of nearly every type on damaged files
             colours = np.zeros((0, 3), np.uint8)  # `check` reports the file with its reason
         enough = len(np.unique(colours, axis=0)) == len(self.classes)
         return colours if enough else distinct_palette(len(self.classes))
-
-
-def read_image(path: Path) -> tv_tensors.Image:
-    """Image file as (3, H, W) uint8 RGB, rotated as its EXIF tag says.
-
-    Raises:
-        DataError: the file is missing, truncated or not an image.
-    """
-    try:
-        with Image.open(path) as file:
-            rgb = ImageOps.exif_transpose(file).convert("RGB")
-    except UnidentifiedImageError as error:
-        raise DataError(f"{path} is not an image that Pillow can read; convert it to JPEG or PNG") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path} cannot be read ({error}); replace the file") from error
-    return tv_tensors.Image(torch.from_numpy(np.array(rgb)).permute(2, 0, 1).contiguous())
-
-
-def read_label(path: Path, num_classes: int) -> tv_tensors.Mask:
-    """Palette or grey PNG as (H, W) uint8 class indices, 255 = void.
-
-    Raises:
-        DataError: unreadable, not single-channel, or a value that is neither a class index nor 255.
-    """
-    try:
-        with Image.open(path) as file:
-            if file.mode not in ("P", "L", "1", "I", "I;16"):
-                raise DataError(
-                    f"{path} has mode {file.mode}; a label is a palette or grey PNG "
-                    "whose pixel value is the class index"
-                )
-            values = np.array(file).astype(np.int64)
-    except UnidentifiedImageError as error:
-        raise DataError(f"{path} is not an image that Pillow can read; write the label as PNG") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"{path} cannot be read ({error}); replace the file") from error
-    strange = np.unique(values[(values >= num_classes) & (values != VOID)])
-    if strange.size or values.min() < 0:
-        shown = ", ".join(str(value) for value in strange[:5])
-        raise DataError(
-            f"{path} holds label value(s) {shown} outside the {num_classes} classes (0 to {num_classes - 1}, "
-            f"{VOID} = void); correct the label or add the class to classes.txt"
-        )
-    return tv_tensors.Mask(torch.from_numpy(values.astype(np.uint8)))

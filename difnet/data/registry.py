@@ -2,17 +2,22 @@
 
 from pathlib import Path
 
-from difnet.data.base import SegmentationDataset, Split, Transform
+from difnet.data.base import VOID, SegmentationDataset, Split, Transform
 from difnet.data.camvid import Camvid
 from difnet.data.folder import Folder
 from difnet.data.scenes import Scenes
 
-FOLDERS: dict[str, type[Folder]] = {"camvid": Camvid, "folder": Folder}
-DATASETS = ("scenes", *FOLDERS)
+DATASETS = ("scenes", "camvid", "folder")
 
 
 def create_dataset(
-    name: str, root: str | Path | None, split: Split, *, transform: Transform | None = None
+    name: str,
+    root: str | Path | None,
+    split: Split,
+    *,
+    transform: Transform | None = None,
+    void_value: tuple[int, ...] = (VOID,),
+    label_offset: int = 0,
 ) -> SegmentationDataset:
     """Build a data set by name.
 
@@ -21,21 +26,30 @@ def create_dataset(
         root: folder of the data; None for "scenes".
         split: "train" or "val".
         transform: (image (3, H, W) uint8, label (H, W) uint8) to what an item shall be; None leaves them.
+        void_value, label_offset: how the labels of "folder" are numbered; see `Folder`.
 
     Raises:
-        ValueError: unknown name or split, or a root where none is used or none where one is needed.
+        ValueError: unknown name or split, a root where none is used or none where one is needed, or a
+            numbering that contradicts itself or the data set.
         DataError: the data on disk cannot be used.
     """
     if split not in ("train", "val"):
         raise ValueError(f"split {split!r} is unknown; choose train or val")
+    if name != "folder" and (void_value, label_offset) != ((VOID,), 0):
+        raise ValueError(
+            f"--void-value and --label-offset are for --dataset folder; {name} numbers its classes from 0, "
+            f"and {VOID} is void; leave them out"
+        )
     if name == "scenes":
         if root is not None:
             raise ValueError(
                 f"scenes are drawn in memory and take no data root, got {root}; leave --data-root out"
             )
         return Scenes(split, transform=transform)
-    if name not in FOLDERS:
+    if name not in DATASETS:
         raise ValueError(f"data set {name!r} is unknown; choose one of {', '.join(DATASETS)}")
     if root is None:
         raise ValueError(f"data set {name!r} needs a folder; give --data-root DIR")
-    return FOLDERS[name](root, split, transform=transform)
+    if name == "camvid":
+        return Camvid(root, split, transform=transform)
+    return Folder(root, split, transform=transform, void_value=void_value, label_offset=label_offset)

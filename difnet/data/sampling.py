@@ -4,12 +4,18 @@ The order of an epoch comes from (seed, epoch) and the augmentation of an item f
 neither the number of workers nor an interruption changes what a step sees.
 """
 
+import atexit
 import hashlib
+import multiprocessing
+import os
 import signal
 from collections.abc import Iterator
+from functools import partial
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from difnet.data.base import SegmentationDataset
@@ -113,10 +119,37 @@ class StepSampler(Sampler[list[Draw]]):
                 yield [Draw(self.epoch, index) for index in order[first : first + self.micro]]
 
 
-def _ignore_interrupt(_worker: int) -> None:
-    # Both signals reach the whole process group; the main process alone decides how to stop.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+def evaluation_batches(
+    dataset: Dataset[Any], workers: int, batch_size: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Every item once, in batches of up to `batch_size` neighbours; pictures of other sizes get their own."""
+    loader = make_loader(dataset, workers, batch_size=batch_size, collate_fn=_stack_by_size)
+    return chain.from_iterable(loader)
+
+
+def _stack_by_size(items: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
+    groups: dict[torch.Size, list[tuple[Tensor, Tensor]]] = {}
+    for item in items:
+        groups.setdefault(item[0].shape, []).append(item)
+    return [
+        (torch.stack([image for image, _ in group]), torch.stack([label for _, label in group]))
+        for group in groups.values()
+    ]
+
+
+_ending = multiprocessing.RawValue("b", 0)
+
+
+@atexit.register
+def _announce_the_end() -> None:
+    """Runs before `multiprocessing` ends what workers an uncaught error left, and waits for them."""
+    _ending.value = 1
+
+
+def _prepare_worker(ending: Any, _worker: int) -> None:
+    # Both signals may reach the whole process group; the main process alone decides how to stop.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda _number, _frame: os._exit(1) if ending.value else None)
     torch.set_num_threads(1)
 
 
@@ -126,7 +159,7 @@ def make_loader(dataset: Dataset[Any], workers: int, **options: Any) -> DataLoad
         dataset,
         num_workers=workers,
         persistent_workers=workers > 0,
-        worker_init_fn=_ignore_interrupt,
+        worker_init_fn=partial(_prepare_worker, _ending),
         generator=torch.Generator(),
         **options,
     )

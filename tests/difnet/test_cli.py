@@ -1,13 +1,15 @@
 """Train, evaluate and predict as a user calls them."""
 
 import json
+import os
 import runpy
+import shutil
 import sys
 
 import numpy as np
 import pytest
 import torch
-from conftest import make_folder, tiny
+from conftest import make_folder, tiny, write_pair
 from PIL import Image
 
 from difnet import create_model, evaluate, explain, predict, save_model, train
@@ -126,6 +128,122 @@ def test_predict_any_size_and_equal_names(trained, tmp_path, capsys):
         assert label.size == Image.open(path).size == Image.open(out / f"{stem}.overlay.png").size
         assert set(np.unique(np.array(label))) <= {0, 1, 2}
     assert len(list(out.iterdir())) == 6
+
+
+def test_predict_takes_folders(trained, tmp_path, capsys):
+    root, run = trained
+    photos, out = tmp_path / "photos", tmp_path / "photos" / "out"
+    (photos / "rome").mkdir(parents=True)
+    for name in ("1.png", "rome/1.png", "rome_1.png"):
+        shutil.copy(root / "images/train/view0.png", photos / name)
+    (photos / "notes.txt").touch()
+    (photos / os.fsdecode(b"\xff.txt")).touch()  # no UTF-8: named all the same
+    arguments = ["--checkpoint", str(run), str(photos), "--out", str(out)]
+    for _ in range(2):  # the second time the results of the first lie in the folder
+        assert predict.main(arguments) == 0
+        names = {path.name.partition(".")[0] for path in out.iterdir()}
+        assert names == {"1", "rome_1", "rome_1-2"}
+        assert "not read in" in capsys.readouterr().out
+    (tmp_path / "none").mkdir()
+    assert predict.main(["--checkpoint", str(run), str(tmp_path / "none"), "--out", str(out)]) == 1
+    assert f"{tmp_path / 'none'} holds no image; images end in" in capsys.readouterr().err
+
+
+def test_predict_goes_on_after_a_bad_image(trained, tmp_path, capsys):
+    root, run = trained
+    (tmp_path / "bad.png").write_bytes(b"no")
+    good, out = root / "images/train/view0.png", tmp_path / "out"
+    arguments = ["--checkpoint", str(run), str(tmp_path / "bad.png"), str(good), "--out", str(out)]
+    assert predict.main(arguments) == 1
+    error = capsys.readouterr().err
+    assert "of 2 images 1 are labelled: 1 item(s) cannot be used" in error
+    assert f"{tmp_path / 'bad.png'} is not an image" in error
+    assert (out / "view0.labels.png").is_file()
+
+
+def test_predict_keeps_its_inputs(trained, tmp_path, capsys):
+    for name in ("x.png", "x.labels.png"):
+        Image.new("RGB", (40, 40)).save(tmp_path / name)
+    images = [str(tmp_path / name) for name in ("x.png", "x.labels.png")]
+    assert predict.main(["--checkpoint", str(trained[1]), *images, "--out", str(tmp_path)]) == 1
+    assert f"{tmp_path / 'x.labels.png'} would be replaced by a labelled picture" in capsys.readouterr().err
+    assert predict.main(["--checkpoint", str(trained[1]), "gone.png", "--out", str(tmp_path)]) == 1
+    assert "gone.png does not exist" in capsys.readouterr().err
+
+
+def test_explain_wants_one_picture(trained, tmp_path, capsys):
+    arguments = [
+        "--checkpoint",
+        str(trained[1]),
+        str(tmp_path),
+        "--point",
+        "1,1",
+        "--out",
+        str(tmp_path / "o"),
+    ]
+    assert explain.main(arguments) == 1
+    assert f"{tmp_path} is a folder; name an image file in it" in capsys.readouterr().err
+
+
+def test_home_folders_in_every_path(trained, tmp_path, monkeypatch, capsys):
+    root, run = trained
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "data").symlink_to(root)
+    (home / "run").symlink_to(run)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(tmp_path)
+    picture = "~/data/images/train/view0.png"
+    data = ["--dataset", "folder", "--data-root=~/data", "--workers", "0"]
+    assert predict.main(["--checkpoint=~/run", picture, "--out=~/labelled"]) == 0
+    assert explain.main(["--checkpoint=~/run", picture, "--point", "1,1", "--out=~/explained"]) == 0
+    assert evaluate.main(["--checkpoint=~/run", *data, "--out=~/new/metrics.json"]) == 0
+    assert (
+        train.main([*tiny(root, tmp_path / "x", "--max-steps", "1"), "--data-root=~/data", "--out=~/trained"])
+        == 0
+    )
+    assert train.main(["--resume=~/trained", "--workers", "0"]) == 0
+    assert {path.name for path in home.iterdir()} == {
+        *("data", "run", "labelled", "explained", "new", "trained")
+    }
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
+
+
+@pytest.mark.parametrize("command", ["evaluate", "predict", "explain", "train"])
+def test_results_that_cannot_be_written_are_told_before_the_work(
+    trained, command, tmp_path, capsys, monkeypatch
+):
+    root, run = trained
+    for module in (evaluate, predict, explain):
+        monkeypatch.setattr(module, "load_model", None)  # not reached
+    taken = tmp_path / "taken"
+    taken.mkdir() if command == "evaluate" else taken.touch()
+    image = str(root / "images/train/view0.png")
+    arguments = {
+        "evaluate": ["--checkpoint", str(run), "--dataset", "folder", "--data-root", str(root)],
+        "predict": ["--checkpoint", str(run), image],
+        "explain": ["--checkpoint", str(run), image, "--point", "1,1"],
+        "train": tiny(root, taken),
+    }[command]
+    module = {"evaluate": evaluate, "predict": predict, "explain": explain, "train": train}[command]
+    assert module.main([*arguments, "--out", str(taken)]) == 1
+    error = capsys.readouterr().err
+    assert str(taken) in error
+    assert error.count("\n") == 1
+
+
+def test_evaluate_takes_pictures_of_several_sizes(trained, tmp_path):
+    root, run = trained
+    data = shutil.copytree(root, tmp_path / "data")
+    write_pair(data, "val", "view1", (44, 60), np.random.default_rng(1))
+    found = []
+    for size in ("1", "4"):
+        options = ["--dataset", "folder", "--data-root", str(data), "--batch-size", size, "--workers", "0"]
+        out = tmp_path / f"{size}.json"
+        assert evaluate.main(["--checkpoint", str(run), *options, "--out", str(out)]) == 0
+        found.append(json.loads(out.read_text()))
+    assert found[0]["iou"] == pytest.approx(found[1]["iou"], abs=1e-3)
+    assert found[0]["mean_iou_classes"] == 3
 
 
 def test_predict_names_the_bad_image(trained, tmp_path, capsys):

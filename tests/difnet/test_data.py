@@ -1,6 +1,10 @@
 """Data sets: items, determinism, and every way in which data on disk can be wrong."""
 
+import os
+import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +13,16 @@ import torch
 from conftest import CLASSES, REPOSITORY, make_folder, write_pair
 from PIL import Image
 
-from difnet.data import DataError, SeededView, StepSampler, create_dataset, make_loader, train_transform
+from difnet.data import (
+    DataError,
+    SeededView,
+    StepSampler,
+    create_dataset,
+    eval_transform,
+    evaluation_batches,
+    make_loader,
+    train_transform,
+)
 from difnet.data.base import DataReport
 from difnet.data.sampling import Draw
 from difnet.data.scenes import Scenes
@@ -46,6 +59,85 @@ def test_check_counts_pixels(data_root):
     assert report.present.tolist() == [int((labels != 255).sum())] * 3
 
 
+def relabel(root: Path, split: str, old: int, new: int) -> None:
+    """Write `new` in place of `old` in all labels of a split."""
+    for path in (root / "labels" / split).iterdir():
+        label = np.array(Image.open(path))
+        label[label == old] = new
+        Image.fromarray(label).save(path)
+
+
+@pytest.mark.parametrize(("split", "word"), [("train", "training"), ("val", "validation")])
+def test_check_names_classes_that_never_occur(data_root, split, word):
+    relabel(data_root, split, 2, 255)
+    report = create_dataset("folder", data_root, split).check()
+    labels = [np.array(Image.open(path)) for path in (data_root / "labels" / split).iterdir()]
+    share = 100 * np.mean([label == 255 for label in labels])
+    assert report.void == sum((label == 255).sum() for label in labels)
+    assert report.notes == (
+        f"{split} labels: 2 of 3 classes occur, class 2 (block) in no {word} label; "
+        f"255 is void: {share:.1f} % of the pixels",
+    )
+
+
+def test_a_single_class_is_refused_for_training(data_root):
+    for split in ("train", "val"):
+        relabel(data_root, split, 2, 255)
+        relabel(data_root, split, 1, 255)
+    message = problem(data_root)
+    assert "1 of 3 classes occur, classes 1 (right), 2 (block) in no training label; 255 is void: " in message
+    assert (
+        "nothing to learn from one class; if 255 stands for a class here, write the class's number" in message
+    )
+    assert "classes 1 (right), 2 (block)" in create_dataset("folder", data_root, "val").check().notes[0]
+
+
+def test_void_numbers_and_label_offset(data_root):
+    usual = create_dataset("folder", data_root, "train")
+    expected = [usual.read(i)[1] for i in range(8)]
+    for old, new in ((2, 3), (1, 2), (0, 1), (255, 0)):
+        relabel(data_root, "train", old, new)
+    assert "label value(s) 3 outside the 3 classes (0 to 2, 255 = void)" in problem(data_root)
+    numbered = create_dataset("folder", data_root, "train", void_value=(0,), label_offset=1)
+    for index, label in enumerate(expected):
+        assert torch.equal(numbered.read(index)[1], label)
+    assert numbered.check().notes[0].startswith("train labels: 3 of 3 classes occur; 0 is void: ")
+    relabel(data_root, "train", 3, 0)
+    assert "class 3 (block) in no training label" in numbered.check().notes[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"void_value": (2,)}, "--void-value 2 is also the number of class 'block' in the labels"),
+        ({"void_value": (255, 1), "label_offset": 1}, "--void-value 1 is also the number of class 'left'"),
+        ({"void_value": (-1,)}, "--void-value must be a number that a PNG can hold, 0 to 65535, got -1"),
+        ({"label_offset": -1}, "--label-offset must be a number that a PNG can hold"),
+    ],
+)
+def test_numbering_that_contradicts_itself(data_root, options, words):
+    shutil.rmtree(data_root / "labels")
+    with pytest.raises(ValueError, match=re.escape(words)):
+        create_dataset("folder", data_root, "train", **options)
+
+
+@pytest.mark.parametrize("name", ["scenes", "camvid"])
+def test_only_folders_take_a_numbering(data_root, name):
+    root = None if name == "scenes" else data_root
+    for options in ({"void_value": (0,)}, {"label_offset": 1}):
+        with pytest.raises(ValueError, match=f"are for --dataset folder; {name} numbers its classes from 0"):
+            create_dataset(name, root, "train", **options)
+
+
+def test_palette_follows_the_offset(data_root):
+    path = data_root / "labels/train/view0.png"
+    label = Image.fromarray(np.array(Image.open(path)))
+    label.putpalette([9, 9, 9, 10, 0, 0, 0, 20, 0, 0, 0, 30])
+    label.save(path)
+    palette = create_dataset("folder", data_root, "train", label_offset=1).palette
+    assert palette.tolist() == [[10, 0, 0], [0, 20, 0], [0, 0, 30]]
+
+
 def test_median_frequency_weights():
     # Frequencies 0.5, 0.25 and 0.125 in the images that show each class; the fourth class never occurs.
     report = DataReport(2, np.array([50, 25, 5, 0]), np.array([100, 100, 40, 0]))
@@ -57,6 +149,69 @@ def test_nested_folders_pair_by_relative_name(data_root):
     dataset = create_dataset("folder", data_root, "train")
     assert "aachen/view0" in [dataset.item_name(i) for i in range(len(dataset))]
     dataset.check()
+
+
+def test_links_to_folders_are_followed(data_root, tmp_path):
+    for kind in ("images", "labels"):
+        (tmp_path / "city" / kind).mkdir(parents=True)
+        shutil.move(data_root / kind / "train/view0.png", tmp_path / "city" / kind / "view0.png")
+        (data_root / kind / "train/rome").symlink_to(tmp_path / "city" / kind)
+        (data_root / kind / "train/loop").symlink_to(data_root / kind / "train")
+    dataset = create_dataset("folder", data_root, "train")
+    assert [dataset.item_name(i) for i in (0, 1, 7)] == ["rome/view0", "view1", "view7"]
+    loops = dataset.check().notes[:2]
+    for kind, note in zip(("images", "labels"), loops, strict=True):
+        assert note.startswith(f"not read in {data_root / kind / 'train'}: loop (read are")
+
+
+def test_files_that_are_not_read_are_named(data_root):
+    for name in ("a.heic", "b.npy", ".DS_Store", "._view0.png", ".ipynb_checkpoints/view0.png", "Thumbs.db"):
+        path = data_root / "images/train" / name
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    report = create_dataset("folder", data_root, "train").check()
+    assert report.images == 8
+    assert report.notes[0].startswith(f"not read in {data_root}/images/train: Thumbs.db, a.heic, b.npy (read")
+    assert len(report.notes) == 2
+
+
+@pytest.mark.parametrize("suffix", [".JPG", ".jpe", ".gif", ".pgm"])
+def test_every_suffix_of_the_formats_is_taken(data_root, suffix):
+    path = data_root / "images/train/view0.png"
+    Image.open(path).convert("L").save(path.with_suffix(suffix))
+    path.unlink()
+    assert create_dataset("folder", data_root, "train").check().images == 8
+
+
+def test_a_label_or_image_of_another_kind_is_named(data_root):
+    label, image = data_root / "labels/train/view1.png", data_root / "images/train/view2.png"
+    Image.open(label).save(label.with_suffix(".tif"))
+    label.unlink()
+    image.rename(image.with_suffix(".heic"))
+    message = problem(data_root)
+    assert f"images/train/view1.png has no label; save {label.with_suffix('.tif')} as PNG" in message
+    assert f"labels/train/view2.png has no image; save {image.with_suffix('.heic')} as PNG or JPEG" in message
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_labels_of_photographs_that_are_turned(data_root, orientation):
+    """Labels drawn on the stored pixels are told apart by their size, where it can tell."""
+    path = data_root / "images/train/view0.png"
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.open(path).save(path, exif=exif)
+    if orientation < 5:
+        notes = create_dataset("folder", data_root, "train").check().notes
+        note = "1 train image(s) are turned by an EXIF tag, which their size does not show (view0)"
+        assert [note in text for text in notes] == ([False] if orientation == 1 else [False, True])
+        return
+    message = problem(data_root)
+    assert f"before the turn by the EXIF tag (Orientation {orientation}): turn the label the same" in message
+    assert "resize" not in message
+    label = data_root / "labels/train/view0.png"
+    stored = Image.open(label)
+    stored.save(label, exif=exif)  # the same tag turns the label
+    create_dataset("folder", data_root, "train").check()
 
 
 def test_exif_rotation_is_applied(data_root):
@@ -159,6 +314,57 @@ def test_classes_file(data_root, text, words):
     path = data_root / "classes.txt"
     path.unlink() if text is None else path.write_text(text)
     assert words in problem(data_root)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", " \t\r\n"])
+def test_classes_file_of_any_editor(data_root, encoding, end):
+    text = "".join(f"{name}{end}" for name in ("ä", "b", "c"))
+    (data_root / "classes.txt").write_bytes(text.encode(encoding))
+    assert create_dataset("folder", data_root, "train").classes == ["ä", "b", "c"]
+
+
+def test_classes_file_in_another_encoding(data_root):
+    cases = (("latin-1", "ä", "can't decode"), ("utf-16-le", "a", "without a byte order mark"))
+    for encoding, first, words in cases:
+        (data_root / "classes.txt").write_bytes(f"{first}\nb\nc\n".encode(encoding))
+        assert words in problem(data_root)
+        assert "in index order, as UTF-8" in problem(data_root)
+
+
+def test_evaluation_batches_hold_one_size_each(data_root):
+    write_pair(data_root, "val", "view1", (44, 60), np.random.default_rng(1))
+    dataset = create_dataset("folder", data_root, "val", transform=eval_transform())
+    for workers in (0, 1):
+        found = [tuple(image.shape) for image, _ in evaluation_batches(dataset, workers, 3)]
+        assert found == [(2, 3, 40, 56), (1, 3, 44, 60)]
+    (images, labels), (other, _) = evaluation_batches(dataset, 0, 3)
+    assert torch.equal(other[0], dataset[1][0])
+    assert torch.equal(images[1], dataset[2][0])
+    assert torch.equal(labels[1], dataset[2][1])
+
+
+def test_an_error_in_a_worker_keeps_its_one_line(data_root):
+    dataset = create_dataset("folder", data_root, "val", transform=eval_transform())
+    (data_root / "images/val/view1.png").write_bytes(b"x")
+    with pytest.raises(DataError) as caught:
+        list(evaluation_batches(dataset, 1, 1))
+    assert str(caught.value).startswith(f"{data_root}/images/val/view1.png is not an image")
+    assert "\n" not in str(caught.value)
+
+
+def test_workers_end_with_the_main_process(tmp_path):
+    """They ignore SIGTERM while it works; after an uncaught error it must not wait for them for ever."""
+    script = """
+from difnet.data.sampling import make_loader
+kept = iter(make_loader([0, 1, 2, 3], 1, batch_size=1))
+next(kept)
+raise RuntimeError("the loader stays alive")
+"""
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    run = subprocess.run([sys.executable, "-c", script], env=environment, timeout=60, capture_output=True)
+    assert run.returncode == 1
+    assert b"the loader stays alive" in run.stderr
 
 
 def test_registry_errors(data_root):

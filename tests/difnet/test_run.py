@@ -9,14 +9,17 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from conftest import start, tiny
+from conftest import start, tiny, write_pair
+from PIL import Image
 from safetensors.torch import load_file
 
-from difnet import create_model, files, load_model, train
+from difnet import create_model, evaluate, files, load_model, train
 from difnet.checkpoint import RunFolder
 from difnet.config import SCENES, TrainConfig, class_weights
+from difnet.data import DataError
 from difnet_kernels.backends import choose
 
 
@@ -197,6 +200,12 @@ def test_full_disk(data_root, tmp_path, monkeypatch, capsys):
         (["--resume", "."], ". holds no run (config.json is missing); --resume takes the folder of a run"),
         (["--resume", "runs/x", "--lr", "1"], "leave out every other option except"),
         (["--lr", "-1"], "--lr must be positive, got -1"),
+        (["--lr", "nan"], "--lr must be finite, got nan"),
+        (["--momentum", "inf"], "--momentum must be finite, got inf"),
+        (["--scale", "1", "inf"], "--scale must be finite, got (1.0, inf)"),
+        (["--seed", "99999999999"], "--seed must be below 2^32, got 99999999999"),
+        (["--void-value", "0"], "--void-value and --label-offset are for --dataset folder; scenes numbers"),
+        (["--resume", "runs/x", "--void-value", "0"], "leave out every other option except"),
         (["--batch-size", "5000"], "batch_size 5000 is larger than the 1920"),
         (["--class-weights", "1,2,x"], "neither none, median-frequency, numbers, nor a readable file"),
         (["--precision", "fp16"], "needs a CUDA"),
@@ -253,6 +262,171 @@ def test_a_run_that_cannot_begin_leaves_its_folder_free(
     assert train.main(tiny(data_root, run, "--max-steps", "1")) == 0
 
 
+def test_validation_pictures_of_several_sizes(data_root, tmp_path):
+    write_pair(data_root, "val", "view1", (44, 60), np.random.default_rng(1))
+    records = []
+    for size in ("1", "4"):
+        run = tmp_path / size
+        assert train.main(tiny(data_root, run, "--max-steps", "1", "--eval-batch-size", size)) == 0
+        records.append(json.loads((run / "metrics.jsonl").read_text().splitlines()[-1]))
+    assert records[0]["iou"] == pytest.approx(records[1]["iou"], abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "words"),
+    [
+        (OSError(errno.EIO, "broken disk"), 1, "could not be written at step 2"),
+        (RuntimeError("CUDA out of memory. Tried"), 1, "memory ran out at step 2; lower --eval-batch-size"),
+        (DataError("x.png cannot be read"), 1, "step 2: x.png cannot be read"),
+        (ZeroDivisionError("a bug"), None, "an error ended the run at step 2"),
+        (KeyboardInterrupt(), 130, "stopped at once, 2 of 3 steps done"),
+    ],
+)
+def test_an_evaluation_that_fails_loses_nothing(
+    data_root, tmp_path, monkeypatch, capsys, error, status, words
+):
+    """State and weights of the step are on disk, and the run that goes on evaluates it."""
+    options = ("--max-steps", "3", "--checkpoint-every", "100")
+    assert train.main(tiny(data_root, tmp_path / "whole", *options)) == 0
+    run = tmp_path / "cut"
+
+    def fail(*_arguments, **_options):
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr("difnet.trainer.evaluate", fail)
+        if status is None:
+            with pytest.raises(ZeroDivisionError):
+                train.main(tiny(data_root, run, *options))
+        else:
+            assert train.main(tiny(data_root, run, *options)) == status
+    printed = capsys.readouterr()
+    assert words in printed.out + printed.err
+    assert f"the last checkpoint is whole, continue with --resume {run}" in printed.out + printed.err
+    model, metadata = load_model(run)
+    assert metadata["step"] == 2
+    assert model.num_classes == 3
+    assert train.main(["--resume", str(run), "--workers", "0"]) == 0
+    assert_same_run(tmp_path / "whole", run)
+    both = [(tmp_path / name / "metrics.jsonl").read_text().splitlines()[-4:] for name in ("whole", "cut")]
+    assert [json.loads(line) for line in both[0]] == [json.loads(line) for line in both[1]]
+
+
+def test_overlays_that_fail_lose_nothing(data_root, tmp_path, monkeypatch, capsys):
+    run = tmp_path / "run"
+
+    def fail(*_arguments):
+        raise OSError(errno.ENAMETOOLONG, "File name too long")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("difnet.trainer.save_overlays", fail)
+        assert train.main(tiny(data_root, run, "--max-steps", "2")) == 1
+    assert (
+        "File name too long; make the folder writable again: the last checkpoint is whole, continue with "
+        in (capsys.readouterr().err)
+    )
+    assert train.main(["--resume", str(run), "--workers", "0"]) == 0
+    assert list((run / "overlays").iterdir())
+    assert [record["step"] for record in RunFolder(run).evaluations(9)] == [2]
+
+
+def test_data_that_goes_bad_while_training(data_root, tmp_path, monkeypatch, capsys):
+    """An image is damaged after the check: the line names it, from a worker as well, and what is kept."""
+    original = RunFolder.cut_log
+
+    def damage(self, step):
+        original(self, step)
+        for path in (data_root / "images/val").iterdir():
+            path.write_bytes(b"x")
+
+    monkeypatch.setattr(RunFolder, "cut_log", damage)
+    assert train.main(tiny(data_root, tmp_path / "run", "--max-steps", "2", "--workers", "1")) == 1
+    error = capsys.readouterr().err
+    assert re.match(r"difnet.train: error: step 2: \S+/val/view\d.png is not an image that Pillow", error)
+    assert "the last checkpoint is whole, continue with --resume" in error
+    assert error.count("\n") == 1
+
+
+def test_the_best_is_found_again_after_an_interruption(data_root, tmp_path, monkeypatch, capsys):
+    run = tmp_path / "run"
+    assert train.main(tiny(data_root, run, "--epochs", "1")) == 0
+    log = run / "metrics.jsonl"
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    lines[-1]["iou"] = {"left": 1.0, "right": 1.0, "block": None}
+    lines[-1]["mean_iou"] = 1.0
+    log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(config | {"epochs": 2}))
+    best = (run / "best.safetensors").read_bytes()
+    assert train.main(["--resume", str(run), "--workers", "0"]) == 0
+    assert (run / "best.safetensors").read_bytes() == best
+    assert "best 100.00% over 2 of 3 classes" in capsys.readouterr().out
+
+
+def test_numbering_goes_with_the_run(data_root, tmp_path, capsys):
+    """Labels 1 to 3 with 0 as void, and a train split in which class 3 never occurs."""
+    for path in sorted(data_root.glob("labels/*/*.png")):
+        label = np.array(Image.open(path))
+        Image.fromarray(np.where(label == 255, 0, label + 1).astype(np.uint8)).save(path)
+    run = tmp_path / "run"
+    options = ("--label-offset", "1", "--void-value", "0")
+    assert train.main(tiny(data_root, run, "--max-steps", "1", *options)) == 0
+    assert "3 of 3 classes occur; 0 is void: " in capsys.readouterr().out
+    assert train.main(["--resume", str(run), "--workers", "0"]) == 0
+    arguments = [
+        "--checkpoint",
+        str(run),
+        "--dataset",
+        "folder",
+        "--data-root",
+        str(data_root),
+        "--workers",
+        "0",
+    ]
+    assert evaluate.main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert f"{data_root} is read with 0 as void and 1 as the first class" in printed
+    assert evaluate.main([*arguments, "--void-value", "255", "--label-offset", "0"]) == 1
+    assert "label value(s) 3 outside the 3 classes (0 to 2, 255 = void)" in capsys.readouterr().err
+
+
+def test_two_void_numbers_survive_the_configuration(tmp_path):
+    config = TrainConfig(dataset="folder", void_value=(0, 255), label_offset=1).resolved()
+    (tmp_path / "config.json").write_text(config.to_json())
+    assert TrainConfig.from_json(tmp_path / "config.json") == config
+    old = json.loads(config.to_json())
+    del old["void_value"], old["label_offset"]  # a run of an older version
+    (tmp_path / "config.json").write_text(json.dumps(old))
+    again = TrainConfig.from_json(tmp_path / "config.json")
+    assert (again.void_value, again.label_offset) == ((255,), 0)
+
+
+def test_a_run_goes_on_with_its_own_classes(data_root, tmp_path, capsys):
+    run = tmp_path / "run"
+    assert train.main(tiny(data_root, run, "--max-steps", "1")) == 0
+    (data_root / "classes.txt").write_text("right\nleft\nblock\n")
+    assert train.main(["--resume", str(run), "--workers", "0"]) == 1
+    words = f"{run} was trained on the classes left, right, block; the data have right, left, block; continue"
+    assert words in capsys.readouterr().err
+
+
+def test_weights_of_classes_that_never_occur(data_root, tmp_path, capsys):
+    for path in (data_root / "labels/train").iterdir():
+        label = np.array(Image.open(path))
+        Image.fromarray(np.where(label == 2, 255, label).astype(np.uint8)).save(path)
+    for weights in ("0,0,1", "1,0,1"):
+        options = ("--max-steps", "1", "--class-weights", weights)
+        assert train.main(tiny(data_root, tmp_path / "run", *options)) == 1
+        error = capsys.readouterr().err
+        assert f"--class-weights {weights} leaves weight to fewer than two of the classes that occur" in error
+    options = ("--max-steps", "1", "--class-weights", "median-frequency")
+    assert train.main(tiny(data_root, tmp_path / "run", *options)) == 0
+    printed = capsys.readouterr().out
+    assert "train labels: 2 of 3 classes occur, class 2 (block) in no training label; 255 is void" in printed
+    assert "val labels: 3 of 3 classes occur; 255 is void" in printed
+    assert re.search(r"done: mean IoU \S+% over 3 of 3 classes, best \S+% over 3 of 3 classes;", printed)
+
+
 def test_damaged_state(data_root, tmp_path, capsys):
     run = tmp_path / "run"
     assert train.main(tiny(data_root, run, "--max-steps", "1")) == 0
@@ -278,12 +452,16 @@ def test_recipes(tmp_path):
     assert TrainConfig.from_json(tmp_path / "config.json") == config
 
 
-def test_class_weights(tmp_path):
+def test_class_weights(tmp_path, monkeypatch):
     (tmp_path / "weights.txt").write_text("1\n2.5\n")
     assert class_weights("none", 2, lambda: [9.0, 9.0]) is None
     assert class_weights("median-frequency", 2, lambda: [9.0, 8.0]) == [9.0, 8.0]
     assert class_weights("1,0.5", 2, lambda: []) == [1.0, 0.5]
     assert class_weights(str(tmp_path / "weights.txt"), 2, lambda: []) == [1.0, 2.5]
+    (tmp_path / "weights.txt").write_bytes(b"\xef\xbb\xbf1\r\n2.5\r\n")  # with a byte order mark
+    assert class_weights(str(tmp_path / "weights.txt"), 2, lambda: []) == [1.0, 2.5]
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert class_weights("~/weights.txt", 2, lambda: []) == [1.0, 2.5]
     (tmp_path / "weights.txt").write_text("1\ntwo\n")
     with pytest.raises(ValueError, match="must hold nothing but numbers"):
         class_weights(str(tmp_path / "weights.txt"), 2, lambda: [])
