@@ -215,7 +215,7 @@ def test_results_that_cannot_be_written_are_told_before_the_work(
 ):
     root, run = trained
     for module in (evaluate, predict, explain):
-        monkeypatch.setattr(module, "load_model", None)  # not reached
+        monkeypatch.setattr(module, "load_for_pictures", None)  # not reached
     taken = tmp_path / "taken"
     taken.mkdir() if command == "evaluate" else taken.touch()
     image = str(root / "images/train/view0.png")
