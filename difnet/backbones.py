@@ -5,6 +5,7 @@ from typing import Any
 
 import timm
 import torch
+from timm.layers import AvgPool2dSame, Conv2dSame, to_2tuple
 from torch import Tensor, nn
 
 OUTPUT_STRIDE = 8
@@ -73,6 +74,7 @@ class Backbone(nn.Module):
             blocks[-1] == NUM_BLOCKS and info.reduction()[-1] != OUTPUT_STRIDE
         ):
             raise _unsupported(name, f"its feature maps have strides {info.reduction()}")
+        _pad_alike(network)
         self.network: nn.Module = network
         self.channels: list[int] = info.channels()
         self.mean = _for_channels(network.pretrained_cfg["mean"], in_chans)
@@ -189,6 +191,51 @@ class Normalize(nn.Module):
                 f"image: expected shape (B, {channels}, H, W), none of them 0, got {tuple(image.shape)}"
             )
         return (image.to(self.mean.dtype) - self.mean) / self.std
+
+
+class _SamePool(nn.AvgPool2d):
+    """timm's AvgPool2dSame of stride 1; the padding is the same for all images."""
+
+    def __init__(self, pool: AvgPool2dSame):
+        size = to_2tuple(pool.kernel_size)
+        super().__init__(size, 1)
+        self.margins = _margins(size, (1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(nn.functional.pad(x, self.margins))
+
+
+class _SameConv(nn.Conv2d):
+    """timm's Conv2dSame of stride 1, with its weights; the padding is the same for all images."""
+
+    def __init__(self, conv: Conv2dSame):
+        size, dilation = to_2tuple(conv.kernel_size), to_2tuple(conv.dilation)
+        super().__init__(
+            conv.in_channels, conv.out_channels, size, dilation=dilation, groups=conv.groups, device="meta"
+        )
+        self.weight, self.bias = conv.weight, conv.bias
+        self.margins = _margins(size, dilation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(nn.functional.pad(x, self.margins))
+
+
+def _margins(kernel_size: tuple[int, int], dilation: tuple[int, int]) -> list[int]:
+    """What to pad, as `torch.nn.functional.pad` takes it: left, right, top, bottom."""
+    height, width = ((size - 1) * step for size, step in zip(kernel_size, dilation, strict=True))
+    return [width // 2, width - width // 2, height // 2, height - height // 2]
+
+
+def _pad_alike(network: nn.Module) -> None:
+    """Replace layers of stride 1 that work out their padding from each image: it is the same for all.
+
+    timm's sums are of a kind that torch.export can neither prove right for every size nor save.
+    """
+    for name, layer in list(network.named_modules()):
+        if isinstance(layer, AvgPool2dSame) and layer.stride == (1, 1):
+            network.set_submodule(name, _SamePool(layer))
+        elif isinstance(layer, Conv2dSame) and layer.stride == (1, 1):
+            network.set_submodule(name, _SameConv(layer))
 
 
 def _unsupported(name: str, reason: str) -> ValueError:

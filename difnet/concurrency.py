@@ -21,10 +21,28 @@ def both(first: Callable[[Tensor], A], second: Callable[[Tensor], B], x: Tensor)
 
     On a GPU `second` runs on a stream of its own, and autograd runs its backward there too. On a CPU each
     runs in a thread with half of torch's threads, in the caller's gradient mode and autocast; the backward is
-    one after the other. Elsewhere, and where torch compiles, one follows the other."""
-    if torch.compiler.is_compiling() or x.device.type not in ("cuda", "cpu"):
-        return first(x), second(x)
-    return _on_streams(first, second, x) if x.device.type == "cuda" else _in_threads(first, second, x)
+    one after the other. Elsewhere, where torch compiles, and on a CPU under a mode that other threads do not
+    see, one follows the other."""
+    if x.device.type == "cuda" and not torch.compiler.is_compiling():
+        return _on_streams(first, second, x)
+    if x.device.type == "cpu" and not torch.compiler.is_compiling() and not _under_a_mode(x):
+        return _in_threads(first, second, x)
+    return one_by_one(first, second, x)
+
+
+def _under_a_mode(x: Tensor) -> bool:
+    """Whether something that this thread alone has to do with what is computed.
+
+    In other threads gradients would be wrong under torch.func's transforms, and hooks on saved tensors,
+    counters and tracers would miss what runs there.
+    """
+    return (
+        type(x) is not Tensor
+        or torch.jit.is_tracing()
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._len_torch_dispatch_stack() + torch._C._len_torch_function_stack() > 0
+        or torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
+    )
 
 
 def _on_streams(first: Callable[[Tensor], A], second: Callable[[Tensor], B], x: Tensor) -> tuple[A, B]:

@@ -47,3 +47,8 @@ class ImportanceHead(nn.Sequential):
             nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
             layers += [nn.BatchNorm2d(in_channels), nn.ReLU(inplace=True), convolution]
         super().__init__(*layers, nn.Sigmoid())
+
+    def forward(self, score_map: Tensor) -> Tensor:
+        """Map scores (B, k, h, w) of any type to weights (B, 1, h, w) in the type of the convolutions."""
+        convolution = next(layer for layer in self if isinstance(layer, nn.Conv2d))
+        return super().forward(score_map.to(convolution.weight.dtype))

@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple, overload
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import _register_namedtuple
 
 from difnet.backbones import NUM_BLOCKS, Backbone, Normalize
 from difnet.concurrency import both, one_by_one
@@ -39,6 +40,10 @@ class Details(NamedTuple):
     """(T,), in (0, 1)."""
     beta: Tensor
     """(T,), in (0, 1)."""
+
+
+# Exported programs that return details can be saved.
+_register_namedtuple(Details, serialized_type_name="difnet.Details")
 
 
 class SegmentationNetwork(nn.Module):
@@ -100,6 +105,10 @@ class SegmentationNetwork(nn.Module):
             {"name": "head", "params": head, "lr": lr * head_lr_multiplier},
         ]
 
+    def _normalized(self, image: Tensor) -> Tensor:
+        """The normalised image in the type of the backbone's weights: sharding may cast these alone."""
+        return self.normalize(image).to(next(self.seed_branch.parameters()).dtype)
+
     def _score_map(self, normalized: Tensor) -> Tensor:
         """x, (B, k, h, w), in float32 at least: seed and states keep their precision under autocast."""
         score_map = self.classifier(self.seed_branch(normalized)[-1])
@@ -126,7 +135,7 @@ class SimDeepLab(SegmentationNetwork):
 
         With `details`, a `Details` with T = 0, importance 1 and the score map as seed.
         """
-        score_map = self._score_map(self.normalize(image))
+        score_map = self._score_map(self._normalized(image))
         scores = self.upsample(score_map, (image.shape[-2], image.shape[-1]))
         if not details:
             return scores
@@ -199,7 +208,7 @@ class DifNet(SegmentationNetwork):
     def forward(self, image: Tensor, *, details: Literal[True]) -> Details: ...
     def forward(self, image: Tensor, *, details: bool = False) -> Tensor | Details:
         """Map an image (B, in_chans, H, W) in [0, 1] to scores (B, k, H, W), or to all `Details`."""
-        normalized = self.normalize(image)
+        normalized = self._normalized(image)
         run = both if self.concurrent else one_by_one
         score_map, sources = run(self._score_map, self._sources, normalized)
         importance = self.importance(score_map).to(score_map.dtype)
@@ -208,15 +217,15 @@ class DifNet(SegmentationNetwork):
 
         features = self._embed(sources, (height, width))
         mu, beta = self.mu_logit.to(seed.dtype).sigmoid(), self.beta_logit.to(seed.dtype).sigmoid()
-        nodes = seed.flatten(2).transpose(1, 2)
+        nodes = seed.permute(0, 2, 3, 1).flatten(1, 2)
         walked = cascaded_random_walk(features, nodes, mu, beta, return_states=details)
 
         state, states = walked if isinstance(walked, tuple) else (walked, None)
-        state = state.transpose(1, 2).unflatten(-1, (height, width))
+        state = state.unflatten(1, (height, width)).permute(0, 3, 1, 2)
         scores = self.upsample(state, (image.shape[-2], image.shape[-1]))
         if states is None:
             return scores
-        states = states.transpose(2, 3).unflatten(-1, (height, width))
+        states = states.unflatten(2, (height, width)).permute(0, 1, 4, 2, 3)
         return Details(scores, score_map, importance, seed, states, mu, beta)
 
     @torch.no_grad()
@@ -225,7 +234,7 @@ class DifNet(SegmentationNetwork):
 
         With `difnet_kernels.transition_rows` these show where each node takes its scores from. No gradient.
         """
-        normalized = self.normalize(image)
+        normalized = self._normalized(image)
         height, width = self.seed_branch(normalized)[-1].shape[-2:]
         return self._embed(self._sources(normalized), (height, width))
 

@@ -28,4 +28,4 @@ class Embedding(nn.Module):
     def forward(self, features: Tensor, size: tuple[int, int]) -> Tensor:
         """Map features (B, c, H, W) to nodes (B, N, d), N = h * w for `size` = (h, w), row by row."""
         embedding = adaptive_max_pool2d(self.norm(self.project(features)), size)
-        return embedding.flatten(2).transpose(1, 2)
+        return embedding.permute(0, 2, 3, 1).flatten(1, 2)

@@ -125,14 +125,8 @@ class _EagerCascade(CascadedRandomWalk):
         if dims[1] is not None or dims[2] is not None:
             calls = [cascade(backend, *ops.slices(tensors, dims, n)) for n in range(count)]
             return tuple(torch.stack(results) for results in zip(*calls, strict=True)), 0
-        images = (
-            0,
-            None,
-            None,
-            0,
-            1,
-            *(0 for _ in tensors[5:]),
-        )  # the axis of each tensor that counts images
+        # The axis of each tensor that counts images.
+        images = (0, None, None, 0, 1, *(0 for _ in tensors[5:]))
         folded = [ops.fold(x, dim, count, axis) for x, dim, axis in zip(tensors, dims, images, strict=True)]
         return tuple(x.unflatten(0, (count, -1)) for x in cascade(backend, *folded)), 0
 

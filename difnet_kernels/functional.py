@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from difnet_kernels import blockwise, reference
+from difnet_kernels.autocast import without_autocast
 from difnet_kernels.autograd import cascade, same_layout
 from difnet_kernels.backends import choose
 from difnet_kernels.sharding import is_distributed, over_images, replicated
@@ -168,7 +169,7 @@ def transition_rows(
     dtype = _value_dtype(feature, *(() if node_bias is None else (node_bias,)))
     rows = reference.transition_rows if backend == "reference" else blockwise.transition_rows
     bias = None if node_bias is None else node_bias.to(dtype)
-    with torch.autocast(feature.device.type, enabled=False):
+    with without_autocast(feature.device):
         (result,) = over_images(lambda *x: [rows(*x)], [feature.to(dtype), nodes, bias], (0, 0, 0))
     return result
 
@@ -188,7 +189,7 @@ def _run(
         return list(outputs[: len(features)])
     states = []
     seed, state = same_layout(seed), same_layout(state)
-    with torch.autocast(seed.device.type, enabled=False):
+    with without_autocast(seed.device):
         for t, feature in enumerate(features):
             bias = None if node_bias is None else node_bias[t]
             state = reference.random_walk(same_layout(feature), state, seed, mu[t], beta[t], bias)
@@ -344,7 +345,7 @@ def _check_nodes(nodes: Tensor, feature: Tensor) -> Tensor:
         raise TypeError(f"nodes: expected an integer tensor (n,) or (B, n), got {_describe(nodes)}")
     if nodes.ndim not in (1, 2) or (nodes.ndim == 2 and nodes.shape[0] != batch):
         raise ValueError(f"nodes: expected (n,) or (B, n) with B = {batch}, got {_describe(nodes)}")
-    if not torch.compiler.is_compiling() and bool(((nodes < 0) | (nodes >= count)).any()):
+    if not (torch.compiler.is_compiling() or nodes.is_meta) and bool(((nodes < 0) | (nodes >= count)).any()):
         bad = nodes[(nodes < 0) | (nodes >= count)][0].item()
         raise IndexError(f"nodes: {bad} is outside 0 .. {count - 1} (N = {count})")
     return replicated(nodes.to(feature.device, torch.int64).expand(batch, -1), feature)

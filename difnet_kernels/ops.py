@@ -29,6 +29,7 @@ from torch import Tensor
 from torch.autograd.forward_ad import unpack_dual
 
 from difnet_kernels import blockwise, counting
+from difnet_kernels.autocast import without_autocast
 from difnet_kernels.errors import ForwardModeError
 
 NAMESPACE = "difnet_kernels"
@@ -165,7 +166,7 @@ def _without_autocast(kernel: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(kernel)
     def call(first: Tensor, *args: Any) -> Any:
-        with torch.autocast(first.device.type, enabled=False):
+        with without_autocast(first.device):
             return tuple(result.contiguous() for result in kernel(first, *args))
 
     return call

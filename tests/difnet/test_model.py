@@ -1,3 +1,4 @@
+import contextlib
 import subprocess
 import sys
 
@@ -141,9 +142,20 @@ def test_gradients_are_bitwise_reproducible(image):
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
+def contiguous_copies():
+    """As hooks that offload or compress make them."""
+    return torch.autograd.graph.saved_tensors_hooks(
+        lambda x: x.clone(memory_format=torch.contiguous_format), lambda x: x
+    )
+
+
 @pytest.mark.parametrize("backend", ["native", "blockwise", "reference"])
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_gradients_of_one_image_are_those_of_two_alike(channels_last, backend, image, monkeypatch):
+@pytest.mark.parametrize("hooks", [contextlib.nullcontext, contiguous_copies])
+@pytest.mark.parametrize("training", [True, False])
+def test_gradients_of_one_image_are_those_of_two_alike(
+    training, hooks, channels_last, backend, image, monkeypatch
+):
     """Of a single image, memory layouts are ambiguous, and batch norm may take one for the other."""
     if not {status.name: status.available for status in backends()}[backend]:
         pytest.skip(f"{backend} cannot run here")
@@ -151,9 +163,11 @@ def test_gradients_of_one_image_are_those_of_two_alike(channels_last, backend, i
     layout = torch.channels_last if channels_last else torch.contiguous_format
     gradients = []
     for count in (1, 2):
-        model = softened(build()).double().to(memory_format=layout)
+        model = softened(build("test_resnet")).double().to(memory_format=layout).train(training)
         images = image[:1].double().repeat(count, 1, 1, 1).to(memory_format=layout)
-        model(images).square().mean().backward()
+        with hooks() if count == 1 else contextlib.nullcontext():
+            loss = model(images).square().mean()
+        loss.backward()
         gradients.append([p.grad for p in model.parameters()])
     for one, two in zip(*gradients, strict=True):
         assert (one - two).norm() <= 1e-8 * two.norm() + 1e-12

@@ -1,6 +1,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.func import grad, hessian, jvp, vmap
 
 from difnet.resampling import adaptive_max_pool2d, bilinear_matrix, upsample_bilinear
 
@@ -57,6 +58,57 @@ def test_adaptive_max_pool_gradient_is_exact_to_second_order():
     image = torch.randn(2, 2, 5, 7, dtype=torch.float64, requires_grad=True)
     torch.autograd.gradcheck(lambda x: adaptive_max_pool2d(x, (3, 4)), image)
     torch.autograd.gradgradcheck(lambda x: adaptive_max_pool2d(x, (3, 4)), image)
+
+
+@pytest.mark.parametrize(("input_size", "size"), [((5, 7), (3, 4)), ((8, 6), (4, 3))])
+def test_adaptive_max_pool_under_transforms(input_size, size):
+    torch.manual_seed(0)
+    image, weight = torch.randn(2, 3, 2, *input_size).double(), torch.randn(3, 2, *size).double()
+
+    def ours(x):
+        return (adaptive_max_pool2d(x, size) ** 3 * weight).sum()
+
+    def theirs(x):
+        return (F.adaptive_max_pool2d(x, size) ** 3 * weight).sum()
+
+    for transform in (
+        lambda f: vmap(grad(f))(image),
+        lambda f: hessian(f)(image[0]),
+        lambda f: jvp(vmap(f), (image,), (image.cos(),))[1],
+        lambda f: torch.autograd.functional.hessian(f, image[0]),
+    ):
+        torch.testing.assert_close(transform(ours), transform(theirs))
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_operators_keep_their_contracts(layout):
+    image = torch.randn(2, 3, 9, 11).to(memory_format=layout)
+    _, places = torch.ops.difnet.adaptive_max_pool2d(image, (4, 5))
+    torch.library.opcheck(torch.ops.difnet.adaptive_max_pool2d, (image, (4, 5)))
+    grad = torch.randn(2, 3, 4, 5).to(memory_format=layout)
+    torch.library.opcheck(torch.ops.difnet.adaptive_max_pool2d_backward, (grad, places, (9, 11)))
+
+
+def test_resampling_of_all_sizes_is_one_graph():
+    graphs = []
+
+    def count(graph, example_inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    def step(x):
+        size = (x.shape[-2] // 8 + 1, x.shape[-1] // 8 + 1)
+        return upsample_bilinear(adaptive_max_pool2d(x, size), (x.shape[-2], x.shape[-1]))
+
+    compiled = torch.compile(step, fullgraph=True, dynamic=True, backend=count)
+    for size in ((17, 25), (16, 40), (9, 31), (100, 23)):
+        image = torch.randn(2, 3, *size, dtype=torch.float64, requires_grad=True)
+        for a, b in zip(
+            *((y := f(image), torch.autograd.grad(y.square().sum(), image)[0]) for f in (compiled, step)),
+            strict=True,
+        ):
+            torch.testing.assert_close(a, b)
+    assert len(graphs) == 1
 
 
 def test_adaptive_max_pool_keeps_nan():
