@@ -56,7 +56,7 @@ def test_operator_contract_in_the_interpreter():
     """Fakes, strides and aliases of the results; vmap; one walk compiled without gradients."""
     result = pytest_in_interpreter(
         "tests/kernels/test_compile.py",
-        "tests/kernels/test_transforms.py",
+        "tests/kernels/test_function_transforms.py",
         "-k",
         "triton and (opcheck or strides and image-part or strides and expanded-nodes or vmap_of_vmap "
         "or what_all_calls_share and mu or every_mode and 2-no_grad)",
