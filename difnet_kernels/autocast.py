@@ -9,4 +9,4 @@ def without_autocast(device: torch.device) -> AbstractContextManager[object]:
     """Within it, operations on the device compute in the types of their inputs."""
     if torch.amp.is_autocast_available(device.type):
         return torch.autocast(device.type, enabled=False)
-    return nullcontext()  # such as meta, of which torch.autocast knows no type
+    return nullcontext()  # torch.autocast rejects some device types, such as meta

@@ -24,8 +24,8 @@ class CascadedRandomWalk(torch.autograd.Function):
     @staticmethod
     def forward(*arguments: Any) -> tuple[Tensor, ...]:
         """T walks, each from the state of the one before."""
-        # Where no input needs a gradient, torch.compile puts a context in front of the arguments, unless
-        # there are as many of them as parameters. Here their number varies.
+        # Where no input needs a gradient, torch.compile passes a context as an extra first argument. It
+        # leaves the context out only if the number of arguments equals the number of parameters.
         if not isinstance(arguments[0], str):
             arguments = arguments[1:]
         backend, seed, mu, beta, state, node_bias, *features = arguments
@@ -162,7 +162,7 @@ class SameLayout(torch.autograd.Function):
 
     @staticmethod
     def forward(tensor: Tensor) -> Tensor:
-        """Copy the tensor; of a view, PyTorch takes no forward-mode derivative under vmap."""
+        """Copy the tensor: PyTorch has no forward-mode derivative of a view under vmap."""
         return tensor.clone()
 
     @staticmethod

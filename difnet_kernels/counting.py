@@ -47,21 +47,27 @@ class _Finder(MetaPathFinder):
 
     def __init__(self, forward: Any, backward: Any):
         self.operators = forward, backward
+        self.asking = False
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """See `importlib.abc.MetaPathFinder`."""
-        if name != COUNTER:
+        if name != COUNTER or self.asking:
             return None
-        sys.meta_path.remove(self)
-        spec = find_spec(name)
+        self.asking = True  # the other finders, through the function that asks all of them
+        try:
+            spec = find_spec(name)
+        finally:
+            self.asking = False
         if spec is None or spec.loader is None:
             return spec
         execute = spec.loader.exec_module
 
         def execute_and_register(module: ModuleType) -> None:
             execute(module)
+            if self in sys.meta_path:
+                sys.meta_path.remove(self)
             _register(module, *self.operators)
 
         spec.loader.exec_module = execute_and_register  # type: ignore[method-assign]

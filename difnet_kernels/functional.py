@@ -266,7 +266,11 @@ def _check_tensor(name: str, value: object, axes: tuple[str, ...]) -> None:
         )
     if value.ndim != len(axes):
         is_map = value.ndim == 4 and axes[:2] == ("B", "N")
-        remedy = f"; if it is a map (B, {axes[-1]}, h, w), pass {name}.flatten(2).mT" if is_map else ""
+        remedy = (
+            f"; if it is a map (B, {axes[-1]}, h, w), pass {name}.permute(0, 2, 3, 1).flatten(1, 2)"
+            if is_map
+            else ""
+        )
         raise ValueError(f"{name}: expected {len(axes)} axes {expected}, got {_describe(value)}{remedy}")
     for axis, size in zip(axes, value.shape, strict=True):
         if size == 0 and axis != "T":
@@ -304,7 +308,7 @@ def _check_features(features: object, seed: Tensor) -> list[Tensor]:
                 "features: expected a sequence of T tensors (B, N, d_t) or one tensor (T, B, N, d), "
                 f"got {_describe(features)}; for one walk pass [feature]"
             )
-        remedy = "; if features is one map (B, d, h, w), pass [features.flatten(2).mT]"
+        remedy = "; if features is one map (B, d, h, w), pass [features.permute(0, 2, 3, 1).flatten(1, 2)]"
         features = list(features.unbind(0))
     if not isinstance(features, (list, tuple)):
         raise TypeError(

@@ -28,8 +28,8 @@ def over_images(
 ) -> list[Tensor]:
     """Call `function` on the local images of DTensors; on tensors as they are where none is a DTensor.
 
-    Images stay where the first DTensor has them. All other tensors are brought there, and what is split along
-    other axes is gathered.
+    Each process keeps its images of the first DTensor. Other tensors are redistributed to match. Splits along
+    other axes are gathered.
 
     Args:
         function: takes the tensors and returns tensors whose axis 0 counts images. It is called with no image

@@ -80,10 +80,18 @@ assert counter.get_total_flops() == 2 * 2 * 9 * 9 * (4 + 4), counter.get_total_f
 """
 
 
-@pytest.mark.parametrize("first", ["difnet_kernels", "torch.utils.flop_counter"])
+@pytest.mark.parametrize(
+    "first",
+    [
+        "import difnet_kernels",
+        "import torch.utils.flop_counter",
+        # To ask where a module is does not import it.
+        "import difnet_kernels, importlib.util; importlib.util.find_spec('torch.utils.flop_counter')",
+    ],
+)
 def test_operations_are_counted_whatever_is_imported_first(first):
     result = subprocess.run(
-        [sys.executable, "-c", f"import {first}\n{COUNT}"],
+        [sys.executable, "-c", f"{first}\n{COUNT}"],
         cwd=ROOT,
         capture_output=True,
         text=True,

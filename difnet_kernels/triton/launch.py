@@ -302,7 +302,7 @@ def _walk_backward(
 
 
 def _nothing(like: Tensor) -> Tensor:
-    """In place of what a kernel does not read: aligned, which a caller's tensor need not be."""
+    """An empty tensor for an argument that a kernel does not read. Unlike a caller's tensor it is aligned."""
     return like.new_empty(0)
 
 

@@ -47,12 +47,12 @@ def zeros(*shape, **options):
         (
             {"features": [zeros(2, 4, 1, 7)] * 2},
             ValueError,
-            r"a map \(B, d, h, w\), pass features\[0\]\.flatten",
+            r"a map \(B, d, h, w\), pass features\[0\]\.permute\(0, 2, 3, 1\)\.flatten\(1, 2\)",
         ),
         (
             {"features": zeros(2, 4, 1, 7)},
             ValueError,
-            r"one map \(B, d, h, w\), pass \[features\.flatten\(2\)",
+            r"one map \(B, d, h, w\), pass \[features\.permute\(0, 2, 3, 1\)",
         ),
         ({"features": zeros(2, 2, 4, 7)}, ValueError, r"if features is \(T, B, d, N\), pass features\.mT$"),
         (
@@ -60,7 +60,11 @@ def zeros(*shape, **options):
             ValueError,
             r"if features\[0\] is \(B, d, N\), pass features\[0\]\.mT$",
         ),
-        ({"seed": zeros(2, 3, 1, 7)}, ValueError, r"a map \(B, k, h, w\), pass seed\.flatten\(2\)\.mT$"),
+        (
+            {"seed": zeros(2, 3, 1, 7)},
+            ValueError,
+            r"a map \(B, k, h, w\), pass seed\.permute\(0, 2, 3, 1\)\.flatten\(1, 2\)$",
+        ),
         (
             {"seed": np.zeros((2, 7, 3))},
             TypeError,
