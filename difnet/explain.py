@@ -26,6 +26,7 @@ with train_extra():
 
     from difnet.console import parse, run_command
     from difnet.data.disk import read_image
+    from difnet.engine import NotFiniteError
     from difnet.evaluate import default_device
     from difnet.files import prepare_folder
     from difnet.model import DifNet
@@ -80,8 +81,14 @@ def explain(model: DifNet, image: Tensor, point: tuple[int, int]) -> tuple[dict[
     Returns:
         Maps of the image's size, (H, W): "importance", one row of P for each walk ("walk1", ...), and the
         int64 label maps "before" and "after"; and one line of text for each walk.
+
+    Raises:
+        NotFiniteError: a score is NaN or infinite.
+        ValueError: the pixel lies outside the image.
     """
     details = model(image[None], details=True)
+    if not details.scores.isfinite().all():
+        raise NotFiniteError
     size = (image.shape[-2], image.shape[-1])
     grid = (details.seed.shape[-2], details.seed.shape[-1])
     node = torch.tensor([node_of(point, size, grid)], device=image.device)

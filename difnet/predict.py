@@ -25,7 +25,7 @@ with train_extra():
     from difnet.console import Reporter, parse, run_command
     from difnet.data.base import DataError, distinct_palette, listed, raise_all
     from difnet.data.disk import IMAGE_SUFFIXES, find_files, read_image
-    from difnet.engine import Views, check_views, make_views
+    from difnet.engine import NotFiniteError, Views, check_views, make_views
     from difnet.evaluate import default_device
     from difnet.files import prepare_folder
     from difnet.model import DifNet, SimDeepLab
@@ -39,10 +39,16 @@ LABELS, OVERLAY = ".labels.png", ".overlay.png"
 
 @torch.inference_mode()
 def predict_labels(model: nn.Module, image: Tensor, views: Views | None = None) -> Tensor:
-    """Class indices (H, W) on the CPU for one uint8 image (3, H, W)."""
+    """Class indices (H, W) on the CPU for one uint8 image (3, H, W).
+
+    Raises:
+        NotFiniteError: a score is NaN or infinite.
+    """
     device = next(model.parameters()).device
     batch = image.as_subclass(torch.Tensor)[None].to(device).float() / 255.0
     scores = model(batch) if views is None else views.probabilities(model, batch)
+    if not scores.isfinite().all():
+        raise NotFiniteError
     return scores.argmax(1)[0].cpu()
 
 

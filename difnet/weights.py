@@ -101,12 +101,13 @@ def load_model(
 def load_for_pictures(
     path: str | Path, device: str | torch.device = "cpu"
 ) -> tuple[DifNet | SimDeepLab, dict[str, Any]]:
-    """The same for the commands, whose pictures are RGB.
+    """The same for the commands, whose pictures are RGB, and in float32 as these are.
 
     Raises:
         ValueError: also where the network takes images of other channels than three.
     """
     model, metadata = load_model(path, device)
+    model = model.float()
     channels = model.config["in_chans"]
     if channels != 3:
         raise ValueError(

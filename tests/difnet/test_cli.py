@@ -12,7 +12,7 @@ import torch
 from conftest import make_folder, tiny, write_pair
 from PIL import Image
 
-from difnet import create_model, evaluate, explain, predict, save_model, train
+from difnet import create_model, evaluate, explain, load_model, predict, save_model, train
 from difnet.console import run_command
 from difnet_kernels import transition_rows
 
@@ -251,6 +251,43 @@ def test_predict_names_the_bad_image(trained, tmp_path, capsys):
     bad.write_bytes(b"no")
     assert predict.main(["--checkpoint", str(trained[1]), str(bad), "--out", str(tmp_path / "out")]) == 1
     assert f"{bad} is not an image that Pillow can read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_other_dtypes(trained, tmp_path, capsys, dtype):
+    root, run = trained
+    model, metadata = load_model(run)
+    weights, image = tmp_path / "other.safetensors", str(root / "images/val/view0.png")
+    save_model(model.to(dtype), weights, metadata=metadata)
+    for checkpoint, out in ((run, "plain"), (weights, "other")):
+        given = ("--checkpoint", str(checkpoint))
+        assert predict.main([image, *given, "--out", str(tmp_path / out)]) == 0
+        data = ("--dataset", "folder", "--data-root", str(root), "--workers", "0")
+        assert evaluate.main([*given, *data, "--out", str(tmp_path / out / "record.json")]) == 0
+        assert explain.main([image, *given, "--point", "1,2", "--out", str(tmp_path / out)]) == 0
+    pictures = [np.array(Image.open(tmp_path / out / "view0.labels.png")) for out in ("plain", "other")]
+    assert (pictures[0] == pictures[1]).mean() > 0.98
+    records = [json.loads((tmp_path / out / "record.json").read_text()) for out in ("plain", "other")]
+    assert records[0]["accuracy"] == pytest.approx(records[1]["accuracy"], abs=0.01)
+
+
+def test_weights_that_give_no_numbers(trained, tmp_path, capsys):
+    root, run = trained
+    model, metadata = load_model(run)
+    with torch.no_grad():
+        model.classifier.branches[0].bias[1] = torch.nan
+    weights, image = tmp_path / "nan.safetensors", str(root / "images/val/view0.png")
+    save_model(model, weights, metadata=metadata)
+    data = ("--dataset", "folder", "--data-root", str(root), "--workers", "0")
+    for command, arguments in (
+        (predict, (image, "--out", str(tmp_path / "out"))),
+        (explain, (image, "--point", "1,2", "--out", str(tmp_path / "out"))),
+        (evaluate, data),
+        (evaluate, (*data, "--flip")),
+    ):
+        assert command.main([*arguments, "--checkpoint", str(weights)]) == 1
+        assert "error: the scores of the network are NaN or infinite" in capsys.readouterr().err
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_distinct_stems():

@@ -444,6 +444,26 @@ def test_diverging_run_says_so(data_root, tmp_path, capsys, every, kept):
     assert kept in error
 
 
+@pytest.mark.parametrize(
+    ("rate", "words"),
+    [
+        (
+            "1e38",
+            "validation after step 1: the scores of the network are NaN or infinite, as after a training",
+        ),
+        ("3e38", "the weights are NaN or infinite after step 1; start again with a lower --lr"),
+    ],
+)
+def test_a_last_step_that_diverges_says_so(data_root, tmp_path, capsys, rate, words):
+    options = ("--max-steps", "1", "--lr", rate, "--weight-decay", "1e3" if rate == "3e38" else "0")
+    assert train.main(tiny(data_root, tmp_path / "run", *options)) == 1
+    error = capsys.readouterr().err
+    assert words in error
+    assert "start again with a lower --lr (it was" in error
+    assert (tmp_path / "run/state.safetensors").exists() == (rate == "1e38")
+    assert not (tmp_path / "run/best.safetensors").exists()
+
+
 def test_recipes(tmp_path):
     assert TrainConfig().resolved().recipe() == SCENES
     config = TrainConfig(dataset="camvid", crop=65, data_root=tmp_path).resolved()
