@@ -87,7 +87,7 @@ def train_one_epoch(
 
 
 class NotFiniteError(ValueError):
-    """The scores of a network are no numbers, and their largest one would be taken for a label all the same."""
+    """The scores of a network are no numbers; the first of them would be taken for the largest."""
 
     def __init__(self) -> None:
         super().__init__("the scores of the network are NaN or infinite, as after a training that diverged")

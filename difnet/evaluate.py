@@ -63,7 +63,7 @@ def evaluate_checkpoint(config: EvaluateConfig, report: Reporter | None = None) 
     known = metadata.get("classes")
     if known is not None and known != dataset.classes:
         raise ValueError(
-            f"{config.checkpoint} was trained on the classes {', '.join(known)}; "
+            f"{config.checkpoint} was trained on the classes {', '.join(map(str, known))}; "
             f"{config.dataset} has {', '.join(dataset.classes)}; choose the data it was trained for"
         )
     if len(dataset.classes) != model.num_classes:

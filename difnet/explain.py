@@ -24,13 +24,13 @@ with train_extra():
     import tyro
     from PIL import Image, ImageDraw
 
-    from difnet.console import parse, run_command
+    from difnet.console import Reporter, parse, run_command
     from difnet.data.disk import read_image
     from difnet.engine import NotFiniteError
     from difnet.evaluate import default_device
     from difnet.files import prepare_folder
     from difnet.model import DifNet
-    from difnet.pictures import overlay, side_by_side, to_array
+    from difnet.pictures import overlay, palette_of, side_by_side, to_array
     from difnet.weights import load_for_pictures
 
 SOURCES = ("image", "block 1", "block 2", "block 3", "block 4")
@@ -155,18 +155,21 @@ def run(config: ExplainConfig) -> None:
             f"--checkpoint {config.checkpoint}: {model.config['name']!r} has no walks to explain; "
             "choose a difnet with walks"
         )
-    if "palette" not in metadata:
-        raise ValueError(f"--checkpoint {config.checkpoint}: no palette in its metadata; save it with one")
+    palette = palette_of(metadata, model.num_classes)
     image = read_image(config.image).as_subclass(Tensor).float() / 255
     maps, lines = explain(model, image.to(device), point)
-    palette = np.asarray(metadata["palette"], np.uint8)
     for name, picture in draw(image, maps, palette, point).items():
         picture.save(config.out / f"{config.image.stem}_{name}.png")
-    print("\n".join(lines))
+    report = Reporter()
+    report.line("\n".join(lines))
     before, after = (int(maps[name][point[1], point[0]]) for name in ("before", "after"))
-    classes = metadata.get("classes", range(model.num_classes))
-    print(f"pixel {point[0]},{point[1]}: {classes[before]} before the walks, {classes[after]} after them")
-    print(f"pictures in {config.out}")
+    classes = metadata.get("classes")
+    if not isinstance(classes, list) or len(classes) != model.num_classes:
+        classes = range(model.num_classes)
+    report.line(
+        f"pixel {point[0]},{point[1]}: {classes[before]} before the walks, {classes[after]} after them"
+    )
+    report.line(f"pictures in {config.out}")
 
 
 def _parse(point: str) -> tuple[int, int]:

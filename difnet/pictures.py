@@ -1,13 +1,14 @@
 """Label maps as pictures: palette PNG, overlay on the image, side by side."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from difnet.data.base import VOID, SegmentationDataset
+from difnet.data.base import VOID, SegmentationDataset, distinct_palette
 
 
 def to_array(image: Tensor) -> np.ndarray:
@@ -15,6 +16,31 @@ def to_array(image: Tensor) -> np.ndarray:
     if image.is_floating_point():
         image = (image.clamp(0.0, 1.0) * 255.0).round()
     return image.detach().cpu().permute(1, 2, 0).numpy().astype(np.uint8)
+
+
+def palette_of(metadata: dict[str, Any], classes: int) -> np.ndarray:
+    """(k, 3) uint8 colours of a network's k classes: those saved with its weights, or else made-up ones.
+
+    Raises:
+        ValueError: those saved are not one colour for each class.
+    """
+    saved = metadata.get("palette")
+    if saved is None:
+        return distinct_palette(classes)
+    try:
+        colours = np.array(saved)
+    except ValueError:  # rows of several lengths
+        colours = np.zeros(0)
+    if (
+        colours.shape != (classes, 3)
+        or colours.dtype.kind not in "iu"
+        or not (colours == colours % 256).all()
+    ):
+        raise ValueError(
+            "the palette saved with the weights is not one colour [r, g, b] of whole numbers 0 to 255 for each of "
+            f"the {classes} classes; save them with such a palette, or with none"
+        )
+    return colours.astype(np.uint8)
 
 
 def colour_labels(label: Tensor, palette: np.ndarray) -> Image.Image:

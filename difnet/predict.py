@@ -11,25 +11,23 @@ Write ``python -m difnet.predict --help`` for all options.
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from difnet.extras import train_extra
 
 with train_extra():
-    import numpy as np
     import torch
     import tyro
     from torch import Tensor, nn
 
     from difnet.config import PredictConfig
     from difnet.console import Reporter, parse, run_command
-    from difnet.data.base import DataError, distinct_palette, listed, raise_all
+    from difnet.data.base import DataError, listed, raise_all
     from difnet.data.disk import IMAGE_SUFFIXES, find_files, read_image
     from difnet.engine import NotFiniteError, Views, check_views, make_views
     from difnet.evaluate import default_device
     from difnet.files import prepare_folder
     from difnet.model import DifNet, SimDeepLab
-    from difnet.pictures import colour_labels, overlay
+    from difnet.pictures import colour_labels, overlay, palette_of
     from difnet.weights import load_for_pictures
 
 
@@ -77,7 +75,7 @@ def predict_files(
         if source.resolve() in targets:
             raise ValueError(f"{source} would be replaced by a labelled picture; choose another --out")
     model, metadata = load_for_pictures(config.checkpoint, default_device(config.device))
-    palette = _palette(metadata, model.num_classes)
+    palette = palette_of(metadata, model.num_classes)
     views = make_views(config.multi_scale, config.flip)
     written: list[Path] = []
     errors: list[str] = []
@@ -152,11 +150,6 @@ def _check_size(model: DifNet | SimDeepLab, path: Path, image: Tensor, views: Vi
         check_views(model, (image.shape[-2], image.shape[-1]), views)
     except ValueError as error:
         raise DataError(f"{path}: {error}") from error
-
-
-def _palette(metadata: dict[str, Any], classes: int) -> np.ndarray:
-    colours = metadata.get("palette")
-    return np.array(colours, np.uint8) if colours else distinct_palette(classes)
 
 
 def _command(images: tyro.conf.Positional[tuple[Path, ...]], config: PredictConfig) -> int:

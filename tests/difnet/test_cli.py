@@ -1,5 +1,6 @@
 """Train, evaluate and predict as a user calls them."""
 
+import io
 import json
 import os
 import runpy
@@ -288,6 +289,60 @@ def test_weights_that_give_no_numbers(trained, tmp_path, capsys):
         assert command.main([*arguments, "--checkpoint", str(weights)]) == 1
         assert "error: the scores of the network are NaN or infinite" in capsys.readouterr().err
     assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {},
+        {"classes": [1, 2, 3]},
+        {"classes": ["only"]},
+        {"classes": {"0": "a", "1": "b", "2": "c"}},
+        {"classes": ["stra\xdfe", "\u4e2d", "\u56fd"], "palette": [[0, 0, 0], [9, 9, 9], [255, 0, 0]]},
+    ],
+)
+def test_weights_with_metadata_of_their_own(metadata, trained, tmp_path, monkeypatch, capsys):
+    root, run = trained
+    model, _ = load_model(run)
+    weights, image = tmp_path / "own.safetensors", str(root / "images/val/view0.png")
+    save_model(model, weights, metadata=metadata)
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
+    for command, options in ((predict, ()), (explain, ("--point", "1,2"))):
+        out = ("--out", str(tmp_path / "out"))
+        assert command.main([image, "--checkpoint", str(weights), *out, *options]) == 0
+    data = ("--dataset", "folder", "--data-root", str(root), "--workers", "0")
+    assert evaluate.main(["--checkpoint", str(weights), *data]) == (1 if "classes" in metadata else 0)
+    assert ("choose the data it was trained for" in capsys.readouterr().err) == ("classes" in metadata)
+
+
+@pytest.mark.parametrize(
+    "palette",
+    [
+        [[0, 0, 0]],
+        [[0, 0, 0], [1, 1], [2, 2, 2]],
+        [[0, 0, 300]] * 3,
+        [[0, 0, -1]] * 3,
+        [[0.5, 0, 1]] * 3,
+        {},
+        [],
+    ],
+)
+def test_a_palette_that_is_none_is_refused(palette, trained, tmp_path, capsys):
+    root, run = trained
+    weights, image = tmp_path / "own.safetensors", str(root / "images/val/view0.png")
+    save_model(load_model(run)[0], weights, metadata={"palette": palette})
+    for command, options in ((predict, ()), (explain, ("--point", "1,2"))):
+        out = ("--out", str(tmp_path / "out"))
+        assert command.main([image, "--checkpoint", str(weights), *out, *options]) == 1
+        assert "error: the palette saved with the weights is not one colour" in capsys.readouterr().err
+
+
+def test_a_network_of_more_classes_than_8_bits_number(trained, tmp_path, capsys):
+    weights = tmp_path / "many.safetensors"
+    save_model(create_model("test_resnet", 256, walks=(0,)), weights)
+    arguments = (str(trained[0] / "images/val/view0.png"), "--checkpoint", str(weights))
+    assert predict.main([*arguments, "--out", str(tmp_path / "out")]) == 1
+    assert "its network has 256 classes, and labels are pictures of 8 bits, of 255" in capsys.readouterr().err
 
 
 def test_distinct_stems():
