@@ -28,7 +28,7 @@ with train_extra():
     from difnet.data.disk import read_image
     from difnet.engine import NotFiniteError
     from difnet.evaluate import default_device
-    from difnet.files import prepare_folder
+    from difnet.files import distinct_names, prepare_folder
     from difnet.model import DifNet
     from difnet.pictures import overlay, palette_of, side_by_side, to_array
     from difnet.weights import load_for_pictures
@@ -158,8 +158,9 @@ def run(config: ExplainConfig) -> None:
     palette = palette_of(metadata, model.num_classes)
     image = read_image(config.image).as_subclass(Tensor).float() / 255
     maps, lines = explain(model, image.to(device), point)
+    (stem,) = distinct_names([config.image.stem])
     for name, picture in draw(image, maps, palette, point).items():
-        picture.save(config.out / f"{config.image.stem}_{name}.png")
+        picture.save(config.out / f"{stem}_{name}.png")
     report = Reporter()
     report.line("\n".join(lines))
     before, after = (int(maps[name][point[1], point[0]]) for name in ("before", "after"))

@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from difnet.data.base import VOID, SegmentationDataset, distinct_palette
+from difnet.files import distinct_names
 
 
 def to_array(image: Tensor) -> np.ndarray:
@@ -37,8 +38,8 @@ def palette_of(metadata: dict[str, Any], classes: int) -> np.ndarray:
         or not (colours == colours % 256).all()
     ):
         raise ValueError(
-            "the palette saved with the weights is not one colour [r, g, b] of whole numbers 0 to 255 for each of "
-            f"the {classes} classes; save them with such a palette, or with none"
+            "the palette saved with the weights is not one colour [r, g, b] of whole numbers 0 to 255 for each "
+            f"of the {classes} classes; save them with such a palette, or with none"
         )
     return colours.astype(np.uint8)
 
@@ -83,10 +84,12 @@ def save_overlays(
     """Write `count` pictures, spread over `dataset`: image, true labels, predicted labels."""
     model.eval()
     count = min(count, len(dataset))
-    for index in sorted({round(i * (len(dataset) - 1) / max(1, count - 1)) for i in range(count)}):
+    indices = sorted({round(i * (len(dataset) - 1) / max(1, count - 1)) for i in range(count)})
+    names = distinct_names([dataset.item_name(index) for index in indices])
+    for index, name in zip(indices, names, strict=True):
         image, label = dataset[index]
         predicted = model(image[None].to(device)).argmax(1)[0].cpu()
         truth = overlay(image, label, dataset.palette)
         plain = overlay(image, label, dataset.palette, opacity=0.0)
         sheet = side_by_side(plain, truth, overlay(image, predicted, dataset.palette))
-        sheet.save(folder / f"{dataset.item_name(index).replace('/', '_')}.png")
+        sheet.save(folder / f"{name}.png")

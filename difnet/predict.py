@@ -25,7 +25,7 @@ with train_extra():
     from difnet.data.disk import IMAGE_SUFFIXES, find_files, read_image
     from difnet.engine import NotFiniteError, Views, check_views, make_views
     from difnet.evaluate import default_device
-    from difnet.files import prepare_folder
+    from difnet.files import distinct_names, prepare_folder
     from difnet.model import DifNet, SimDeepLab
     from difnet.pictures import colour_labels, overlay, palette_of
     from difnet.weights import load_for_pictures
@@ -69,7 +69,7 @@ def predict_files(
     report = report or Reporter(enabled=False)
     prepare_folder(config.out)
     sources, names = _list_images(images, report)
-    stems = distinct_stems(names)
+    stems = distinct_names([name.stem for name in names])
     targets = {_target(config, stem, end).resolve() for stem in stems for end in (LABELS, OVERLAY)}
     for source in sources:
         if source.resolve() in targets:
@@ -124,20 +124,6 @@ def _list_images(paths: Sequence[Path], report: Reporter) -> tuple[list[Path], l
     if not sources:
         raise ValueError("no image given; name at least one image file or a folder of them")
     return sources, names
-
-
-def distinct_stems(paths: Sequence[Path]) -> list[str]:
-    """A name for each path's pictures: its stem, with "-2", "-3", ... where an earlier one has it already."""
-    stems: list[str] = []
-    taken: set[str] = set()
-    for path in paths:
-        stem, count = path.stem, 1
-        while stem.casefold() in taken:  # some file systems do not tell cases apart
-            count += 1
-            stem = f"{path.stem}-{count}"
-        taken.add(stem.casefold())
-        stems.append(stem)
-    return stems
 
 
 def _check_size(model: DifNet | SimDeepLab, path: Path, image: Tensor, views: Views | None) -> None:

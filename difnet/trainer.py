@@ -176,6 +176,7 @@ class Trainer:
         if main:
             self.run_folder.cut_log(self.step)
             environment = describe_environment(walks, self.accelerator.num_processes)
+            environment["images"] = f"{len(self.train_set)} training, {len(self.val_set)} validation"
             starts = self.run_folder.add_environment(environment)
             for difference in differences(starts[-2], starts[-1]) if len(starts) > 1 else []:
                 self.report.line(f"changed since the last start, so not bitwise the same: {difference}")
@@ -272,7 +273,7 @@ class Trainer:
 
     def _evaluation_due(self) -> bool:
         every = self.config.eval_every * self.sampler.steps_per_epoch
-        return self.step > 0 and (self.step == self.steps or self.step % every == 0)
+        return self.step > 0 and (self.step >= self.steps or self.step % every == 0)
 
     def _log_loss(self, loss: float) -> None:
         if not math.isfinite(loss):

@@ -195,6 +195,8 @@ def _opened(path: Path) -> Iterator[Image.Image]:
 def _raw_layout(file: Image.Image) -> str:
     """Pillow's name for the stored samples, such as "RGB;16B"; the mode hides their depth."""
     arguments = file.tile[0].args if file.tile else None  # type: ignore[attr-defined]
+    if file.format == "PPM" and isinstance(arguments, tuple) and arguments[-1] > 255:  # the largest number
+        return f"{file.mode};16"
     layout = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
     return layout if isinstance(layout, str) else file.mode
 

@@ -15,6 +15,7 @@ from PIL import Image
 
 from difnet import create_model, evaluate, explain, load_model, predict, save_model, train
 from difnet.console import run_command
+from difnet.files import distinct_names
 from difnet_kernels import transition_rows
 
 
@@ -345,11 +346,45 @@ def test_a_network_of_more_classes_than_8_bits_number(trained, tmp_path, capsys)
     assert "its network has 256 classes, and labels are pictures of 8 bits, of 255" in capsys.readouterr().err
 
 
-def test_distinct_stems():
-    paths = [predict.Path(name) for name in ("a/x.png", "b/x.png", "x-2.png", "X.jpg")]
-    stems = predict.distinct_stems(paths)
-    assert stems == ["x", "x-2", "x-2-2", "X-3"]
-    assert len({stem.casefold() for stem in stems}) == 4
+def test_distinct_names():
+    assert distinct_names(["x", "x", "x-2", "X", "a/b", "a_b"]) == [
+        "x",
+        "x-2",
+        "x-2-2",
+        "X-3",
+        "a_b",
+        "a_b-2",
+    ]
+    long = distinct_names(["\u4e2d" * 70 + "/end", "\u4e2d" * 71 + "/end"])
+    assert long == ["\u4e2d" * 65 + "_end", "\u4e2d" * 65 + "_end-2"]
+
+
+def test_names_of_pictures_fit_the_file_system(trained, tmp_path, capsys):
+    """Names joined of folders are too long for a file; overlays of several pictures share none."""
+    root, run = tmp_path / "data", tmp_path / "run"
+    shutil.copytree(trained[0], root)
+    deep = f"{'d' * 130}/{'e' * 130}"
+    for kind in ("images", "labels"):
+        folder = root / kind / "val"
+        (folder / deep).mkdir(parents=True)
+        (folder / "view0.png").rename(folder / deep / "view0.png")
+        (folder / "a").mkdir()
+        (folder / "view1.png").rename(folder / "a" / "b.png")
+        (folder / "view2.png").rename(folder / "a_b.png")
+        shutil.copy(folder / "a_b.png", folder / f"{'x' * 240}.png")
+    assert train.main(tiny(root, run, "--max-steps", "1")) == 0
+    names = sorted(path.name for path in (run / "overlays").iterdir())
+    assert names == [
+        "a_b-2.png",
+        "a_b.png",
+        f"{('d' * 130 + '_' + 'e' * 130 + '_view0')[-200:]}.png",
+        f"{'x' * 200}.png",
+    ]
+    given = ("--checkpoint", str(run), "--out", str(tmp_path / "out"))
+    assert predict.main([str(root / "images/val"), *given]) == 0
+    assert len(list((tmp_path / "out").iterdir())) == 8
+    assert explain.main([str(root / f"images/val/{'x' * 240}.png"), *given, "--point", "1,2"]) == 0
+    assert (tmp_path / "out" / f"{'x' * 200}_importance.png").is_file()
 
 
 @pytest.fixture(scope="module")

@@ -410,6 +410,21 @@ def test_a_run_goes_on_with_its_own_classes(data_root, tmp_path, capsys):
     assert words in capsys.readouterr().err
 
 
+def test_a_run_goes_on_with_other_images(data_root, tmp_path, monkeypatch, capsys):
+    run = tmp_path / "run"
+    with monkeypatch.context() as patched:
+        stop_after(patched, 5)
+        assert train.main(tiny(data_root, run, "--epochs", "4", "--eval-every", "9")) == 130
+    for kind in ("images", "labels"):
+        for number in range(4):
+            (data_root / kind / "train" / f"view{number}.png").unlink()
+    assert train.main(["--resume", str(run), "--workers", "0"]) == 0
+    printed = capsys.readouterr().out
+    changed = "images: 8 training, 3 validation -> 4 training, 3 validation"
+    assert f"changed since the last start, so not bitwise the same: {changed}" in printed
+    assert "done: mean IoU" in printed  # 4 images are 4 steps, and 5 were done
+
+
 def test_weights_of_classes_that_never_occur(data_root, tmp_path, capsys):
     for path in (data_root / "labels/train").iterdir():
         label = np.array(Image.open(path))
