@@ -38,8 +38,8 @@ def palette_of(metadata: dict[str, Any], classes: int) -> np.ndarray:
         or not (colours == colours % 256).all()
     ):
         raise ValueError(
-            "the palette saved with the weights is not one colour [r, g, b] of whole numbers 0 to 255 for each "
-            f"of the {classes} classes; save them with such a palette, or with none"
+            "the palette saved with the weights is not one colour [r, g, b] of whole numbers 0 to 255 for "
+            f"each of the {classes} classes; save them with such a palette, or with none"
         )
     return colours.astype(np.uint8)
 

@@ -255,6 +255,32 @@ def test_predict_names_the_bad_image(trained, tmp_path, capsys):
     assert f"{bad} is not an image that Pillow can read" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (
+            ("--workers", "-1"),
+            "--workers must not be negative and --batch-size must be positive, got -1 and 1",
+        ),
+        (
+            ("--batch-size", "0"),
+            "--workers must not be negative and --batch-size must be positive, got 2 and 0",
+        ),
+        (("--device", "meta"), "--device meta computes no values; choose another, such as cpu"),
+        (("--device", "mps"), "--device mps cannot be used on this machine: "),
+    ],
+)
+def test_settings_of_evaluate_are_checked_before_the_work(trained, capsys, options, words):
+    if options[1] == "mps" and torch.backends.mps.is_available():
+        pytest.skip("mps works here")
+    data = ("--dataset", "folder", "--data-root", str(trained[0]))
+    assert evaluate.main(["--checkpoint", str(trained[1]), *data, *options]) == 1
+    printed = capsys.readouterr()
+    assert words in printed.err
+    assert printed.err.count("\n") == 1
+    assert "checking" not in printed.out
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_weights_of_other_dtypes(trained, tmp_path, capsys, dtype):
     root, run = trained

@@ -450,6 +450,20 @@ def test_damaged_state(data_root, tmp_path, capsys):
     assert "state.safetensors is damaged" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["config.json", "environment.json"])
+@pytest.mark.parametrize("damage", [b"{", b"\xff\xfe{", b"[1]", b"3"])
+def test_damaged_text_files(data_root, tmp_path, capsys, name, damage):
+    run = tmp_path / "run"
+    assert train.main(tiny(data_root, run, "--max-steps", "1")) == 0
+    (run / name).write_bytes(damage)
+    assert train.main(["--resume", str(run), "--workers", "0"]) == 1
+    remedy = "is not the configuration of a run" if name == "config.json" else "is damaged ("
+    assert f"difnet.train: error: {run / name} {remedy}" in capsys.readouterr().err
+    if name == "environment.json":
+        (run / name).unlink()
+        assert train.main(["--resume", str(run), "--workers", "0"]) == 0
+
+
 @pytest.mark.parametrize(("every", "kept"), [("1", "is untouched"), ("100", "No checkpoint was written yet")])
 def test_diverging_run_says_so(data_root, tmp_path, capsys, every, kept):
     options = ("--epochs", "4", "--lr", "1e30", "--checkpoint-every", every)
@@ -502,7 +516,7 @@ def test_class_weights(tmp_path, monkeypatch):
         class_weights(str(tmp_path / "weights.txt"), 2, lambda: [])
     long = ",".join(["0.123456"] * 60)
     assert len(class_weights(long, 60, lambda: [])) == 60
-    for bad in ("1,2,3", "1,-1", "1,nan"):
+    for bad in ("1,2,3", "1,-1", "1,nan", "1,1e39", "1,1e-50"):
         with pytest.raises(ValueError, match="needs 2 non-negative numbers"):
             class_weights(bad, 2, lambda: [])
 
