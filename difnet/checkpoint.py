@@ -84,6 +84,11 @@ class RunFolder:
             raise RunError(
                 f"{path} holds a run already; continue it with --resume {path} or choose another --out"
             )
+        left = [name for name in ("state", "last", "best") if (path / f"{name}.safetensors").exists()]
+        if left:  # --resume and --checkpoint would take them for this run's
+            raise RunError(
+                f"{path} holds {left[0]}.safetensors of another run; move it away or choose another --out"
+            )
         try:
             run.made = not path.exists()
             path.mkdir(parents=True, exist_ok=True)
@@ -149,7 +154,7 @@ class RunFolder:
             starts = [*map(dict, starts), environment]
         except (ValueError, TypeError) as error:
             raise RunError(
-                f"{file} is damaged ({error}); restore it from a copy, or remove it: the run goes on without it"
+                f"{file} is damaged ({error}); restore it from a copy, or remove it: a run goes on without"
             ) from error
         write_atomically(file, json.dumps(starts, indent=2) + "\n")
         return starts

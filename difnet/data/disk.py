@@ -168,6 +168,8 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     """The file, for as long as Pillow needs it; whatever Pillow raises becomes a `DataError`."""
     if path.is_dir():
         raise DataError(f"{path} is a folder; name an image file in it")
+    if path.exists() and not path.is_file():  # opening a pipe would wait for a writer
+        raise DataError(f"{path} is neither a file nor a folder; save the picture in a file")
     try:
         # Not by its name: Pillow 13 would map the file into memory, with height and width exchanged where a
         # TIFF has a quarter turn in its Orientation.

@@ -173,6 +173,15 @@ def test_predict_keeps_its_inputs(trained, tmp_path, capsys):
     assert "gone.png does not exist" in capsys.readouterr().err
 
 
+def test_a_pipe_is_no_picture(trained, tmp_path, capsys):
+    os.mkfifo(tmp_path / "pipe.png")
+    arguments = ("--checkpoint", str(trained[1]), str(tmp_path / "pipe.png"), "--out", str(tmp_path / "out"))
+    assert predict.main(arguments) == 1
+    assert explain.main([*arguments, "--point", "1,2"]) == 1
+    words = f"{tmp_path / 'pipe.png'} is neither a file nor a folder; save the picture in a file"
+    assert capsys.readouterr().err.count(words) == 2
+
+
 def test_explain_wants_one_picture(trained, tmp_path, capsys):
     arguments = [
         "--checkpoint",

@@ -225,6 +225,18 @@ def test_clear_errors(arguments, words, tmp_path, capsys, monkeypatch):
     assert "Traceback" not in error
 
 
+@pytest.mark.parametrize("name", ["state", "last", "best"])
+def test_weights_of_another_run_are_not_taken_for_ones_own(data_root, tmp_path, capsys, name):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / f"{name}.safetensors").write_bytes(b"other")
+    (run / "notes.txt").touch()
+    assert train.main(tiny(data_root, run, "--max-steps", "1")) == 1
+    words = f"{run} holds {name}.safetensors of another run; move it away or choose another --out"
+    assert words in capsys.readouterr().err
+    assert {path.name for path in run.iterdir()} == {"notes.txt", f"{name}.safetensors"}
+
+
 def test_run_folder_is_never_overwritten(data_root, tmp_path, capsys):
     run = tmp_path / "run"
     assert train.main(tiny(data_root, run, "--max-steps", "1")) == 0
