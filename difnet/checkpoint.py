@@ -84,6 +84,11 @@ class RunFolder:
             raise RunError(
                 f"{path} holds a run already; continue it with --resume {path} or choose another --out"
             )
+        left = [name for name in ("state", "last", "best") if (path / f"{name}.safetensors").exists()]
+        if left:  # --resume and --checkpoint would take them for this run's
+            raise RunError(
+                f"{path} holds {left[0]}.safetensors of another run; move it away or choose another --out"
+            )
         try:
             run.made = not path.exists()
             path.mkdir(parents=True, exist_ok=True)
@@ -138,10 +143,19 @@ class RunFolder:
         return f"there is no checkpoint yet, --resume {self.path} starts over"
 
     def add_environment(self, environment: dict[str, Any]) -> list[dict[str, Any]]:
-        """Append the environment of this start; return those of all starts so far."""
+        """Append the environment of this start; return those of all starts so far.
+
+        Raises:
+            RunError: those of earlier starts cannot be read.
+        """
         file = self.path / "environment.json"
-        starts = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
-        starts.append(environment)
+        try:
+            starts = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
+            starts = [*map(dict, starts), environment]
+        except (ValueError, TypeError) as error:
+            raise RunError(
+                f"{file} is damaged ({error}); restore it from a copy, or remove it: a run goes on without"
+            ) from error
         write_atomically(file, json.dumps(starts, indent=2) + "\n")
         return starts
 

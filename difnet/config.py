@@ -205,7 +205,7 @@ class TrainConfig:
             OSError: the file cannot be read.
         """
         try:
-            values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            values: dict[str, Any] = dict(json.loads(path.read_text(encoding="utf-8")))
             values.setdefault("init_from", None)  # runs of earlier versions have none
             for name in ("data_root", "out", "resume", "init_from"):
                 values[name] = None if values[name] is None else Path(values[name])
@@ -213,7 +213,7 @@ class TrainConfig:
                 if name in values:  # runs of older versions have no void_value
                     values[name] = tuple(values[name])
             return TrainConfig(**values)
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path} is not the configuration of a run ({error})") from error
 
 
@@ -286,9 +286,10 @@ def class_weights(
             ) from error
         if weights is None:
             raise ValueError(f"the file of --class-weights, {choice}, must hold nothing but numbers")
-    if len(weights) != classes or not all(0.0 <= weight < math.inf for weight in weights):
-        raise ValueError(
-            f"--class-weights needs {classes} non-negative numbers, one per class, got {weights}"
+    if len(weights) != classes or not all(weight == 0.0 or 1e-20 <= weight <= 1e20 for weight in weights):
+        raise ValueError(  # weighted sums over pixels are in float32
+            f"--class-weights needs {classes} non-negative numbers, one per class, those above 0 between "
+            f"1e-20 and 1e20, got {weights}"
         )
     return weights
 

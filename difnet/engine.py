@@ -86,6 +86,13 @@ def train_one_epoch(
             losses.clear()
 
 
+class NotFiniteError(ValueError):
+    """The scores of a network are no numbers; the first of them would be taken for the largest."""
+
+    def __init__(self) -> None:
+        super().__init__("the scores of the network are NaN or infinite, as after a training that diverged")
+
+
 @torch.inference_mode()
 def evaluate(
     model: DifNet | SimDeepLab,
@@ -103,28 +110,35 @@ def evaluate(
         device: where to compute.
         views: average these views; the metrics of seed and walks are then left out.
         progress: called with the number of images done.
+
+    Raises:
+        NotFiniteError: a score is NaN or infinite.
     """
     model.eval()
     final, seed = (SegmentationMetrics(model.num_classes).to(device) for _ in range(2))
     count = len(model.walks) if isinstance(model, DifNet) and views is None else 0
     walks = [SegmentationMetrics(model.num_classes).to(device) for _ in range(count)]
     mu, beta = torch.empty(0), torch.empty(0)
+    finite = torch.tensor(True, device=device)
     done = 0
     for image, label in batches:
         image, label = image.to(device, non_blocking=True), label.to(device, non_blocking=True)
         if views is not None:
-            final.update(views.probabilities(model, image).argmax(1), label)
+            scores = views.probabilities(model, image)
         else:
             size = (label.shape[-2], label.shape[-1])
             details = model(image, details=True)
-            mu, beta = details.mu, details.beta
-            final.update(details.scores.argmax(1), label)
+            mu, beta, scores = details.mu, details.beta, details.scores
             seed.update(model.upsample(details.seed.float(), size).argmax(1), label)
             for metric, state in zip(walks, details.states, strict=True):
                 metric.update(model.upsample(state.float(), size).argmax(1), label)
+        final.update(scores.argmax(1), label)
+        finite &= scores.isfinite().all()
         done += image.shape[0]
         if progress is not None:
             progress(done)
+    if not finite:
+        raise NotFiniteError
     return Evaluation(
         final=final.compute(),
         seed=seed.compute() if views is None else None,

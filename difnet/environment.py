@@ -56,7 +56,7 @@ def walk_kernels(device: torch.device) -> str:
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """What may change the arithmetic between two starts of a run, as "name: old -> new"."""
-    names = ("packages", "commit", "cpu", "cpu_capability", "threads", "gpus", "processes", "walks")
+    names = ("packages", "commit", "cpu", "cpu_capability", "threads", "gpus", "processes", "walks", "images")
     return [f"{name}: {old[name]} -> {new[name]}" for name in names if name in old and old[name] != new[name]]
 
 

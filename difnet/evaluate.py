@@ -38,7 +38,10 @@ def default_device(name: str | None = None) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(f"--device {name} cannot be used on this machine: {error}") from error
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"--device {name} cannot be used on this machine: {reason}") from error
+    if device.type == "meta":
+        raise ValueError("--device meta computes no values; choose another, such as cpu")
     return device
 
 
@@ -47,8 +50,13 @@ def evaluate_checkpoint(config: EvaluateConfig, report: Reporter | None = None) 
 
     Raises:
         DataError: the data cannot be used.
-        ValueError: the data's classes are not those of the checkpoint.
+        ValueError: the data's classes are not those of the checkpoint, or a setting is out of its range.
     """
+    if config.workers < 0 or config.batch_size < 1:
+        raise ValueError(
+            f"--workers must not be negative and --batch-size must be positive, got {config.workers} and "
+            f"{config.batch_size}"
+        )
     report = report or Reporter(enabled=False)
     model, metadata = load_for_pictures(config.checkpoint, default_device(config.device))
     void_value, label_offset = _numbering(config, metadata)
@@ -63,7 +71,7 @@ def evaluate_checkpoint(config: EvaluateConfig, report: Reporter | None = None) 
     known = metadata.get("classes")
     if known is not None and known != dataset.classes:
         raise ValueError(
-            f"{config.checkpoint} was trained on the classes {', '.join(known)}; "
+            f"{config.checkpoint} was trained on the classes {', '.join(map(str, known))}; "
             f"{config.dataset} has {', '.join(dataset.classes)}; choose the data it was trained for"
         )
     if len(dataset.classes) != model.num_classes:

@@ -24,12 +24,13 @@ with train_extra():
     import tyro
     from PIL import Image, ImageDraw
 
-    from difnet.console import parse, run_command
+    from difnet.console import Reporter, parse, run_command
     from difnet.data.disk import read_image
+    from difnet.engine import NotFiniteError
     from difnet.evaluate import default_device
-    from difnet.files import prepare_folder
+    from difnet.files import distinct_names, prepare_folder
     from difnet.model import DifNet
-    from difnet.pictures import overlay, side_by_side, to_array
+    from difnet.pictures import overlay, palette_of, side_by_side, to_array
     from difnet.weights import load_for_pictures
 
 SOURCES = ("image", "block 1", "block 2", "block 3", "block 4")
@@ -80,8 +81,14 @@ def explain(model: DifNet, image: Tensor, point: tuple[int, int]) -> tuple[dict[
     Returns:
         Maps of the image's size, (H, W): "importance", one row of P for each walk ("walk1", ...), and the
         int64 label maps "before" and "after"; and one line of text for each walk.
+
+    Raises:
+        NotFiniteError: a score is NaN or infinite.
+        ValueError: the pixel lies outside the image.
     """
     details = model(image[None], details=True)
+    if not details.scores.isfinite().all():
+        raise NotFiniteError
     size = (image.shape[-2], image.shape[-1])
     grid = (details.seed.shape[-2], details.seed.shape[-1])
     node = torch.tensor([node_of(point, size, grid)], device=image.device)
@@ -148,18 +155,22 @@ def run(config: ExplainConfig) -> None:
             f"--checkpoint {config.checkpoint}: {model.config['name']!r} has no walks to explain; "
             "choose a difnet with walks"
         )
-    if "palette" not in metadata:
-        raise ValueError(f"--checkpoint {config.checkpoint}: no palette in its metadata; save it with one")
+    palette = palette_of(metadata, model.num_classes)
     image = read_image(config.image).as_subclass(Tensor).float() / 255
     maps, lines = explain(model, image.to(device), point)
-    palette = np.asarray(metadata["palette"], np.uint8)
+    (stem,) = distinct_names([config.image.stem])
     for name, picture in draw(image, maps, palette, point).items():
-        picture.save(config.out / f"{config.image.stem}_{name}.png")
-    print("\n".join(lines))
+        picture.save(config.out / f"{stem}_{name}.png")
+    report = Reporter()
+    report.line("\n".join(lines))
     before, after = (int(maps[name][point[1], point[0]]) for name in ("before", "after"))
-    classes = metadata.get("classes", range(model.num_classes))
-    print(f"pixel {point[0]},{point[1]}: {classes[before]} before the walks, {classes[after]} after them")
-    print(f"pictures in {config.out}")
+    classes = metadata.get("classes")
+    if not isinstance(classes, list) or len(classes) != model.num_classes:
+        classes = range(model.num_classes)
+    report.line(
+        f"pixel {point[0]},{point[1]}: {classes[before]} before the walks, {classes[after]} after them"
+    )
+    report.line(f"pictures in {config.out}")
 
 
 def _parse(point: str) -> tuple[int, int]:

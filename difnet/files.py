@@ -6,6 +6,7 @@ import codecs
 import contextlib
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 
@@ -51,6 +52,27 @@ def prepare_folder(path: Path) -> None:
     path.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=path):
         pass
+
+
+def distinct_names(names: Sequence[str]) -> list[str]:
+    """Names for files, of 200 bytes at most, so that an ending fits into the 255 of most file systems.
+
+    "/" becomes "_", of longer names the end is taken, and where an earlier one has a name already, "-2",
+    "-3", ... are added.
+    """
+    taken: set[str] = set()
+    distinct: list[str] = []
+    for name in names:
+        stem = name.replace("/", "_")
+        while len(os.fsencode(stem)) > 200:
+            stem = stem[1:]
+        unique, count = stem, 1
+        while unique.casefold() in taken:  # some file systems do not tell cases apart
+            count += 1
+            unique = f"{stem}-{count}"
+        taken.add(unique.casefold())
+        distinct.append(unique)
+    return distinct
 
 
 def read_text(path: Path) -> str:

@@ -1,13 +1,15 @@
 """Label maps as pictures: palette PNG, overlay on the image, side by side."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from difnet.data.base import VOID, SegmentationDataset
+from difnet.data.base import VOID, SegmentationDataset, distinct_palette
+from difnet.files import distinct_names
 
 
 def to_array(image: Tensor) -> np.ndarray:
@@ -15,6 +17,31 @@ def to_array(image: Tensor) -> np.ndarray:
     if image.is_floating_point():
         image = (image.clamp(0.0, 1.0) * 255.0).round()
     return image.detach().cpu().permute(1, 2, 0).numpy().astype(np.uint8)
+
+
+def palette_of(metadata: dict[str, Any], classes: int) -> np.ndarray:
+    """(k, 3) uint8 colours of a network's k classes: those saved with its weights, or else made-up ones.
+
+    Raises:
+        ValueError: those saved are not one colour for each class.
+    """
+    saved = metadata.get("palette")
+    if saved is None:
+        return distinct_palette(classes)
+    try:
+        colours = np.array(saved)
+    except ValueError:  # rows of several lengths
+        colours = np.zeros(0)
+    if (
+        colours.shape != (classes, 3)
+        or colours.dtype.kind not in "iu"
+        or not (colours == colours % 256).all()
+    ):
+        raise ValueError(
+            "the palette saved with the weights is not one colour [r, g, b] of whole numbers 0 to 255 for "
+            f"each of the {classes} classes; save them with such a palette, or with none"
+        )
+    return colours.astype(np.uint8)
 
 
 def colour_labels(label: Tensor, palette: np.ndarray) -> Image.Image:
@@ -57,10 +84,12 @@ def save_overlays(
     """Write `count` pictures, spread over `dataset`: image, true labels, predicted labels."""
     model.eval()
     count = min(count, len(dataset))
-    for index in sorted({round(i * (len(dataset) - 1) / max(1, count - 1)) for i in range(count)}):
+    indices = sorted({round(i * (len(dataset) - 1) / max(1, count - 1)) for i in range(count)})
+    names = distinct_names([dataset.item_name(index) for index in indices])
+    for index, name in zip(indices, names, strict=True):
         image, label = dataset[index]
         predicted = model(image[None].to(device)).argmax(1)[0].cpu()
         truth = overlay(image, label, dataset.palette)
         plain = overlay(image, label, dataset.palette, opacity=0.0)
         sheet = side_by_side(plain, truth, overlay(image, predicted, dataset.palette))
-        sheet.save(folder / f"{dataset.item_name(index).replace('/', '_')}.png")
+        sheet.save(folder / f"{name}.png")

@@ -11,25 +11,23 @@ Write ``python -m difnet.predict --help`` for all options.
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from difnet.extras import train_extra
 
 with train_extra():
-    import numpy as np
     import torch
     import tyro
     from torch import Tensor, nn
 
     from difnet.config import PredictConfig
     from difnet.console import Reporter, parse, run_command
-    from difnet.data.base import DataError, distinct_palette, listed, raise_all
+    from difnet.data.base import DataError, listed, raise_all
     from difnet.data.disk import IMAGE_SUFFIXES, find_files, read_image
-    from difnet.engine import Views, check_views, make_views
+    from difnet.engine import NotFiniteError, Views, check_views, make_views
     from difnet.evaluate import default_device
-    from difnet.files import prepare_folder
+    from difnet.files import distinct_names, prepare_folder
     from difnet.model import DifNet, SimDeepLab
-    from difnet.pictures import colour_labels, overlay
+    from difnet.pictures import colour_labels, overlay, palette_of
     from difnet.weights import load_for_pictures
 
 
@@ -39,10 +37,16 @@ LABELS, OVERLAY = ".labels.png", ".overlay.png"
 
 @torch.inference_mode()
 def predict_labels(model: nn.Module, image: Tensor, views: Views | None = None) -> Tensor:
-    """Class indices (H, W) on the CPU for one uint8 image (3, H, W)."""
+    """Class indices (H, W) on the CPU for one uint8 image (3, H, W).
+
+    Raises:
+        NotFiniteError: a score is NaN or infinite.
+    """
     device = next(model.parameters()).device
     batch = image.as_subclass(torch.Tensor)[None].to(device).float() / 255.0
     scores = model(batch) if views is None else views.probabilities(model, batch)
+    if not scores.isfinite().all():
+        raise NotFiniteError
     return scores.argmax(1)[0].cpu()
 
 
@@ -65,13 +69,13 @@ def predict_files(
     report = report or Reporter(enabled=False)
     prepare_folder(config.out)
     sources, names = _list_images(images, report)
-    stems = distinct_stems(names)
+    stems = distinct_names([name.stem for name in names])
     targets = {_target(config, stem, end).resolve() for stem in stems for end in (LABELS, OVERLAY)}
     for source in sources:
         if source.resolve() in targets:
             raise ValueError(f"{source} would be replaced by a labelled picture; choose another --out")
     model, metadata = load_for_pictures(config.checkpoint, default_device(config.device))
-    palette = _palette(metadata, model.num_classes)
+    palette = palette_of(metadata, model.num_classes)
     views = make_views(config.multi_scale, config.flip)
     written: list[Path] = []
     errors: list[str] = []
@@ -122,20 +126,6 @@ def _list_images(paths: Sequence[Path], report: Reporter) -> tuple[list[Path], l
     return sources, names
 
 
-def distinct_stems(paths: Sequence[Path]) -> list[str]:
-    """A name for each path's pictures: its stem, with "-2", "-3", ... where an earlier one has it already."""
-    stems: list[str] = []
-    taken: set[str] = set()
-    for path in paths:
-        stem, count = path.stem, 1
-        while stem.casefold() in taken:  # some file systems do not tell cases apart
-            count += 1
-            stem = f"{path.stem}-{count}"
-        taken.add(stem.casefold())
-        stems.append(stem)
-    return stems
-
-
 def _check_size(model: DifNet | SimDeepLab, path: Path, image: Tensor, views: Views | None) -> None:
     """See that the network takes an image (3, H, W), and its views.
 
@@ -146,11 +136,6 @@ def _check_size(model: DifNet | SimDeepLab, path: Path, image: Tensor, views: Vi
         check_views(model, (image.shape[-2], image.shape[-1]), views)
     except ValueError as error:
         raise DataError(f"{path}: {error}") from error
-
-
-def _palette(metadata: dict[str, Any], classes: int) -> np.ndarray:
-    colours = metadata.get("palette")
-    return np.array(colours, np.uint8) if colours else distinct_palette(classes)
 
 
 def _command(images: tyro.conf.Positional[tuple[Path, ...]], config: PredictConfig) -> int:

@@ -31,7 +31,7 @@ from difnet.data import (
     train_transform,
 )
 from difnet.data.base import Split, Transform
-from difnet.engine import SegmentationLoss, evaluate, poly, train_one_epoch
+from difnet.engine import NotFiniteError, SegmentationLoss, evaluate, poly, train_one_epoch
 from difnet.environment import describe_environment, differences, walk_kernels
 from difnet.factory import create_model
 from difnet.metrics import format_mean, format_record
@@ -176,6 +176,7 @@ class Trainer:
         if main:
             self.run_folder.cut_log(self.step)
             environment = describe_environment(walks, self.accelerator.num_processes)
+            environment["images"] = f"{len(self.train_set)} training, {len(self.val_set)} validation"
             starts = self.run_folder.add_environment(environment)
             for difference in differences(starts[-2], starts[-1]) if len(starts) > 1 else []:
                 self.report.line(f"changed since the last start, so not bitwise the same: {difference}")
@@ -272,16 +273,11 @@ class Trainer:
 
     def _evaluation_due(self) -> bool:
         every = self.config.eval_every * self.sampler.steps_per_epoch
-        return self.step > 0 and (self.step == self.steps or self.step % every == 0)
+        return self.step > 0 and (self.step >= self.steps or self.step % every == 0)
 
     def _log_loss(self, loss: float) -> None:
         if not math.isfinite(loss):
-            written = self.run_folder.state_file.is_file()
-            kept = f"The last checkpoint in {self.run_folder.path} is untouched"
-            raise RunError(
-                f"the loss is {loss} at step {self.step}; start again with a lower --lr "
-                f"(it was {self.recipe.lr}). {kept if written else 'No checkpoint was written yet'}"
-            )
+            raise self._diverged(f"the loss is {loss} at step {self.step}")
         rate = self.plain_optimizer.param_groups[-1]["lr"]
         if self.accelerator.is_main_process:
             self.run_folder.log({"kind": "train", "step": self.step, "loss": loss, "lr": rate})
@@ -291,6 +287,14 @@ class Trainer:
         left = timedelta(seconds=round(pace * (self.steps - self.step)))
         self.report.line(
             f"step {self.step}/{self.steps}  loss {loss:.4f}  lr {rate:.2e}  {pace:.2f} s/step  {left} left"
+        )
+
+    def _diverged(self, what: str) -> RunError:
+        written = self.run_folder.state_file.is_file()
+        kept = f"The last checkpoint in {self.run_folder.path} is untouched"
+        return RunError(
+            f"{what}; start again with a lower --lr "
+            f"(it was {self.recipe.lr}). {kept if written else 'No checkpoint was written yet'}"
         )
 
     def _evaluate(self) -> None:
@@ -315,7 +319,14 @@ class Trainer:
         share = Subset(self.val_set, range(rank, len(self.val_set), world))
         batches = evaluation_batches(share, self.config.workers, self.recipe.eval_batch_size)
         with self.report.bar("evaluating", len(share)) as progress, self.accelerator.autocast():
-            found = evaluate(self.network, batches, self.accelerator.device, progress=progress)
+            try:
+                found = evaluate(self.network, batches, self.accelerator.device, progress=progress)
+            except NotFiniteError as error:
+                raise RunError(
+                    f"validation after step {self.step}: {error}; start again with a lower --lr "
+                    f"(it was {self.recipe.lr})"
+                    + ("; best.safetensors is of an earlier step" if self.best else "")
+                ) from error
         self.record = {"kind": "val", "step": self.step, **found.as_record(self.val_set.classes)}
         best = not self.best or self.record["mean_iou"] > self.best["mean_iou"]
         self.best = self.record if best else self.best
@@ -336,7 +347,13 @@ class Trainer:
         self.report.line(f"validation after step {self.step}\n{format_record(self.record)}")
 
     def _save(self) -> None:
-        """Write the state to continue from; every process gives its random state."""
+        """Write the state to continue from; every process gives its random state.
+
+        Raises:
+            RunError: the weights are no numbers, of which the loss before the step tells nothing.
+        """
+        if not all(tensor.isfinite().all() for tensor in self.network.state_dict().values()):
+            raise self._diverged(f"the weights are NaN or infinite after step {self.step}")
         device = self.accelerator.device
         states = {"cpu": torch.get_rng_state()}
         if device.type == "cuda":

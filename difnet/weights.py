@@ -24,6 +24,9 @@ _FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 _HOLDERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel, ModelEmaV2, ModelEmaV3)
 """What holds a network as its `module`."""
 
+_LABELS = 255
+"""Classes that a label of 8 bits can number beside void."""
+
 _SETTINGS = (
     *("eps", "kernel_size", "stride", "padding", "padding_mode", "dilation", "groups", "num_groups", "walks"),
 )
@@ -101,12 +104,19 @@ def load_model(
 def load_for_pictures(
     path: str | Path, device: str | torch.device = "cpu"
 ) -> tuple[DifNet | SimDeepLab, dict[str, Any]]:
-    """The same for the commands, whose pictures are RGB.
+    """The same for the commands, whose pictures are RGB, and in float32 as these are.
 
     Raises:
-        ValueError: also where the network takes images of other channels than three.
+        ValueError: also where the network takes images of other channels than three, or has more classes
+            than 8 bits can number beside void.
     """
     model, metadata = load_model(path, device)
+    model = model.float()
+    if model.num_classes > _LABELS:
+        raise ValueError(
+            f"{path}: its network has {model.num_classes} classes, and labels are pictures of 8 bits, of "
+            f"{_LABELS} classes at most; call it from Python: difnet.load_model"
+        )
     channels = model.config["in_chans"]
     if channels != 3:
         raise ValueError(

@@ -90,7 +90,7 @@ class SegmentationDataset(Dataset[Any], ABC):
 
     @abstractmethod
     def item_name(self, index: int) -> str:
-        """Short name of an item, unique in the split and fit for a file name after ``/`` is replaced."""
+        """Short name of an item, unique in the split, with ``/`` between folders."""
 
     def __getitem__(self, index: int) -> Any:
         """The transformed pair; see `read` for the untransformed one."""

@@ -168,6 +168,8 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     """The file, for as long as Pillow needs it; whatever Pillow raises becomes a `DataError`."""
     if path.is_dir():
         raise DataError(f"{path} is a folder; name an image file in it")
+    if path.exists() and not path.is_file():  # opening a pipe would wait for a writer
+        raise DataError(f"{path} is neither a file nor a folder; save the picture in a file")
     try:
         # Not by its name: Pillow 13 would map the file into memory, with height and width exchanged where a
         # TIFF has a quarter turn in its Orientation.
@@ -195,6 +197,8 @@ def _opened(path: Path) -> Iterator[Image.Image]:
 def _raw_layout(file: Image.Image) -> str:
     """Pillow's name for the stored samples, such as "RGB;16B"; the mode hides their depth."""
     arguments = file.tile[0].args if file.tile else None  # type: ignore[attr-defined]
+    if file.format == "PPM" and isinstance(arguments, tuple) and arguments[-1] > 255:  # the largest number
+        return f"{file.mode};16"
     layout = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
     return layout if isinstance(layout, str) else file.mode
 

@@ -1,5 +1,6 @@
 """A data set in a folder: images/{train,val}, labels/{train,val}, classes.txt."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -145,7 +146,15 @@ class Folder(SegmentationDataset):
             raise DataError(
                 f"{path} cannot be read ({error}); write one class name a line, in index order, as UTF-8"
             ) from error
-        classes = [line.strip() for line in text.splitlines() if line.strip()]
+        # Not splitlines, which also ends lines at characters that names may hold.
+        lines = re.split(r"\r\n|\r|\n", text.rstrip()) if text.strip() else []
+        classes = [line.strip() for line in lines]
+        if "" in classes:
+            number = classes.index("")
+            raise DataError(
+                f"{path} has no name on line {number + 1}, and lines number the classes; remove the line, or "
+                f"write the name of class {number + self.label_offset} there"
+            )
         if not 2 <= len(classes) <= VOID:
             raise DataError(f"{path} names {len(classes)} class(es); between 2 and {VOID} are possible")
         repeated = sorted({name for name in classes if classes.count(name) > 1})

@@ -32,7 +32,9 @@ class RandomScale(v2.Transform):
         low, high = self.scale
         factor = low + (high - low) * float(torch.rand(()))
         height, width = flat_inputs[0].shape[-2:]
-        return {"size": [max(1, round(height * factor)), max(1, round(width * factor))]}
+        size = [max(1, round(height * factor)), max(1, round(width * factor))]
+        # PyTorch 2.14 fails to resize a picture of 8 bits to a single pixel.
+        return {"size": [1, 2] if size == [1, 1] else size}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         """Resize one of the pair."""

@@ -1,5 +1,6 @@
 """Train, evaluate and predict as a user calls them."""
 
+import io
 import json
 import os
 import runpy
@@ -12,8 +13,9 @@ import torch
 from conftest import make_folder, tiny, write_pair
 from PIL import Image
 
-from difnet import create_model, evaluate, explain, predict, save_model, train
+from difnet import create_model, evaluate, explain, load_model, predict, save_model, train
 from difnet.console import run_command
+from difnet.files import distinct_names
 from difnet_kernels import transition_rows
 
 
@@ -171,6 +173,15 @@ def test_predict_keeps_its_inputs(trained, tmp_path, capsys):
     assert "gone.png does not exist" in capsys.readouterr().err
 
 
+def test_a_pipe_is_no_picture(trained, tmp_path, capsys):
+    os.mkfifo(tmp_path / "pipe.png")
+    arguments = ("--checkpoint", str(trained[1]), str(tmp_path / "pipe.png"), "--out", str(tmp_path / "out"))
+    assert predict.main(arguments) == 1
+    assert explain.main([*arguments, "--point", "1,2"]) == 1
+    words = f"{tmp_path / 'pipe.png'} is neither a file nor a folder; save the picture in a file"
+    assert capsys.readouterr().err.count(words) == 2
+
+
 def test_explain_wants_one_picture(trained, tmp_path, capsys):
     arguments = [
         "--checkpoint",
@@ -253,11 +264,162 @@ def test_predict_names_the_bad_image(trained, tmp_path, capsys):
     assert f"{bad} is not an image that Pillow can read" in capsys.readouterr().err
 
 
-def test_distinct_stems():
-    paths = [predict.Path(name) for name in ("a/x.png", "b/x.png", "x-2.png", "X.jpg")]
-    stems = predict.distinct_stems(paths)
-    assert stems == ["x", "x-2", "x-2-2", "X-3"]
-    assert len({stem.casefold() for stem in stems}) == 4
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (
+            ("--workers", "-1"),
+            "--workers must not be negative and --batch-size must be positive, got -1 and 1",
+        ),
+        (
+            ("--batch-size", "0"),
+            "--workers must not be negative and --batch-size must be positive, got 2 and 0",
+        ),
+        (("--device", "meta"), "--device meta computes no values; choose another, such as cpu"),
+        (("--device", "mps"), "--device mps cannot be used on this machine: "),
+    ],
+)
+def test_settings_of_evaluate_are_checked_before_the_work(trained, capsys, options, words):
+    if options[1] == "mps" and torch.backends.mps.is_available():
+        pytest.skip("mps works here")
+    data = ("--dataset", "folder", "--data-root", str(trained[0]))
+    assert evaluate.main(["--checkpoint", str(trained[1]), *data, *options]) == 1
+    printed = capsys.readouterr()
+    assert words in printed.err
+    assert printed.err.count("\n") == 1
+    assert "checking" not in printed.out
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_other_dtypes(trained, tmp_path, capsys, dtype):
+    root, run = trained
+    model, metadata = load_model(run)
+    weights, image = tmp_path / "other.safetensors", str(root / "images/val/view0.png")
+    save_model(model.to(dtype), weights, metadata=metadata)
+    for checkpoint, out in ((run, "plain"), (weights, "other")):
+        given = ("--checkpoint", str(checkpoint))
+        assert predict.main([image, *given, "--out", str(tmp_path / out)]) == 0
+        data = ("--dataset", "folder", "--data-root", str(root), "--workers", "0")
+        assert evaluate.main([*given, *data, "--out", str(tmp_path / out / "record.json")]) == 0
+        assert explain.main([image, *given, "--point", "1,2", "--out", str(tmp_path / out)]) == 0
+    pictures = [np.array(Image.open(tmp_path / out / "view0.labels.png")) for out in ("plain", "other")]
+    assert (pictures[0] == pictures[1]).mean() > 0.98
+    records = [json.loads((tmp_path / out / "record.json").read_text()) for out in ("plain", "other")]
+    assert records[0]["accuracy"] == pytest.approx(records[1]["accuracy"], abs=0.01)
+
+
+def test_weights_that_give_no_numbers(trained, tmp_path, capsys):
+    root, run = trained
+    model, metadata = load_model(run)
+    with torch.no_grad():
+        model.classifier.branches[0].bias[1] = torch.nan
+    weights, image = tmp_path / "nan.safetensors", str(root / "images/val/view0.png")
+    save_model(model, weights, metadata=metadata)
+    data = ("--dataset", "folder", "--data-root", str(root), "--workers", "0")
+    for command, arguments in (
+        (predict, (image, "--out", str(tmp_path / "out"))),
+        (explain, (image, "--point", "1,2", "--out", str(tmp_path / "out"))),
+        (evaluate, data),
+        (evaluate, (*data, "--flip")),
+    ):
+        assert command.main([*arguments, "--checkpoint", str(weights)]) == 1
+        assert "error: the scores of the network are NaN or infinite" in capsys.readouterr().err
+    assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {},
+        {"classes": [1, 2, 3]},
+        {"classes": ["only"]},
+        {"classes": {"0": "a", "1": "b", "2": "c"}},
+        {"classes": ["stra\xdfe", "\u4e2d", "\u56fd"], "palette": [[0, 0, 0], [9, 9, 9], [255, 0, 0]]},
+    ],
+)
+def test_weights_with_metadata_of_their_own(metadata, trained, tmp_path, monkeypatch, capsys):
+    root, run = trained
+    model, _ = load_model(run)
+    weights, image = tmp_path / "own.safetensors", str(root / "images/val/view0.png")
+    save_model(model, weights, metadata=metadata)
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
+    for command, options in ((predict, ()), (explain, ("--point", "1,2"))):
+        out = ("--out", str(tmp_path / "out"))
+        assert command.main([image, "--checkpoint", str(weights), *out, *options]) == 0
+    data = ("--dataset", "folder", "--data-root", str(root), "--workers", "0")
+    assert evaluate.main(["--checkpoint", str(weights), *data]) == (1 if "classes" in metadata else 0)
+    assert ("choose the data it was trained for" in capsys.readouterr().err) == ("classes" in metadata)
+
+
+@pytest.mark.parametrize(
+    "palette",
+    [
+        [[0, 0, 0]],
+        [[0, 0, 0], [1, 1], [2, 2, 2]],
+        [[0, 0, 300]] * 3,
+        [[0, 0, -1]] * 3,
+        [[0.5, 0, 1]] * 3,
+        {},
+        [],
+    ],
+)
+def test_a_palette_that_is_none_is_refused(palette, trained, tmp_path, capsys):
+    root, run = trained
+    weights, image = tmp_path / "own.safetensors", str(root / "images/val/view0.png")
+    save_model(load_model(run)[0], weights, metadata={"palette": palette})
+    for command, options in ((predict, ()), (explain, ("--point", "1,2"))):
+        out = ("--out", str(tmp_path / "out"))
+        assert command.main([image, "--checkpoint", str(weights), *out, *options]) == 1
+        assert "error: the palette saved with the weights is not one colour" in capsys.readouterr().err
+
+
+def test_a_network_of_more_classes_than_8_bits_number(trained, tmp_path, capsys):
+    weights = tmp_path / "many.safetensors"
+    save_model(create_model("test_resnet", 256, walks=(0,)), weights)
+    arguments = (str(trained[0] / "images/val/view0.png"), "--checkpoint", str(weights))
+    assert predict.main([*arguments, "--out", str(tmp_path / "out")]) == 1
+    assert "its network has 256 classes, and labels are pictures of 8 bits, of 255" in capsys.readouterr().err
+
+
+def test_distinct_names():
+    assert distinct_names(["x", "x", "x-2", "X", "a/b", "a_b"]) == [
+        "x",
+        "x-2",
+        "x-2-2",
+        "X-3",
+        "a_b",
+        "a_b-2",
+    ]
+    long = distinct_names(["\u4e2d" * 70 + "/end", "\u4e2d" * 71 + "/end"])
+    assert long == ["\u4e2d" * 65 + "_end", "\u4e2d" * 65 + "_end-2"]
+
+
+def test_names_of_pictures_fit_the_file_system(trained, tmp_path, capsys):
+    """Names joined of folders are too long for a file; overlays of several pictures share none."""
+    root, run = tmp_path / "data", tmp_path / "run"
+    shutil.copytree(trained[0], root)
+    deep = f"{'d' * 130}/{'e' * 130}"
+    for kind in ("images", "labels"):
+        folder = root / kind / "val"
+        (folder / deep).mkdir(parents=True)
+        (folder / "view0.png").rename(folder / deep / "view0.png")
+        (folder / "a").mkdir()
+        (folder / "view1.png").rename(folder / "a" / "b.png")
+        (folder / "view2.png").rename(folder / "a_b.png")
+        shutil.copy(folder / "a_b.png", folder / f"{'x' * 240}.png")
+    assert train.main(tiny(root, run, "--max-steps", "1")) == 0
+    names = sorted(path.name for path in (run / "overlays").iterdir())
+    assert names == [
+        "a_b-2.png",
+        "a_b.png",
+        f"{('d' * 130 + '_' + 'e' * 130 + '_view0')[-200:]}.png",
+        f"{'x' * 200}.png",
+    ]
+    given = ("--checkpoint", str(run), "--out", str(tmp_path / "out"))
+    assert predict.main([str(root / "images/val"), *given]) == 0
+    assert len(list((tmp_path / "out").iterdir())) == 8
+    assert explain.main([str(root / f"images/val/{'x' * 240}.png"), *given, "--point", "1,2"]) == 0
+    assert (tmp_path / "out" / f"{'x' * 200}_importance.png").is_file()
 
 
 @pytest.fixture(scope="module")

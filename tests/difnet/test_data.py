@@ -308,7 +308,18 @@ def test_first_ten_of_many_errors(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [(None, "cannot be read"), ("one\n", "names 1 class"), ("a\nb\na\n", "names a more than once")],
+    [
+        (None, "cannot be read"),
+        ("", "names 0 class"),
+        (" \n\n", "names 0 class"),
+        ("one\n\n", "names 1 class"),
+        ("a\nb\na\n", "names a more than once"),
+        (
+            "a\n \nb\nc\n",
+            "has no name on line 2, and lines number the classes; remove the line, or write the",
+        ),
+        ("\r\na\r\nb\r\nc", "has no name on line 1"),
+    ],
 )
 def test_classes_file(data_root, text, words):
     path = data_root / "classes.txt"
@@ -320,8 +331,14 @@ def test_classes_file(data_root, text, words):
 @pytest.mark.parametrize("end", ["\n", "\r\n", " \t\r\n"])
 def test_classes_file_of_any_editor(data_root, encoding, end):
     text = "".join(f"{name}{end}" for name in ("ä", "b", "c"))
-    (data_root / "classes.txt").write_bytes(text.encode(encoding))
+    (data_root / "classes.txt").write_bytes(f"{text}{end}".encode(encoding))
     assert create_dataset("folder", data_root, "train").classes == ["ä", "b", "c"]
+
+
+def test_names_of_classes_end_with_their_line_alone(data_root):
+    text = "a\u2028b\nc\x85d\ne\x0cf\n"
+    (data_root / "classes.txt").write_text(text, encoding="utf-8")
+    assert create_dataset("folder", data_root, "train").classes == ["a\u2028b", "c\x85d", "e\x0cf"]
 
 
 def test_classes_file_in_another_encoding(data_root):

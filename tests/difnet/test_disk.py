@@ -108,6 +108,26 @@ def test_a_picture_that_uses_little_of_16_bits_is_refused(tmp_path, channels, br
     assert grey(path).max() >= 238
 
 
+@pytest.mark.parametrize("magic", ["P2", "P3", "P5", "P6"])
+@pytest.mark.parametrize(("largest", "refused"), [(65535, True), (4095, False), (255, False)])
+def test_a_dark_ppm_of_16_bits_is_refused(tmp_path, magic, largest, refused):
+    numbers = np.random.default_rng(0).integers(
+        0, min(4096, largest + 1), (6, 15 if magic in ("P3", "P6") else 5)
+    )
+    numbers[0, 0] = min(4095, largest)
+    plain = magic in ("P2", "P3")
+    data = " ".join(map(str, numbers.ravel())).encode()
+    if not plain:
+        data = numbers.astype(">u2" if largest > 255 else "u1").tobytes()
+    path = tmp_path / "picture.ppm"
+    path.write_bytes(f"{magic}\n5 6\n{largest}\n".encode() + data)
+    if refused:
+        with pytest.raises(DataError, match="holds numbers of 16 bits, none of them above 1/16 of the range"):
+            read_image(path)
+    else:
+        assert read_image(path).max() == 255
+
+
 def test_colour_of_16_bits_keeps_the_high_byte(tmp_path):
     values = np.stack([RAMP, RAMP.T, RAMP[::-1]], -1).astype(np.int64)
     write_png(tmp_path / "x.png", values, 16, 2)

@@ -193,6 +193,16 @@ def test_concurrent_branches_give_the_same(autocast, image):
         assert not model(image).requires_grad
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_network_in_16_bits(image, dtype):
+    model = create_model("test_resnet", 3, walks=(0, 2)).eval()
+    with torch.no_grad():
+        expected = model(image).softmax(1)
+        scores = model.to(dtype)(image.to(dtype))
+    assert scores.dtype == torch.float32
+    assert (scores.softmax(1) - expected).abs().max() < 0.02
+
+
 def test_autocast_keeps_seed_and_scores_in_float32(image):
     model = softened(build("test_resnet"))
     embedding_types = []

@@ -225,6 +225,18 @@ def test_clear_errors(arguments, words, tmp_path, capsys, monkeypatch):
     assert "Traceback" not in error
 
 
+@pytest.mark.parametrize("name", ["state", "last", "best"])
+def test_weights_of_another_run_are_not_taken_for_ones_own(data_root, tmp_path, capsys, name):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / f"{name}.safetensors").write_bytes(b"other")
+    (run / "notes.txt").touch()
+    assert train.main(tiny(data_root, run, "--max-steps", "1")) == 1
+    words = f"{run} holds {name}.safetensors of another run; move it away or choose another --out"
+    assert words in capsys.readouterr().err
+    assert {path.name for path in run.iterdir()} == {"notes.txt", f"{name}.safetensors"}
+
+
 def test_run_folder_is_never_overwritten(data_root, tmp_path, capsys):
     run = tmp_path / "run"
     assert train.main(tiny(data_root, run, "--max-steps", "1")) == 0
@@ -410,6 +422,21 @@ def test_a_run_goes_on_with_its_own_classes(data_root, tmp_path, capsys):
     assert words in capsys.readouterr().err
 
 
+def test_a_run_goes_on_with_other_images(data_root, tmp_path, monkeypatch, capsys):
+    run = tmp_path / "run"
+    with monkeypatch.context() as patched:
+        stop_after(patched, 5)
+        assert train.main(tiny(data_root, run, "--epochs", "4", "--eval-every", "9")) == 130
+    for kind in ("images", "labels"):
+        for number in range(4):
+            (data_root / kind / "train" / f"view{number}.png").unlink()
+    assert train.main(["--resume", str(run), "--workers", "0"]) == 0
+    printed = capsys.readouterr().out
+    changed = "images: 8 training, 3 validation -> 4 training, 3 validation"
+    assert f"changed since the last start, so not bitwise the same: {changed}" in printed
+    assert "done: mean IoU" in printed  # 4 images are 4 steps, and 5 were done
+
+
 def test_weights_of_classes_that_never_occur(data_root, tmp_path, capsys):
     for path in (data_root / "labels/train").iterdir():
         label = np.array(Image.open(path))
@@ -435,6 +462,20 @@ def test_damaged_state(data_root, tmp_path, capsys):
     assert "state.safetensors is damaged" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["config.json", "environment.json"])
+@pytest.mark.parametrize("damage", [b"{", b"\xff\xfe{", b"[1]", b"3"])
+def test_damaged_text_files(data_root, tmp_path, capsys, name, damage):
+    run = tmp_path / "run"
+    assert train.main(tiny(data_root, run, "--max-steps", "1")) == 0
+    (run / name).write_bytes(damage)
+    assert train.main(["--resume", str(run), "--workers", "0"]) == 1
+    remedy = "is not the configuration of a run" if name == "config.json" else "is damaged ("
+    assert f"difnet.train: error: {run / name} {remedy}" in capsys.readouterr().err
+    if name == "environment.json":
+        (run / name).unlink()
+        assert train.main(["--resume", str(run), "--workers", "0"]) == 0
+
+
 @pytest.mark.parametrize(("every", "kept"), [("1", "is untouched"), ("100", "No checkpoint was written yet")])
 def test_diverging_run_says_so(data_root, tmp_path, capsys, every, kept):
     options = ("--epochs", "4", "--lr", "1e30", "--checkpoint-every", every)
@@ -442,6 +483,26 @@ def test_diverging_run_says_so(data_root, tmp_path, capsys, every, kept):
     error = capsys.readouterr().err
     assert "start again with a lower --lr" in error
     assert kept in error
+
+
+@pytest.mark.parametrize(
+    ("rate", "words"),
+    [
+        (
+            "1e38",
+            "validation after step 1: the scores of the network are NaN or infinite, as after a training",
+        ),
+        ("3e38", "the weights are NaN or infinite after step 1; start again with a lower --lr"),
+    ],
+)
+def test_a_last_step_that_diverges_says_so(data_root, tmp_path, capsys, rate, words):
+    options = ("--max-steps", "1", "--lr", rate, "--weight-decay", "1e3" if rate == "3e38" else "0")
+    assert train.main(tiny(data_root, tmp_path / "run", *options)) == 1
+    error = capsys.readouterr().err
+    assert words in error
+    assert "start again with a lower --lr (it was" in error
+    assert (tmp_path / "run/state.safetensors").exists() == (rate == "1e38")
+    assert not (tmp_path / "run/best.safetensors").exists()
 
 
 def test_recipes(tmp_path):
@@ -467,7 +528,7 @@ def test_class_weights(tmp_path, monkeypatch):
         class_weights(str(tmp_path / "weights.txt"), 2, lambda: [])
     long = ",".join(["0.123456"] * 60)
     assert len(class_weights(long, 60, lambda: [])) == 60
-    for bad in ("1,2,3", "1,-1", "1,nan"):
+    for bad in ("1,2,3", "1,-1", "1,nan", "1,1e39", "1,1e-50"):
         with pytest.raises(ValueError, match="needs 2 non-negative numbers"):
             class_weights(bad, 2, lambda: [])
 

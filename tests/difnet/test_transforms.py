@@ -62,6 +62,15 @@ def test_scale_stays_in_range():
         RandomScale((0.0, 1.0))
 
 
+@pytest.mark.parametrize("size", [(40, 56), (9, 1), (2, 1), (1, 1)])
+def test_pictures_that_scale_to_one_pixel(size):
+    image = tv_tensors.Image(torch.full((3, *size), 200, dtype=torch.uint8))
+    label = tv_tensors.Mask(torch.ones(size, dtype=torch.uint8))
+    scaled, truth = train_transform(4, scale=(0.01, 0.01))(image, label)
+    assert (truth == 1).sum() == 2
+    assert torch.allclose(scaled[:, truth == 1], torch.tensor(200 / 255))
+
+
 def test_flip_switch():
     image, label = pair(32, 40)
     fixed = train_transform(32, scale=(1.0, 1.0), flip=False)
