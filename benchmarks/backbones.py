@@ -1,6 +1,6 @@
 """Which networks of timm can be a backbone, and the images that they take: docs/backbones.md.
 
-    python benchmarks/backbones.py                     # every name of the installed timm; some minutes
+    python benchmarks/backbones.py                     # every name of the installed timm; twenty minutes
     python benchmarks/backbones.py --names halonet26t  # print the rows of some names, write nothing
 
 Networks are built without weights and run without values, on the meta device, by `difnet.backbones.Backbone`

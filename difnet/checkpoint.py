@@ -173,6 +173,18 @@ class RunFolder:
         """Records of the evaluations up to `step`, the oldest first."""
         return [record for _, record in self._logged(step) if record.get("kind") == "val"]
 
+    def best_record(self, step: int) -> list[dict[str, Any]]:
+        """What best.safetensors says of its evaluation, if that was at `step` or before; else nothing.
+
+        metrics.jsonl may have been cut or lost, and then the best weights must not be replaced by worse ones.
+        """
+        try:
+            with safe_open(self.path / "best.safetensors", framework="pt") as file:
+                record = json.loads((file.metadata() or {})["metadata"])
+            return [record] if record["step"] <= step and record["mean_iou"] is not None else []
+        except (OSError, SafetensorError, json.JSONDecodeError, KeyError, TypeError):
+            return []
+
     def _logged(self, step: int) -> Iterator[tuple[str, dict[str, Any]]]:
         """Lines of metrics.jsonl up to `step` and what they hold; a torn one is passed over."""
         if not self.metrics_file.is_file():

@@ -31,7 +31,7 @@ def both(first: Callable[[Tensor], A], second: Callable[[Tensor], B], x: Tensor)
 
 
 def _under_a_mode(x: Tensor) -> bool:
-    """Whether something that this thread alone has to do with what is computed.
+    """Whether a mode of this thread changes or records what is computed here.
 
     In other threads gradients would be wrong under torch.func's transforms, and hooks on saved tensors,
     counters and tracers would miss what runs there.

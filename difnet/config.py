@@ -161,11 +161,6 @@ class TrainConfig:
         Raises:
             ValueError: a value is out of its range; the message names the option.
         """
-        if self.init_from is not None and self.pretrained:
-            raise ValueError(
-                "--pretrained is not needed beside --init-from, which brings weights of the backbones; "
-                "leave it out"
-            )
         recipe = asdict(RECIPES[self.dataset])
         config = replace(
             self, **{name: value for name, value in recipe.items() if getattr(self, name) is None}

@@ -53,6 +53,22 @@ class Reporter:
             self.line(note)
         return report
 
+    def check_sizes(
+        self, dataset: SegmentationDataset, found: DataReport, check: Callable[[tuple[int, int]], None]
+    ) -> None:
+        """Call `check` with every size, (height, width), that was found among the images of `dataset`.
+
+        Raises:
+            DataError: it raised ValueError for one; the message names an image of that size.
+        """
+        with self.bar("checking sizes", len(found.sizes)) as progress:
+            for done, (size, index) in enumerate(sorted(found.sizes.items()), start=1):
+                try:
+                    check(size)
+                except ValueError as error:
+                    raise DataError(f"{dataset.split} image {dataset.item_name(index)}: {error}") from error
+                progress(done)
+
 
 class Interrupted(Exception):
     """The run was asked to stop; the message says which checkpoint there is."""
@@ -123,8 +139,8 @@ def parse(
 def run_command(command: Callable[[], None], name: str) -> int:
     """Call `command`; a problem that the user can solve becomes one message on stderr.
 
-    Such are errors of the system, a backend that cannot run, unusable data, and every ValueError that this
-    package raises; others pass.
+    Caught are errors of the system, backends that cannot run, unusable data, and this package's own
+    ValueErrors. All other exceptions propagate.
 
     Returns:
         Exit status: 0, 1 after an error, 130 after an interruption.

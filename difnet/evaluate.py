@@ -86,8 +86,8 @@ def evaluate_checkpoint(config: EvaluateConfig, report: Reporter | None = None) 
             "--void-value and --label-offset change this"
         )
     views = make_views(config.multi_scale, config.flip)
-    for size in sorted(report.check(dataset).sizes):
-        check_views(model, size, views)
+    found_data = report.check(dataset)
+    report.check_sizes(dataset, found_data, lambda size: check_views(model, size, views))
     batches = evaluation_batches(dataset, config.workers, config.batch_size)
     device = next(model.parameters()).device
     with report.bar("evaluating", len(dataset)) as progress:

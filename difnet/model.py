@@ -211,8 +211,7 @@ class DifNet(SegmentationNetwork):
         normalized = self._normalized(image)
         run = both if self.concurrent else one_by_one
         score_map, sources = run(self._score_map, self._sources, normalized)
-        # The score map of a network in 16 bits is in float32, but its importance head is not.
-        importance = self.importance(score_map.to(self.mu_logit.dtype)).to(score_map.dtype)
+        importance = self.importance(score_map).to(score_map.dtype)
         seed = importance * score_map
         height, width = seed.shape[-2:]
 

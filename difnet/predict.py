@@ -94,7 +94,7 @@ def predict_files(
         overlay(image, label, palette).save(_target(config, stem, OVERLAY))
         report.line(f"{path} -> {target}")
         written.append(target)
-    raise_all(errors, f"of {len(sources)} images {len(written)} are labelled")
+    raise_all(errors, f"{len(written)} of {len(sources)} images are labelled")
     return written
 
 
@@ -114,7 +114,9 @@ def _list_images(paths: Sequence[Path], report: Reporter) -> tuple[list[Path], l
             names.append(Path(given.name))
             continue
         files, others = find_files(given, IMAGE_SUFFIXES)
-        files = [file for file in files if not file.name.endswith((LABELS, OVERLAY))]
+        results = [file for file in files if file.name.endswith((LABELS, OVERLAY))]  # of an earlier call
+        files = [file for file in files if file not in results]
+        others = sorted(others + results)
         if not files:
             raise DataError(f"{given} holds no image; images end in {', '.join(IMAGE_SUFFIXES)}")
         if others:

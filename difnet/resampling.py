@@ -29,7 +29,7 @@ def adaptive_max_pool2d(image: Tensor, size: tuple[int, int]) -> Tensor:
     Returns:
         (B, C, h, w), in the type of `image`; `image` itself if it has that size.
     """
-    if torch.jit.is_tracing():  # to which sizes are tensors, which only PyTorch's own operators take
+    if torch.jit.is_tracing():  # sizes are tensors then, which only PyTorch's own operators accept
         return F.adaptive_max_pool2d(image, size)
     if _same_size(image, size):
         return image

@@ -4,7 +4,6 @@ import errno
 import math
 import os
 import time
-from collections.abc import Iterable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,7 @@ from difnet.data import (
     train_transform,
 )
 from difnet.data.base import Split, Transform
-from difnet.engine import NotFiniteError, SegmentationLoss, evaluate, poly, train_one_epoch
+from difnet.engine import NotFiniteError, SegmentationLoss, check_views, evaluate, poly, train_one_epoch
 from difnet.environment import describe_environment, differences, walk_kernels
 from difnet.factory import create_model
 from difnet.metrics import format_mean, format_record
@@ -225,7 +224,9 @@ class Trainer:
         if self.accelerator.is_main_process:
             try:
                 reports = [self.report.check(dataset) for dataset in (self.train_set, self.val_set)]
-                _check_sizes(model, reports[1].sizes)
+                model.eval()
+                self.report.check_sizes(self.val_set, reports[1], lambda size: check_views(model, size, None))
+                model.train()
                 chosen = class_weights(
                     self.config.class_weights, classes, reports[0].median_frequency_weights
                 )
@@ -263,7 +264,7 @@ class Trainer:
             self._log_loss(float(self.accelerator.reduce(loss, "mean")))
         if saves:
             self._save()
-        if evaluates:
+        if evaluates and not (stop and self.step < self.steps):  # --resume evaluates first
             self._evaluate()
         if stop and self.step < self.steps:
             raise Interrupted(
@@ -388,6 +389,7 @@ class Trainer:
         self.step = header["step"]
         records = self.run_folder.evaluations(self.step)
         self.record = records[-1] if records else {}
+        records += self.run_folder.best_record(self.step)
         self.best = max(records, key=lambda record: record["mean_iou"], default={})
         if self.accelerator.scaler is not None and header["scaler"]:
             self.accelerator.scaler.load_state_dict(header["scaler"])
@@ -412,28 +414,21 @@ class Trainer:
         return bool(self.accelerator.reduce(count, "sum") > 0)
 
     def _storage_error(self, error: OSError) -> RunError:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
-        remedy = "free some space" if full else "make the folder writable again"
+        kept = self.run_folder.kept()
+        if error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
+            remedy = "free some space"
+        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            remedy = "make the folder writable again"
+        else:
+            return RunError(f"the system refused at step {self.step}: {error}; {kept}")
         return RunError(
-            f"{self.run_folder.path} could not be written at step {self.step}: {error}; "
-            f"{remedy}: {self.run_folder.kept()}"
+            f"{self.run_folder.path} could not be written at step {self.step}: {error}; {remedy}: {kept}"
         )
 
     def _interrupted(self) -> Interrupted:
         return Interrupted(
             f"stopped at once, {self.step} of {self.steps} steps done; {self.run_folder.kept()}"
         )
-
-
-def _check_sizes(model: DifNet | SimDeepLab, sizes: Iterable[tuple[int, int]]) -> None:
-    """See that the validation images can be evaluated, each as it is."""
-    model.eval()
-    for size in sorted(sizes):
-        try:
-            model.check_size(size)
-        except ValueError as error:
-            raise DataError(f"a validation image cannot be evaluated: {error}") from error
-    model.train()
 
 
 def _accelerator(config: TrainConfig) -> Accelerator:

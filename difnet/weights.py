@@ -22,7 +22,7 @@ from difnet.model import DifNet, SimDeepLab
 _RUN_FILES = ("best.safetensors", "last.safetensors")
 _FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 _HOLDERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel, ModelEmaV2, ModelEmaV3)
-"""What holds a network as its `module`."""
+"""Classes that wrap a network and keep it in the attribute `module`."""
 
 _LABELS = 255
 """Classes that a label of 8 bits can number beside void."""
@@ -104,7 +104,7 @@ def load_model(
 def load_for_pictures(
     path: str | Path, device: str | torch.device = "cpu"
 ) -> tuple[DifNet | SimDeepLab, dict[str, Any]]:
-    """The same for the commands, whose pictures are RGB, and in float32 as these are.
+    """Load a network as `load_model` does, in float32, and refuse one that the commands cannot use.
 
     Raises:
         ValueError: also where the network takes images of other channels than three, or has more classes
@@ -205,8 +205,8 @@ def unwrapped(model: nn.Module) -> DifNet | SimDeepLab:
         return network
     kinds = " in ".join(dict.fromkeys(type(it).__name__ for it in (network, model)))
     raise TypeError(
-        f"model: expected a network from difnet.create_model, got {kinds}. Pass the network itself; if it is "
-        "sharded, one that its gathered weights were loaded into"
+        f"model: expected a network from difnet.create_model, got {kinds}. Pass the network itself. If it is "
+        "sharded, gather its weights, load them into a network from difnet.create_model, and save that"
     )
 
 

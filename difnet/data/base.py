@@ -2,8 +2,9 @@
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -33,7 +34,7 @@ class DataReport(NamedTuple):
         images: number of images.
         pixels: (k,) labelled pixels of each class.
         present: (k,) labelled pixels in the images that show the class at all.
-        sizes: (height, width) of the images, each once.
+        sizes: each (height, width) among the images, with the number of an image that has it.
         void: number of void pixels.
         notes: what a user should know of the data, a sentence each.
     """
@@ -41,7 +42,7 @@ class DataReport(NamedTuple):
     images: int
     pixels: np.ndarray
     present: np.ndarray
-    sizes: frozenset[tuple[int, int]] = frozenset()
+    sizes: Mapping[tuple[int, int], int] = MappingProxyType({})
     void: int = 0
     notes: tuple[str, ...] = ()
 
@@ -109,7 +110,7 @@ class SegmentationDataset(Dataset[Any], ABC):
         """
         pixels, void = np.zeros(len(self.classes), np.int64), 0
         present = np.zeros(len(self.classes), np.int64)
-        sizes: set[tuple[int, int]] = set()
+        sizes: dict[tuple[int, int], int] = {}
         errors: list[str] = []
         with ThreadPoolExecutor(max_workers=min(16, 2 * (os.cpu_count() or 1))) as pool:
             for done, found in enumerate(pool.map(self._count, range(len(self))), start=1):
@@ -121,12 +122,12 @@ class SegmentationDataset(Dataset[Any], ABC):
                     pixels += labelled
                     present += np.where(labelled > 0, labelled.sum(), 0)
                     void += int(counts[VOID])
-                    sizes.add(size)
+                    sizes.setdefault(size, done - 1)
                 if progress is not None:
                     progress(done)
         raise_all(errors, f"{self.name} {self.split}")
         notes = (self._judge(pixels, void),)
-        return DataReport(len(self), pixels, present, frozenset(sizes), void, notes)
+        return DataReport(len(self), pixels, present, sizes, void, notes)
 
     def _judge(self, pixels: np.ndarray, void: int) -> str:
         """One sentence on which classes occur; `DataError` where nothing can be made of them."""

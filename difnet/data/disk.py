@@ -25,7 +25,11 @@ FORMATS = tuple(
 """The formats that are read, by Pillow's names."""
 
 IMAGE_SUFFIXES = tuple(
-    sorted(suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS)
+    sorted(
+        suffix
+        for suffix, name in Image.registered_extensions().items()
+        if name in FORMATS and suffix != ".pfm"  # real numbers, which are never read
+    )
 )
 """How the names of image files end, in lower case."""
 
@@ -109,8 +113,8 @@ def read_turned_image(path: Path) -> tuple[tv_tensors.Image, int]:
     pixels = np.array(rgb)
     if _bits(layout) > 8 and pixels.max(initial=0) <= 16:
         raise DataError(
-            f"{path} holds numbers of {_bits(layout)} bits, none of them above 1/16 of the range: too few of "
-            "the 256 levels of 8 bits would be left. Multiply them by what fills the range (by 16 for a "
+            f"{path} holds numbers of {_bits(layout)} bits that become at most 16 of 255: too few of the 256 "
+            "levels of 8 bits would be left. Multiply them by what fills the range (by 16 for a "
             "camera of 12 bits in 16), or save them scaled to 8 bits"
         )
     return tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1).contiguous()), orientation
@@ -189,6 +193,12 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         ) from error
     except Image.DecompressionBombError as error:
         raise DataError(f"{path} is too large ({error}); cut it into smaller pictures") from error
+    except MemoryError:
+        raise
+    except OSError as error:
+        if error.errno is None:  # Pillow's own, of what the file holds
+            raise DataError(f"{path} cannot be read ({error}); replace the file") from error
+        raise DataError(f"{path} cannot be opened ({error.strerror}); make it readable") from error
     except Exception as error:  # on damaged files Pillow's readers raise errors of nearly every type
         reason = str(error) or type(error).__name__
         raise DataError(f"{path} cannot be read ({reason}); replace the file") from error
@@ -204,7 +214,7 @@ def _raw_layout(file: Image.Image) -> str:
 
 
 def _bits(layout: str) -> int:
-    """Bits of a sample, as far as there are more than 8; "BGR;16" is a BMP with 16 bits for all three."""
+    """12 or 16 where a sample has that many bits, else 8; "BGR;16" is a BMP with 16 bits for all three."""
     if ";12" in layout:
         return 12
     return 16 if ";16" in layout and not layout.startswith("BGR") else 8
@@ -212,6 +222,8 @@ def _bits(layout: str) -> int:
 
 def _orientation(file: Image.Image) -> int:
     """EXIF tag Orientation; 1 where there is none, or none that can be read."""
+    if file.format == "PNG":
+        file.load()  # the EXIF block may follow the pixels; damaged pixels are an error of their own
     try:
         value = file.getexif().get(_ORIENTATION, 1)
     except Exception:  # a damaged EXIF block: the picture itself may be whole

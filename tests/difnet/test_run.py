@@ -209,7 +209,6 @@ def test_full_disk(data_root, tmp_path, monkeypatch, capsys):
         (["--batch-size", "5000"], "batch_size 5000 is larger than the 1920"),
         (["--class-weights", "1,2,x"], "neither none, median-frequency, numbers, nor a readable file"),
         (["--precision", "fp16"], "needs a CUDA"),
-        (["--init-from", "x", "--pretrained"], "--pretrained is not needed beside --init-from"),
         (["--init-from", "nowhere"], "nowhere: no such file or run folder"),
         (["--resume", "runs/x", "--init-from", "x"], "leave out every other option except"),
         (["--batch-size", "1", "--crop", "8"], "'resnet18.tv_in1k' cannot be trained on one image of 8 x 8"),
@@ -333,10 +332,7 @@ def test_overlays_that_fail_lose_nothing(data_root, tmp_path, monkeypatch, capsy
     with monkeypatch.context() as patched:
         patched.setattr("difnet.trainer.save_overlays", fail)
         assert train.main(tiny(data_root, run, "--max-steps", "2")) == 1
-    assert (
-        "File name too long; make the folder writable again: the last checkpoint is whole, continue with "
-        in (capsys.readouterr().err)
-    )
+    assert "File name too long; the last checkpoint is whole, continue with " in (capsys.readouterr().err)
     assert train.main(["--resume", str(run), "--workers", "0"]) == 0
     assert list((run / "overlays").iterdir())
     assert [record["step"] for record in RunFolder(run).evaluations(9)] == [2]
