@@ -184,7 +184,7 @@ def _run(
 ) -> list[Tensor]:
     """y_1 .. y_T from checked inputs in their working dtypes."""
     if backend != "reference" and seed.shape[0] > 0:  # a process may have none of the images
-        outputs = cascade(backend, *_distinct(seed, mu, beta, state, node_bias, *features))
+        outputs = cascade(backend, seed, mu, beta, state, node_bias, *features)
         return list(outputs[: len(features)])
     states = []
     seed, state = same_layout(seed), same_layout(state)
@@ -201,15 +201,6 @@ def _log_prior(node_bias: Tensor) -> Tensor:
     if node_bias.dtype != torch.bool:
         return node_bias
     return torch.zeros_like(node_bias, dtype=torch.float32).masked_fill(~node_bias, -torch.inf)
-
-
-def _distinct(*tensors: Tensor | None) -> list[Tensor | None]:
-    """A view in place of each repeated tensor: Dynamo does not trace a Function given one tensor twice."""
-    result: list[Tensor | None] = []
-    for tensor in tensors:
-        repeated = tensor is not None and any(tensor is other for other in result)
-        result.append(tensor.view_as(tensor) if tensor is not None and repeated else tensor)
-    return result
 
 
 def _value_dtype(*tensors: Tensor) -> torch.dtype:
