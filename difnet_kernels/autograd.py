@@ -5,14 +5,15 @@ O(T B N (d + k)). P is recomputed tile by tile. Going back, each walk hands the 
 state to the walk before it; the gradients of seed, mu, beta and node bias are gathered on the way.
 """
 
-from functools import partial
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from difnet_kernels import ops
-from difnet_kernels.errors import DoubleBackwardError, ForwardModeError
+from difnet_kernels.errors import ForwardModeError
+from difnet_kernels.layout import in_layout, layout_of
 
 
 class CascadedRandomWalk(torch.autograd.Function):
@@ -22,13 +23,16 @@ class CascadedRandomWalk(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(*arguments: Any) -> tuple[Tensor, ...]:
+    def forward(
+        backend: str,
+        seed: Tensor,
+        mu: Tensor,
+        beta: Tensor,
+        state: Tensor,
+        node_bias: Tensor | None,
+        *features: Tensor,
+    ) -> tuple[Tensor, ...]:
         """T walks, each from the state of the one before."""
-        # Where no input needs a gradient, torch.compile passes a context as an extra first argument. It
-        # leaves the context out only if the number of arguments equals the number of parameters.
-        if not isinstance(arguments[0], str):
-            arguments = arguments[1:]
-        backend, seed, mu, beta, state, node_bias, *features = arguments
         walk = ops.walk_forward(backend)
         states, zs, lses = [], [], []
         for t, feature in enumerate(features):
@@ -61,8 +65,7 @@ class CascadedRandomWalk(torch.autograd.Function):
         features, states, zs, lses = (rest[n * walks : (n + 1) * walks] for n in range(4))
         _, need_seed, need_mu, need_beta, need_state, need_bias, *need_feature = ctx.needs_input_grad
 
-        # Grad mode is on in a backward only when its result may be differentiated again.
-        walk = partial(_WalkBackward.apply if torch.is_grad_enabled() else _walk_backward, ctx.backend)
+        walk = ops.walk_backward(ctx.backend)
         grad_features: list[Tensor | None] = [None] * walks
         grad_seed: Tensor | None = None
         grad_mu, grad_beta = list(torch.zeros_like(mu).unbind()), list(torch.zeros_like(beta).unbind())
@@ -84,7 +87,7 @@ class CascadedRandomWalk(torch.autograd.Function):
             ]
             bias = None if node_bias is None else node_bias[t]
             of_feature, of_state, of_seed, of_mu, of_beta, of_bias = walk(
-                mask, grad, features[t], states[t], seed, zs[t], lses[t], mu[t], beta[t], bias
+                grad, features[t], states[t], seed, zs[t], lses[t], mu[t], beta[t], bias, mask
             )
             if need_feature[t]:
                 grad_features[t] = in_layout(feature_layouts[t], of_feature)
@@ -108,10 +111,6 @@ class CascadedRandomWalk(torch.autograd.Function):
             *grad_features,
         )
 
-
-class _EagerCascade(CascadedRandomWalk):
-    """The cascade with rules for transforms of functions; torch.compile traces no Function that has one."""
-
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> None:
         """Raise `ForwardModeError`."""
@@ -132,29 +131,14 @@ class _EagerCascade(CascadedRandomWalk):
 
 
 def cascade(backend: str, *tensors: Tensor | None) -> tuple[Tensor, ...]:
-    """Apply `CascadedRandomWalk`."""
-    function = CascadedRandomWalk if torch.compiler.is_compiling() else _EagerCascade
-    return function.apply(backend, *tensors)
+    """Apply `CascadedRandomWalk`; in a compiled graph the operators of its walks, which have derivatives too.
 
-
-def layout_of(tensor: Tensor) -> str | None:
-    """How a tensor (B, N, d) lies in memory: by "nodes", as an "image" (B, d, H, W), or neither way.
-
-    The gradient of a tensor has to lie as the tensor does. Strides of a single image leave its layout open,
-    and batch norm's backward on CPUs (seen in PyTorch 2.13 and 2.14) is wrong, by more than the gradient
-    itself, where its input lies one way and the gradient the other. The layout is noted in the forward: hooks
-    on saved tensors may give back copies in another one.
+    torch.compile differentiates through a Function at most once, without a word, and vectorises none.
     """
-    if tensor.is_contiguous():
-        return "nodes"
-    return "image" if tensor.mT.is_contiguous() else None
-
-
-def in_layout(layout: str | None, grad: Tensor) -> Tensor:
-    """The gradient of a tensor of that layout, lying as the tensor does."""
-    if layout == "nodes":
-        return grad.contiguous()
-    return grad.mT.contiguous().mT if layout == "image" else grad
+    apply: Callable[..., tuple[Tensor, ...]] = (
+        CascadedRandomWalk.forward if torch.compiler.is_compiling() else CascadedRandomWalk.apply
+    )
+    return apply(backend, *tensors)
 
 
 class SameLayout(torch.autograd.Function):
@@ -191,43 +175,19 @@ class _EagerSameLayout(SameLayout):
 
 
 def same_layout(tensor: Tensor) -> Tensor:
-    """Apply `SameLayout`."""
-    function = SameLayout if torch.compiler.is_compiling() else _EagerSameLayout
-    return function.apply(tensor)
+    """Apply `SameLayout`, but under transforms that are compiled, for the reason that `cascade` names."""
+    if not torch.compiler.is_compiling():
+        return _EagerSameLayout.apply(tensor)
+    return tensor if _is_transformed() else SameLayout.apply(tensor)
 
 
-class _WalkBackward(torch.autograd.Function):
-    """`_walk_backward` with a derivative that says there is none."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(
-        backend: str,
-        mask: list[bool],
-        grad: Tensor,
-        feature: Tensor,
-        state: Tensor,
-        seed: Tensor,
-        z: Tensor,
-        lse: Tensor,
-        mu: Tensor,
-        beta: Tensor,
-        node_bias: Tensor | None,
-    ) -> tuple[Tensor, ...]:
-        return _walk_backward(backend, mask, grad, feature, state, seed, z, lse, mu, beta, node_bias)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        pass
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> None:
-        raise DoubleBackwardError()
+def _is_transformed() -> bool:
+    """Whether a transform of torch.func is at work."""
+    return torch._C._functorch.peek_interpreter_stack() is not None
 
 
-def _walk_backward(backend: str, mask: list[bool], *tensors: Tensor | None) -> tuple[Tensor, ...]:
-    return ops.walk_backward(backend)(*tensors, mask)
+# Evaluated when a graph is compiled; torch.compile compiles another one for other transforms.
+_is_transformed._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _add(total: Tensor | None, term: Tensor | None) -> Tensor | None:

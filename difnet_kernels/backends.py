@@ -106,7 +106,7 @@ def choose(name: str | None, device: torch.device) -> str:
         name, asked_by = os.environ.get(ENVIRONMENT_VARIABLE) or None, ENVIRONMENT_VARIABLE
     if name is None:
         return _preferred(device.type)
-    if name not in _BACKENDS:
+    if not isinstance(name, str) or name not in _BACKENDS:
         raise BackendError(f"{asked_by}={name!r} is unknown; expected one of {', '.join(_BACKENDS)}")
     backend = _BACKENDS[name]
     reason = backend.missing()

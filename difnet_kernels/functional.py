@@ -1,6 +1,6 @@
 """What users call: checks, choice of a backend, dtypes. The mathematics is in `difnet_kernels.reference`."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -118,10 +118,11 @@ def random_walk(
     Returns:
         The new state, (B, N, k) in the dtype of `seed`.
     """
-    _check_tensor("feature", feature, ("B", "N", "d"))
+    _check_tensor("seed", seed, ("B", "N", "k"))
+    _check_feature("feature", feature, seed)
     for name, value in (("mu", mu), ("beta", beta)):
         if not isinstance(value, Tensor) or value.numel() != 1:
-            remedy = "" if isinstance(value, Tensor) else f"; pass torch.tensor({name})"
+            remedy = "" if isinstance(value, Tensor) else _conversion(name, value, "()")
             raise ValueError(f"{name}: expected a tensor of one element, got {_describe(value)}{remedy}")
     if node_bias is not None:
         _check_tensor("node_bias", node_bias, ("B", "N"))
@@ -185,7 +186,7 @@ def _run(
 ) -> list[Tensor]:
     """y_1 .. y_T from checked inputs in their working dtypes."""
     if backend != "reference" and seed.shape[0] > 0:  # a process may have none of the images
-        outputs = cascade(backend, *_distinct(seed, mu, beta, state, node_bias, *features))
+        outputs = cascade(backend, seed, mu, beta, state, node_bias, *features)
         return list(outputs[: len(features)])
     states = []
     seed, state = same_layout(seed), same_layout(state)
@@ -202,15 +203,6 @@ def _log_prior(node_bias: Tensor) -> Tensor:
     if node_bias.dtype != torch.bool:
         return node_bias
     return torch.zeros_like(node_bias, dtype=torch.float32).masked_fill(~node_bias, -torch.inf)
-
-
-def _distinct(*tensors: Tensor | None) -> list[Tensor | None]:
-    """A view in place of each repeated tensor: Dynamo does not trace a Function given one tensor twice."""
-    result: list[Tensor | None] = []
-    for tensor in tensors:
-        repeated = tensor is not None and any(tensor is other for other in result)
-        result.append(tensor.view_as(tensor) if tensor is not None and repeated else tensor)
-    return result
 
 
 def _value_dtype(*tensors: Tensor) -> torch.dtype:
@@ -231,11 +223,15 @@ def _describe(value: Any) -> str:
 
 def _conversion(name: str, value: object, shape: str) -> str:
     """How to make a tensor of what is none, as the end of a message; nothing where no way is known."""
-    if isinstance(value, (int, float)):
+    if isinstance(value, (int, float)) or (
+        hasattr(value, "__float__") and getattr(value, "shape", None) == ()
+    ):
         return f"; pass torch.full({shape}, {float(value)})"
-    if isinstance(value, (list, tuple)) or hasattr(value, "__array__"):
-        return f"; pass torch.as_tensor({name})"
-    return ""
+    if isinstance(value, (list, tuple, torch.nn.ParameterList)):
+        tensors = len(value) > 0 and all(isinstance(x, Tensor) for x in value)
+        # torch.as_tensor takes lists of numbers alone: of tensors, it loses the gradients.
+        return f"; pass torch.stack(list({name}))" if tensors else f"; pass torch.as_tensor({name})"
+    return f"; pass torch.as_tensor({name})" if hasattr(value, "__array__") else ""
 
 
 def _check_tensor(name: str, value: object, axes: tuple[str, ...]) -> None:
@@ -257,7 +253,8 @@ def _check_tensor(name: str, value: object, axes: tuple[str, ...]) -> None:
         )
     is_mask = name == "node_bias" and value.dtype == torch.bool
     if not is_mask and (not value.dtype.is_floating_point or value.dtype.itemsize < 2):
-        remedy = f"{name}.real or {name}.abs()" if value.is_complex() else f"{name}.float()"
+        convert = "dequantize" if value.is_quantized else "float"
+        remedy = f"{name}.real or {name}.abs()" if value.is_complex() else f"{name}.{convert}()"
         if name == "node_bias":
             remedy += ", or node_bias.bool() if it is a mask that is 0 where a node is removed"
         raise TypeError(
@@ -265,12 +262,12 @@ def _check_tensor(name: str, value: object, axes: tuple[str, ...]) -> None:
             f"convert it, e.g. {remedy}"
         )
     if value.ndim != len(axes):
-        is_map = value.ndim == 4 and axes[:2] == ("B", "N")
-        remedy = (
-            f"; if it is a map (B, {axes[-1]}, h, w), pass {name}.permute(0, 2, 3, 1).flatten(1, 2)"
-            if is_map
-            else ""
-        )
+        is_map = value.ndim == 4 and "B" in axes
+        view = f"{name}.flatten(1)" if len(axes) == 2 else f"{name}.permute(0, 2, 3, 1).flatten(1, 2)"
+        shape = f"(B, {'1' if len(axes) == 2 else axes[-1]}, h, w)"
+        remedy = f"; if it is a map {shape}, pass {view}" if is_map else ""
+        if axes == ("T",) and value.ndim == 0:
+            remedy = f"; pass {name}.expand(T) for T walks with the same number"
         raise ValueError(f"{name}: expected {len(axes)} axes {expected}, got {_describe(value)}{remedy}")
     for axis, size in zip(axes, value.shape, strict=True):
         if size == 0 and axis != "T":
@@ -300,34 +297,54 @@ def _check_device(name: str, value: Tensor, other: Tensor) -> None:
         )
 
 
+def _listing(features: object) -> str:
+    """How to make a list of features of what is none, as the end of a message."""
+    if hasattr(features, "__array__"):
+        return "pass torch.as_tensor(features)"
+    if isinstance(features, Mapping):
+        return "pass list(features.values())"
+    if isinstance(features, Iterable) and not isinstance(features, str):
+        return "pass list(features)"
+    return "for one walk pass [feature]"
+
+
 def _check_features(features: object, seed: Tensor) -> list[Tensor]:
-    remedy = ""
+    is_whole = isinstance(features, Tensor)
     if isinstance(features, Tensor):
         if features.ndim != 4:
             raise ValueError(
                 "features: expected a sequence of T tensors (B, N, d_t) or one tensor (T, B, N, d), "
                 f"got {_describe(features)}; for one walk pass [feature]"
             )
-        remedy = "; if features is one map (B, d, h, w), pass [features.permute(0, 2, 3, 1).flatten(1, 2)]"
         features = list(features.unbind(0))
     if not isinstance(features, (list, tuple)):
         raise TypeError(
-            f"features: expected a sequence of tensors or a tensor, got {_describe(features)}; "
-            "for one walk pass [feature]"
+            "features: expected a list or tuple of tensors or a tensor, "
+            f"got {_describe(features)}; {_listing(features)}"
         )
     for t, feature in enumerate(features):
-        name = f"features[{t}]"
-        _check_tensor(name, feature, ("B", "N", "d"))
-        if tuple(feature.shape[:2]) != tuple(seed.shape[:2]):
-            if (feature.shape[0], feature.shape[2]) == tuple(seed.shape[:2]):
-                whole = "features is (T, B, d, N), pass features.mT"
-                remedy = f"; if {whole if remedy else f'{name} is (B, d, N), pass {name}.mT'}"
-            raise ValueError(
-                f"{name} and seed: expected the same B and N, got {name} (B, N, d) = {tuple(feature.shape)} "
-                f"and seed (B, N, k) = {tuple(seed.shape)}{remedy}"
-            )
-        _check_device(name, feature, seed)
+        _check_feature(f"features[{t}]", feature, seed, "features is (T, B, d, N)" if is_whole else "")
     return list(features)
+
+
+def _check_feature(name: str, feature: Tensor, seed: Tensor, whole: str = "") -> None:
+    """Check the features of one walk; `whole` says what all of them are, where they came as one tensor."""
+    _check_tensor(name, feature, ("B", "N", "d"))
+    remedy = ""
+    if tuple(feature.shape[:2]) != tuple(seed.shape[:2]):
+        if whole:
+            remedy = (
+                "; if features is one map (B, d, h, w), pass [features.permute(0, 2, 3, 1).flatten(1, 2)]"
+            )
+        if (feature.shape[0], feature.shape[2]) == tuple(seed.shape[:2]):
+            remedy = (
+                f"; if {f'{whole}, pass features.mT' if whole else f'{name} is (B, d, N), pass {name}.mT'}"
+            )
+        raise ValueError(
+            f"{name} and seed: expected the same B and N, got {name} (B, N, d) = {tuple(feature.shape)} "
+            f"and seed (B, N, k) = {tuple(seed.shape)}{remedy}"
+        )
+    _check_device(name, feature, seed)
 
 
 def _check_node_bias(node_bias: Tensor, seed: Tensor, walks: int) -> Tensor:
@@ -346,7 +363,14 @@ def _check_nodes(nodes: Tensor, feature: Tensor) -> Tensor:
     """The nodes of every image, int64 (B, n), all of them between 0 and N - 1."""
     batch, count, _ = feature.shape
     if not isinstance(nodes, Tensor) or nodes.dtype not in (torch.int64, torch.int32):
-        raise TypeError(f"nodes: expected an integer tensor (n,) or (B, n), got {_describe(nodes)}")
+        remedy = "nodes.long()" if isinstance(nodes, Tensor) else "torch.as_tensor(nodes)"
+        if isinstance(nodes, Tensor) and nodes.dtype == torch.bool:
+            remedy = "nodes.nonzero().squeeze(-1) of a mask (N,)"
+        raise TypeError(
+            f"nodes: expected an int64 or int32 tensor (n,) or (B, n), got {_describe(nodes)}; pass {remedy}"
+        )
+    if is_distributed(nodes) and not is_distributed(feature):
+        _check_device("nodes", nodes, feature)
     if nodes.ndim not in (1, 2) or (nodes.ndim == 2 and nodes.shape[0] != batch):
         raise ValueError(f"nodes: expected (n,) or (B, n) with B = {batch}, got {_describe(nodes)}")
     if not (torch.compiler.is_compiling() or nodes.is_meta) and bool(((nodes < 0) | (nodes >= count)).any()):

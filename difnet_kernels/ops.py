@@ -14,8 +14,8 @@ What a kernel may rely on (`functional` sees to it):
 - `lse` is the kernel's own: forward and backward of one backend must agree on the row constant in it.
 
 Results are contiguous whatever the inputs' strides are, as compilers are told. A gradient whose entry in
-`output_mask` (feature, state, seed, mu, beta, node_bias) is False is returned as an empty tensor. This is
-the only file that names the operator namespace.
+`output_mask` (feature, state, seed, mu, beta, node_bias) is False is returned as an empty tensor. The new
+state is differentiable once. This is the only file that names the operator namespace.
 """
 
 import os
@@ -26,11 +26,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.forward_ad import unpack_dual
+from torch.autograd.forward_ad import _set_fwd_grad_enabled, unpack_dual
 
 from difnet_kernels import blockwise, counting
 from difnet_kernels.autocast import without_autocast
-from difnet_kernels.errors import ForwardModeError
+from difnet_kernels.errors import DoubleBackwardError, ForwardModeError
+from difnet_kernels.layout import in_layout, layout_of
 
 NAMESPACE = "difnet_kernels"
 OVERLOADS = ("native", "triton", "blockwise")
@@ -84,30 +85,80 @@ def _fake_backward(
     )
 
 
-class _NotDifferentiable(torch.autograd.Function):
-    """One of the operators, with a backward that says where its derivative is."""
+class _Walk(torch.autograd.function._SingleLevelFunction):
+    """`walk_forward` with its derivative, `walk_backward` of the same backend."""
 
     @staticmethod
-    def forward(ctx: Any, operator: Any, keys: Any, *args: Any) -> tuple[Tensor, ...]:
-        return operator.redispatch(keys & torch._C._after_autograd_keyset, *args)
+    def forward(operator: Any, keys: Any, *args: Any) -> tuple[Tensor, ...]:
+        return _below_autograd(operator, keys, *args)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> None:
-        raise NotImplementedError(
-            "the operators of one walk have no derivative of their own; "
-            "call difnet_kernels.cascaded_random_walk, which has"
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        operator, _, feature, state, seed, mu, beta, node_bias = inputs
+        _, z, lse = output
+        ctx.operator = walk_backward(operator._overloadname)
+        ctx.layouts = [layout_of(x) for x in (feature, state, seed)]
+        ctx.save_for_backward(feature, state, seed, z, lse, mu, beta, node_bias)
+        ctx.mark_non_differentiable(z, lse)
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+        mask = list(ctx.needs_input_grad[2:])
+        if grad is None:
+            return (None,) * (2 + len(mask))
+        grads = ctx.operator(grad, *ctx.saved_tensors, mask)
+        layouts = (*ctx.layouts, None, None, None)
+        return (
+            None,
+            None,
+            *(
+                in_layout(layout, x) if wanted else None
+                for layout, x, wanted in zip(layouts, grads, mask, strict=True)
+            ),
         )
 
 
-def _autograd_kernel(operator: Any) -> Callable[..., tuple[Tensor, ...]]:
-    """What an operator does where derivatives are recorded. Without it, tangents would be lost in silence."""
+class _WalkBackward(torch.autograd.function._SingleLevelFunction):
+    """`walk_backward` with a derivative that says there is none."""
+
+    @staticmethod
+    def forward(operator: Any, keys: Any, *args: Any) -> tuple[Tensor, ...]:
+        return _below_autograd(operator, keys, *args)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> None:
+        raise DoubleBackwardError()
+
+
+def _below_autograd(operator: Any, keys: Any, *args: Any) -> tuple[Tensor, ...]:
+    """Call an operator's kernel, or the next of nested transforms of torch.func, which may record as well."""
+    with torch._C._AutoDispatchBelowAutograd(), torch.enable_grad(), _set_fwd_grad_enabled(True):
+        return operator.redispatch(keys & torch._C._after_autograd_keyset, *args)
+
+
+def _autograd_kernel(operator: Any, function: Any) -> Callable[..., Any]:
+    """What an operator does where derivatives are recorded. Without it, tangents would be lost in silence.
+
+    PyTorch's own helper for this does not work under transforms of torch.func.
+    """
+    functorch = torch._C._functorch
 
     def call(keys: Any, *args: Any) -> tuple[Tensor, ...]:
         tensors = [x for x in args if isinstance(x, Tensor)]
         if any(unpack_dual(x).tangent is not None for x in tensors):
             raise ForwardModeError()
         if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
-            return _NotDifferentiable.apply(operator, keys, *args)
+            before = functorch.get_single_level_autograd_function_allowed()
+            functorch.set_single_level_autograd_function_allowed(True)
+            try:
+                return function.apply(operator, keys, *args)
+            finally:
+                functorch.set_single_level_autograd_function_allowed(before)
         with torch._C._AutoDispatchBelowAutograd():
             return operator.redispatch(keys & torch._C._after_autograd_keyset, *args)
 
@@ -172,18 +223,18 @@ def _without_autocast(kernel: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def _define(name: str, schema: str, fake: Callable[..., Any]) -> None:
+def _define(name: str, schema: str, fake: Callable[..., Any], function: Any) -> None:
     _library.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
     packet, _, overload = name.partition(".")
     operator = getattr(getattr(torch.ops.difnet_kernels, packet), overload)
     torch.library.register_fake(f"{NAMESPACE}::{name}", fake, lib=_library)
     torch.library.register_vmap(f"{NAMESPACE}::{name}", _vmap_rule(operator), lib=_library)
-    _library.impl(name, _autograd_kernel(operator), "Autograd", with_keyset=True)
+    _library.impl(name, _autograd_kernel(operator, function), "Autograd", with_keyset=True)
 
 
 for _overload in OVERLOADS:
-    _define(f"walk_forward.{_overload}", _FORWARD, _fake_forward)
-    _define(f"walk_backward.{_overload}", _BACKWARD, _fake_backward)
+    _define(f"walk_forward.{_overload}", _FORWARD, _fake_forward, _Walk)
+    _define(f"walk_backward.{_overload}", _BACKWARD, _fake_backward, _WalkBackward)
 counting.register_when_imported(torch.ops.difnet_kernels.walk_forward, torch.ops.difnet_kernels.walk_backward)
 
 _library.impl(

@@ -28,7 +28,7 @@ def zeros(*shape, **options):
     ("change", "error", "message"),
     [
         ({"features": zeros(2, 7, 4)}, ValueError, r"features: .*\(T, B, N, d\).*\(2, 7, 4\)"),
-        ({"features": 3}, TypeError, "features: expected a sequence.*got int 3; for one walk pass"),
+        ({"features": 3}, TypeError, "features: expected a list or tuple.*got int 3; for one walk pass"),
         ({"features": []}, ValueError, r"mu: expected \(T,\) for T = 0 walks.*in features, which is empty"),
         ({"features": [zeros(2, 7), zeros(2, 7, 4)]}, ValueError, r"features\[0\]: expected 3 axes"),
         (
@@ -109,6 +109,15 @@ def zeros(*shape, **options):
             TypeError,
             r"features\[0\]: expected a dense tensor.*pass features\[0\].to_dense\(\)",
         ),
+        ({"features": map(id, ())}, TypeError, r"features: .* got map; pass list\(features\)$"),
+        ({"features": {}}, TypeError, r"features: .* got dict; pass list\(features\.values\(\)\)$"),
+        ({"features": np.zeros((2, 2, 7, 4))}, TypeError, r"features: .*pass torch\.as_tensor\(features\)$"),
+        ({"mu": [zeros(()), zeros(())]}, TypeError, r"mu: .* got list; pass torch\.stack\(list\(mu\)\)$"),
+        ({"mu": np.float32(0.5)}, TypeError, r"mu: .*; pass torch\.full\(\(T,\), 0\.5\)$"),
+        ({"mu": zeros(())}, ValueError, r"mu: expected 1 axes.*; pass mu\.expand\(T\)"),
+        ({"seed": [zeros(7, 3)] * 2}, TypeError, r"seed: .* got list; pass torch\.stack\(list\(seed\)\)$"),
+        ({"node_bias": zeros(2, 1, 1, 7)}, ValueError, r"\(B, 1, h, w\), pass node_bias\.flatten\(1\)$"),
+        ({"backend": ["native"]}, BackendError, r"backend=\['native'\] is unknown"),
         ({"backend": "cuda"}, BackendError, "backend='cuda' is unknown; expected one of .*blockwise"),
     ],
 )
@@ -117,13 +126,26 @@ def test_bad_input(arguments, change, error, message):
         cascaded_random_walk(**(arguments | change))
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_quantised_input(arguments):
+    seed = torch.quantize_per_tensor(zeros(2, 7, 3), 0.1, 0, torch.qint8)
+    with pytest.raises(TypeError, match=r"seed: .*qint8; convert it, e\.g\. seed\.dequantize\(\)$"):
+        cascaded_random_walk(**arguments | {"seed": seed})
+
+
 def test_bad_input_of_one_walk(arguments):
     feature, seed = arguments["features"][0], arguments["seed"]
     half = torch.tensor(0.5)
-    with pytest.raises(ValueError, match=r"mu: .* one element.*float 0\.5; pass torch\.tensor\(mu\)"):
+    with pytest.raises(ValueError, match=r"mu: .* one element.*float 0\.5; pass torch\.full\(\(\), 0\.5\)"):
         random_walk(feature, seed, seed, 0.5, half)
     with pytest.raises(ValueError, match="feature: expected 3 axes"):
         random_walk(feature[0], seed, seed, half, half)
+    with pytest.raises(
+        ValueError, match=r"^feature and seed: .*; if feature is \(B, d, N\), pass feature\.mT$"
+    ):
+        random_walk(feature.mT, seed, seed, half, half)
+    with pytest.raises(ValueError, match=r"^feature: expected the device"):
+        random_walk(feature.to("meta"), seed, seed, half, half)
     with pytest.raises(ValueError, match="state: expected the shape of seed"):
         random_walk(feature, seed[:, 1:], seed, half, half)
     with pytest.raises(ValueError, match="node_bias: expected 2 axes"):
@@ -135,8 +157,11 @@ def test_bad_input_of_one_walk(arguments):
     [
         (torch.tensor([0, 7]), IndexError, r"nodes: 7 is outside 0 \.\. 6"),
         (torch.tensor([-1]), IndexError, "nodes: -1 is outside"),
-        (torch.tensor([0.0]), TypeError, "nodes: expected an integer tensor"),
-        ([0], TypeError, "nodes: expected an integer tensor.*list"),
+        (torch.tensor([0.0]), TypeError, "nodes: expected an int64 or int32 tensor"),
+        (torch.tensor([0], dtype=torch.int16), TypeError, r"torch\.int16, on cpu; pass nodes\.long\(\)$"),
+        (torch.ones(7) > 0, TypeError, r"pass nodes\.nonzero\(\)\.squeeze\(-1\) of a mask"),
+        ([0], TypeError, r"got list; pass torch\.as_tensor\(nodes\)$"),
+        ([0], TypeError, "nodes: expected an int64 or int32 tensor.*list"),
         (torch.zeros(3, 1, dtype=torch.int64), ValueError, r"nodes: expected \(n,\) or \(B, n\) with B = 2"),
         (torch.tensor(0), ValueError, "nodes: expected"),
     ],

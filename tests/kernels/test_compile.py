@@ -7,7 +7,15 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from difnet_kernels import backends, cascaded_random_walk, ops, random_walk, testing, transition_rows
+from difnet_kernels import (
+    DoubleBackwardError,
+    backends,
+    cascaded_random_walk,
+    ops,
+    random_walk,
+    testing,
+    transition_rows,
+)
 
 ALL = [status.name for status in backends() if status.available]
 
@@ -167,11 +175,34 @@ def test_meta_tensors(backend):
         assert g.shape == x.shape
 
 
-def test_operators_are_not_differentiable_on_their_own(backend):
-    _, (feature, *rest) = one_walk()
-    y, _, _ = ops.walk_forward(backend)(feature.requires_grad_(), *rest, None)
-    with pytest.raises(NotImplementedError, match="cascaded_random_walk"):
-        y.sum().backward()
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_operators_are_differentiable_once(backend, layout):
+    """Compiled graphs consist of them. Gradients lie in memory as their tensors do."""
+    inputs, (feature, state, seed, mu, beta) = one_walk(torch.float64)
+    tensors = [*(LAYOUTS[layout](x) for x in (feature, state, seed)), mu, beta, inputs.node_bias[0]]
+    leaves = [x.detach().requires_grad_() for x in tensors]
+    y, z, lse = ops.walk_forward(backend)(*leaves)
+    assert not z.requires_grad
+    assert not lse.requires_grad
+    truth = random_walk(*leaves[:5], node_bias=leaves[5], backend="reference")
+    grads = torch.autograd.grad(y.square().sum(), leaves, create_graph=True)
+    for x, g, t in zip(leaves, grads, torch.autograd.grad(truth.square().sum(), leaves), strict=True):
+        torch.testing.assert_close(g, t, rtol=1e-9, atol=1e-11)
+        assert g.stride() == x.stride() or layout in ("part", "expanded")
+    with pytest.raises(DoubleBackwardError, match='backend="reference"'):
+        torch.autograd.grad(grads[1].sum(), leaves[2])
+
+
+def test_exported_programs_can_be_trained(backend):
+    inputs = testing.make_inputs(2, 9, 4, 3, 2)
+    example = inputs.features[0], inputs.seed, inputs.mu, inputs.beta
+    program = torch.export.export(Walks(backend), example).module()
+    leaves = [x.clone().requires_grad_() for x in example]
+    ours, truth = (
+        torch.autograd.grad(f(*leaves).square().sum(), leaves) for f in (program, Walks("reference"))
+    )
+    for x, y in zip(ours, truth, strict=True):
+        torch.testing.assert_close(x, y, rtol=1e-9, atol=1e-11)
 
 
 def test_compiles_once_for_all_sizes(backend):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from torch.autograd import forward_ad
-from torch.func import grad, hessian, jacfwd, jacrev, jvp, linearize, vmap
+from torch.func import grad, hessian, jacfwd, jacrev, jvp, linearize, vjp, vmap
 
 from difnet_kernels import (
     DoubleBackwardError,
@@ -183,14 +183,77 @@ def test_second_derivatives_are_a_named_error(backend):
         grad(lambda seed: first(seed).sum())(inputs.seed)
 
 
+def vmapped_leaf(function, x):
+    """Gradient of what is outside the compiled part, which is a vmap and no more."""
+    calls = torch.stack([x, x / 2]).requires_grad_()
+    return torch.autograd.grad(function(calls).sum(), calls)[0]
+
+
+# What is compiled, of a function of one call, and how its result is taken.
+COMPILED = {
+    "grad": (grad, lambda f, x: f(x)),
+    "vmap(grad)": (lambda f: vmap(grad(f)), lambda f, x: f(torch.stack([x, x / 2]))),
+    "grad(vmap)": (lambda f: grad(lambda x: vmap(f)(x).sum()), lambda f, x: f(torch.stack([x, x / 2]))),
+    "jacrev": (jacrev, lambda f, x: f(x)),
+    "vmap, in training": (vmap, vmapped_leaf),
+}
+
+
 @pytest.mark.parametrize("backend", ALL)
-@pytest.mark.parametrize("name", ["seed", "mu"])
-def test_compiled_gradient_transform(backend, name):
-    inputs = make()
-    function, x = grad(loss(inputs, backend, name)), value(inputs, name)
+@pytest.mark.parametrize("name", ["features[0]", "mu"])
+@pytest.mark.parametrize("transform", COMPILED)
+def test_compiled_transform(backend, name, transform):
+    inputs = make(walks=1, nodes=5).to(torch.float32)
+    make_transform, take = COMPILED[transform]
+    function = make_transform(loss(inputs, backend, name))
     torch._dynamo.reset()
     compiled = torch.compile(lambda x: function(x), backend="aot_eager", fullgraph=True)
-    torch.testing.assert_close(compiled(x), function(x))
+    truth = make_transform(loss(inputs, "reference", name))
+    x = value(inputs, name)
+    torch.testing.assert_close(take(compiled, x), take(truth, x), rtol=1e-4, atol=1e-5)
+
+
+def image(x):
+    """The same numbers, as a view of an image (B, c, N)."""
+    return x.mT.contiguous().mT
+
+
+@pytest.mark.parametrize("name", ["seed", "mu"])
+def test_compiled_second_derivative(backend, name):
+    """Dynamo does not record the backward of a Function: the second derivative was a silent zero."""
+    inputs = make(walks=1, batch=1, nodes=5)
+
+    def second(b):
+        first = grad(loss(inputs, b, name))
+        return grad(lambda x: first(x).square().sum())
+
+    x = value(inputs, name) if name == "mu" else image(value(inputs, name))
+    torch._dynamo.reset()
+    with pytest.raises(DoubleBackwardError, match='backend="reference"'):
+        torch.compile(second(backend), backend="aot_eager")(x)
+    torch._dynamo.reset()
+    with pytest.raises(torch._dynamo.exc.Unsupported, match="Observed exception"):
+        torch.compile(second(backend), backend="aot_eager", fullgraph=True)(x)
+    torch._dynamo.reset()
+    compiled = torch.compile(second("reference"), backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x), second("reference")(x))
+
+
+@pytest.mark.parametrize("backend", ALL)
+def test_forward_mode_derivative_with_respect_to_a_cotangent(backend):
+    """The pullback is linear: its derivative is the pullback of the tangent."""
+    inputs = make()
+    tangent = torch.randn_like(inputs.seed)
+    _, pullback = vjp(lambda seed: walk(inputs, backend, seed=seed), inputs.seed)
+
+    def push():
+        return jvp(lambda x: pullback(x)[0], (inputs.state,), (tangent,))[1]
+
+    if backend == "reference":
+        torch.testing.assert_close(push(), pullback(tangent)[0])
+    else:
+        with pytest.raises(ForwardModeError, match='backend="reference"'):
+            push()
 
 
 @pytest.mark.parametrize("transform", ["jvp", "jacfwd", "hessian", "vmap(jvp)"])
