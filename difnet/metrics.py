@@ -96,6 +96,8 @@ def _number(value: Tensor) -> float | None:
 
 def format_mean(record: dict[str, Any]) -> str:
     """The mean IoU of a record and what it is over, such as "66.10% over 9 of 11 classes"."""
+    if "iou" not in record:  # the best weights of an older run tell the mean alone
+        return _percent(record["mean_iou"])
     count = sum(value is not None for value in record["iou"].values())
     return f"{_percent(record['mean_iou'])} {_over(count, len(record['iou']))}"
 

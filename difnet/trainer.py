@@ -334,7 +334,7 @@ class Trainer:
         if not self.accelerator.is_main_process:
             return
         if best:
-            metadata |= {name: self.record[name] for name in ("mean_iou", "mean_iou_classes")}
+            metadata |= {name: self.record[name] for name in ("mean_iou", "mean_iou_classes", "iou")}
             save_model(self.network, self.run_folder.path / "best.safetensors", metadata=metadata)
         self.run_folder.log(self.record)
         names = ("mean_iou", "mean_iou_classes", "accuracy", "seed_mean_iou", "seed_mean_iou_classes")

@@ -4,6 +4,7 @@ Pillow opens more layouts than it reads right, and converts some of them without
 cut at 255, grey labels of 2 bits are stretched to 0, 85, 170, 255). So each layout is decided on here.
 """
 
+import errno
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -198,7 +199,9 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     except OSError as error:
         if error.errno is None:  # Pillow's own, of what the file holds
             raise DataError(f"{path} cannot be read ({error}); replace the file") from error
-        raise DataError(f"{path} cannot be opened ({error.strerror}); make it readable") from error
+        remedies = {errno.ENOENT: "name a file that exists", errno.EACCES: "make it readable"}
+        remedy = remedies.get(error.errno, "see to that and try again")
+        raise DataError(f"{path} cannot be read ({error.strerror}); {remedy}") from error
     except Exception as error:  # on damaged files Pillow's readers raise errors of nearly every type
         reason = str(error) or type(error).__name__
         raise DataError(f"{path} cannot be read ({reason}); replace the file") from error

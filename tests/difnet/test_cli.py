@@ -158,7 +158,7 @@ def test_predict_goes_on_after_a_bad_image(trained, tmp_path, capsys):
     arguments = ["--checkpoint", str(run), str(tmp_path / "bad.png"), str(good), "--out", str(out)]
     assert predict.main(arguments) == 1
     error = capsys.readouterr().err
-    assert "of 2 images 1 are labelled: 1 item(s) cannot be used" in error
+    assert "1 of 2 images are labelled: 1 item(s) cannot be used" in error
     assert f"{tmp_path / 'bad.png'} is not an image" in error
     assert (out / "view0.labels.png").is_file()
 
@@ -453,7 +453,8 @@ def test_sizes_that_the_network_does_not_take(halonet, options, words, tmp_path,
     assert status == (words is not None)
     error = capsys.readouterr().err
     if words:
-        assert error == f"difnet.evaluate: error: {words}\ndifnet.predict: error: {picture}: {words}\n"
+        evaluated = f"difnet.evaluate: error: val image view0: {words}\n"
+        assert error == f"{evaluated}difnet.predict: error: {picture}: {words}\n"
 
 
 def test_a_picture_that_the_network_does_not_take_is_named(halonet, tmp_path, capsys):

@@ -1,5 +1,6 @@
 """Pictures and labels on disk: every layout is read as it was meant or refused with the remedy."""
 
+import errno
 import os
 import re
 import shutil
@@ -265,6 +266,40 @@ def test_whatever_pillow_raises_names_the_file(tmp_path, monkeypatch, error):
             DataError, match=rf"x\.png cannot be read \({re.escape(str(error) or type(error).__name__)}\)"
         ):
             read(tmp_path / "x.png")
+
+
+@pytest.mark.parametrize("exif", [None, 1, 6])
+def test_damaged_pixels_are_refused(tmp_path, exif):
+    """Looking for an EXIF block after the pixels must not hide that they cannot be decoded."""
+    rng = np.random.default_rng(0)
+    path = tmp_path / "x.png"
+    options = {} if exif is None else {"exif": damaged_exif(exif)}
+    Image.fromarray(rng.integers(0, 2, (200, 200), np.uint8)).save(path, **options)
+    data = bytearray(path.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 1000] = bytes(1000)
+    path.write_bytes(data)
+    for read in (read_image, lambda path: read_label(path, 2)):
+        with pytest.raises(DataError, match=r"x\.png cannot be read .*; replace the file"):
+            read(path)
+
+
+def test_errors_of_the_system_are_not_the_file_s(tmp_path, monkeypatch):
+    path = tmp_path / "x.png"
+    Image.new("L", (4, 4)).save(path)
+
+    def fail(error):
+        def load(*_arguments):
+            raise error
+
+        monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", load)
+
+    fail(MemoryError())
+    with pytest.raises(MemoryError):
+        read_image(path)
+    fail(OSError(errno.EMFILE, "Too many open files"))
+    with pytest.raises(DataError, match=r"Too many open files\); see to that and try again"):
+        read_image(path)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

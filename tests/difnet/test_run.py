@@ -16,7 +16,7 @@ from conftest import start, tiny, write_pair
 from PIL import Image
 from safetensors.torch import load_file
 
-from difnet import create_model, evaluate, files, load_model, train
+from difnet import create_model, evaluate, files, load_model, save_model, train
 from difnet.checkpoint import RunFolder
 from difnet.config import SCENES, TrainConfig, class_weights
 from difnet.data import DataError
@@ -48,6 +48,22 @@ def stop_after(monkeypatch, step: int) -> None:
             os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(RunFolder, "log", log)
+
+
+def test_the_best_weights_outlive_the_log(data_root, tmp_path):
+    """A run whose metrics.jsonl is lost does not replace its best weights by worse ones."""
+    run = tmp_path / "run"
+    assert train.main(tiny(data_root, run, "--epochs", "2")) == 0
+    best = run / "best.safetensors"
+    model, metadata = load_model(best)
+    save_model(model, best, metadata=metadata | {"mean_iou": 0.999, "step": 1})
+    content = best.read_bytes()
+    (run / "metrics.jsonl").unlink()
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(config | {"epochs": 3}))
+    assert train.main(["--resume", str(run)]) == 0
+    assert best.read_bytes() == content
+    assert (run / "metrics.jsonl").read_text().count('"kind": "val"') >= 1
 
 
 def test_run_leaves_everything(data_root, tmp_path, capsys):
@@ -286,7 +302,16 @@ def test_validation_pictures_of_several_sizes(data_root, tmp_path):
 @pytest.mark.parametrize(
     ("error", "status", "words"),
     [
-        (OSError(errno.EIO, "broken disk"), 1, "could not be written at step 2"),
+        (
+            OSError(errno.EIO, "broken disk"),
+            1,
+            "system refused at step 2: [Errno 5] broken disk; the last",
+        ),
+        (
+            PermissionError(errno.EACCES, "locked"),
+            1,
+            "step 2: [Errno 13] locked; make the folder writable",
+        ),
         (RuntimeError("CUDA out of memory. Tried"), 1, "memory ran out at step 2; lower --eval-batch-size"),
         (DataError("x.png cannot be read"), 1, "step 2: x.png cannot be read"),
         (ZeroDivisionError("a bug"), None, "an error ended the run at step 2"),
@@ -552,7 +577,7 @@ def test_two_processes_agree_with_one(data_root, tmp_path):
         ),
         (
             ["--model", "halonet26t", "--crop", "64"],
-            "a validation image .* does not take images of 40 x 56 .*64",
+            "val image view0: .* does not take images of 40 x 56 .*64",
         ),
         (
             ["--model", "rexnet_100", "--accumulation", "4"],

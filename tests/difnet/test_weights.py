@@ -183,8 +183,9 @@ def test_a_distributed_network_is_saved(tmp_path):
         parallel = nn.parallel.DistributedDataParallel(network)
         assert_read_back(parallel, network, tmp_path)
         assert_read_back(torch.compile(parallel), network, tmp_path)
-        sharded = torch.distributed.fsdp.fully_shard(small())
-        with pytest.raises(TypeError, match=r"got FSDPDifNet.*gathered"):
+        mesh = torch.distributed.device_mesh.init_device_mesh("cpu", (1,))
+        sharded = torch.distributed.fsdp.fully_shard(small(), mesh=mesh)
+        with pytest.raises(TypeError, match=r"got FSDPDifNet.*gather its weights"):
             save_model(sharded, tmp_path / "sharded.safetensors")
     finally:
         torch.distributed.destroy_process_group()
