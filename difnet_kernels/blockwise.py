@@ -35,24 +35,28 @@ def walk_forward(
     """(new_state, z, lse); the contract is in `difnet_kernels.ops`."""
     centred, bias, _ = _centre(feature, node_bias)
     z, lse = torch.empty_like(state), torch.empty_like(bias)
-    # A column of ones makes the row sums a column of the product.
     k = state.shape[-1]
-    weighted = _columns(state, torch.ones_like(state[..., :1]))
+    padded = _columns(state)
     batches, blocks = _tiling(feature)
     for batch, rows in itertools.product(batches, blocks):
-        total = torch.zeros_like(weighted[batch, rows])
-        top = torch.full_like(total[..., :1], -torch.inf)
+        total = torch.zeros_like(padded[batch, rows])
+        # Row sums are not a column of the product: matrix products add one term after the other, and beside a
+        # weight of 1 the small ones would be lost.
+        row_sum = torch.zeros_like(total[..., :1])
+        top = torch.full_like(row_sum, -torch.inf)
         for columns in blocks:
             scores = torch.bmm(centred[batch, rows], centred[batch, columns].mT)
             scores += bias[batch, None, columns]
             new_top = torch.maximum(top, scores.amax(dim=-1, keepdim=True))
             # A row may have only removed columns so far: -inf - -inf is not a number, -inf - 0 is -inf.
             shift = new_top.masked_fill(new_top == -torch.inf, 0)
-            total *= torch.exp(top - shift)
-            total.baddbmm_(_exp_(scores.sub_(shift)), weighted[batch, columns])
+            scale = torch.exp(top - shift)
+            weights = _exp_(scores.sub_(shift))
+            total.mul_(scale).baddbmm_(weights, padded[batch, columns])
+            row_sum.mul_(scale).add_(weights.sum(dim=-1, keepdim=True))
             top = new_top
-        z[batch, rows] = total[..., :k] / total[..., k : k + 1]
-        lse[batch, rows] = (top + total[..., k : k + 1].log()).squeeze(-1)
+        z[batch, rows] = total[..., :k] / row_sum
+        lse[batch, rows] = (top + row_sum.log()).squeeze(-1)
     # Nested lerps are the update of Eq. 4, exact where mu or beta is 0 or 1.
     return state.lerp(seed.lerp(z, mu), beta), z, lse
 
