@@ -64,7 +64,7 @@ class Backbone(nn.Module):
             )
         except OSError as error:
             raise RuntimeError(
-                f"the pretrained weights of {name!r} could not be read: {error}. Use pretrained=False, or "
+                f"the pretrained weights of {name!r} could not be read: {str(error).rstrip('.')}. Use pretrained=False, or "
                 "let HF_HOME name a cache that holds them"
             ) from error
         except RuntimeError as error:

@@ -213,7 +213,7 @@ class Folder(SegmentationDataset):
         if others:
             self.notes.append(
                 f"not read in {folder}: {listed([str(path.relative_to(folder)) for path in others])} "
-                f"(read are {', '.join(suffixes)})"
+                f"(read are {', '.join(suffixes)}, and linked folders that do not lead back)"
             )
         return found, {name_of(path): path for path in others}
 

@@ -162,6 +162,7 @@ def test_links_to_folders_are_followed(data_root, tmp_path):
     loops = dataset.check().notes[:2]
     for kind, note in zip(("images", "labels"), loops, strict=True):
         assert note.startswith(f"not read in {data_root / kind / 'train'}: loop (read are")
+        assert note.endswith("and linked folders that do not lead back)")
 
 
 def test_files_that_are_not_read_are_named(data_root):
