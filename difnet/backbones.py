@@ -63,8 +63,9 @@ class Backbone(nn.Module):
                 in_chans=in_chans,
             )
         except OSError as error:
+            reason = str(error).rstrip(".")
             raise RuntimeError(
-                f"the pretrained weights of {name!r} could not be read: {str(error).rstrip('.')}. Use pretrained=False, or "
+                f"the pretrained weights of {name!r} could not be read: {reason}. Use pretrained=False, or "
                 "let HF_HOME name a cache that holds them"
             ) from error
         except RuntimeError as error:
