@@ -161,7 +161,7 @@ class SameLayout(torch.autograd.Function):
 
 
 class _EagerSameLayout(SameLayout):
-    """The same with rules for transforms of functions."""
+    """`SameLayout` with rules for the transforms of torch.func."""
 
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor) -> Tensor:
@@ -175,14 +175,14 @@ class _EagerSameLayout(SameLayout):
 
 
 def same_layout(tensor: Tensor) -> Tensor:
-    """Apply `SameLayout`, but under transforms that are compiled, for the reason that `cascade` names."""
+    """Apply `SameLayout`. A compiled transform of torch.func gets the tensor itself: see `cascade`."""
     if not torch.compiler.is_compiling():
         return _EagerSameLayout.apply(tensor)
     return tensor if _is_transformed() else SameLayout.apply(tensor)
 
 
 def _is_transformed() -> bool:
-    """Whether a transform of torch.func is at work."""
+    """Whether the call is inside a transform of torch.func."""
     return torch._C._functorch.peek_interpreter_stack() is not None
 
 
