@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
-from difnet_kernels.autocast import without_autocast
+from difnet_kernels.autocast import product
+from difnet_kernels.operators import Derivative, define
 
 
 def adaptive_max_pool2d(image: Tensor, size: tuple[int, int]) -> Tensor:
@@ -33,79 +34,7 @@ def adaptive_max_pool2d(image: Tensor, size: tuple[int, int]) -> Tensor:
         return F.adaptive_max_pool2d(image, size)
     if _same_size(image, size):
         return image
-    return _pool(image, size)[0]
-
-
-def _pool(image: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Apply `_AdaptiveMaxPool`. torch.compile traces no Function that defines `jvp`."""
-    function = _AdaptiveMaxPool if torch.compiler.is_compiling() else _WithForwardMode
-    return function.apply(image, size)
-
-
-class _AdaptiveMaxPool(torch.autograd.Function):
-    """(image, size) -> (maxima, their places)."""
-
-    @staticmethod
-    def forward(image: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        return _maxima(image, size)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        ctx.size = inputs[0].shape[-2:]
-        ctx.save_for_backward(output[1])
-        ctx.save_for_forward(output[1])
-        ctx.mark_non_differentiable(output[1])
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor, None]:
-        # Grad mode is on in a backward only when its result may be differentiated again.
-        scatter = _Scatter.apply if torch.is_grad_enabled() else _scatter
-        return scatter(grad, *ctx.saved_tensors, ctx.size), None
-
-    @staticmethod
-    def vmap(info: Any, in_dims: Any, image: Tensor, size: tuple[int, int]) -> Any:
-        folded = image.movedim(in_dims[0], 0)
-        results = _pool(folded.flatten(0, 1), size)
-        return tuple(x.unflatten(0, folded.shape[:2]) for x in results), (0, 0)
-
-
-class _WithForwardMode(_AdaptiveMaxPool):
-    """The same with its derivative in forward mode."""
-
-    @staticmethod
-    def jvp(ctx: Any, tangent: Tensor, _: None) -> tuple[Tensor, None]:
-        return _gather(tangent, *ctx.saved_tensors), None
-
-
-class _Scatter(torch.autograd.Function):
-    """(gradient of the maxima, their places, size of the image) -> gradient of the image."""
-
-    @staticmethod
-    def forward(grad: Tensor, places: Tensor, size: tuple[int, int]) -> Tensor:
-        return _scatter(grad, places, size)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _, places, ctx.size = inputs
-        ctx.save_for_backward(places)
-        ctx.save_for_forward(places)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        return _gather(grad, *ctx.saved_tensors), None, None
-
-    @staticmethod
-    def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
-        return _Scatter.apply(tangent, *ctx.saved_tensors, ctx.size)
-
-    @staticmethod
-    def vmap(info: Any, in_dims: Any, *inputs: Any) -> Any:
-        grad, places = (
-            x.expand(info.batch_size, *x.shape) if dim is None else x.movedim(dim, 0)
-            for x, dim in zip(inputs, in_dims[:2], strict=False)
-        )
-        result = _Scatter.apply(grad.flatten(0, 1), places.flatten(0, 1), inputs[2])
-        return result.unflatten(0, grad.shape[:2]), 0
+    return torch.ops.difnet.adaptive_max_pool2d(image, size)[0]
 
 
 def _gather(image: Tensor, places: Tensor) -> Tensor:
@@ -113,22 +42,17 @@ def _gather(image: Tensor, places: Tensor) -> Tensor:
     return image.flatten(-2).gather(-1, places.flatten(-2)).view_as(places)
 
 
-# Operators of their own, because PyTorch's takes the size as a constant: compiled and exported programs would
-# serve one size of images.
-@torch.library.custom_op("difnet::adaptive_max_pool2d", mutates_args=())
-def _maxima(image: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor]:
+def _pool(image: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor]:
     """(maxima, their places): (B, C, h, w) both, a place being the index among the H * W pixels."""
     pooled, places = F.adaptive_max_pool2d(image, tuple(size), return_indices=True)
     return pooled.contiguous(), places.contiguous()
 
 
-@_maxima.register_fake
-def _(image: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor]:
+def _fake_pool(image: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor]:
     shape = (*image.shape[:2], *size)
     return image.new_empty(shape), image.new_empty(shape, dtype=torch.int64)
 
 
-@torch.library.custom_op("difnet::adaptive_max_pool2d_backward", mutates_args=())
 def _scatter(grad: Tensor, places: Tensor, size: Sequence[int]) -> Tensor:
     """Gradient (B, C, H, W) of the image, of that `size`, from that of the maxima (B, C, h, w)."""
     height, width = size
@@ -143,9 +67,83 @@ def _scatter(grad: Tensor, places: Tensor, size: Sequence[int]) -> Tensor:
     return grad_image.unflatten(-1, (height, width))
 
 
-@_scatter.register_fake
-def _(grad: Tensor, places: Tensor, size: Sequence[int]) -> Tensor:
+def _fake_scatter(grad: Tensor, places: Tensor, size: Sequence[int]) -> Tensor:
     return grad.new_empty(*grad.shape[:2], *size)
+
+
+class _OfPool(Derivative):
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        ctx.size = inputs[2].shape[-2:]
+        ctx.save_for_backward(output[1])
+        ctx.save_for_forward(output[1])
+        ctx.mark_non_differentiable(output[1])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Any) -> tuple[None, None, Tensor, None]:
+        return (
+            None,
+            None,
+            torch.ops.difnet.adaptive_max_pool2d_backward(grad, *ctx.saved_tensors, ctx.size),
+            None,
+        )
+
+    @staticmethod
+    def jvp(ctx: Any, operator: None, keys: None, tangent: Tensor, _: None) -> tuple[Tensor, None]:
+        return _gather(tangent, *ctx.saved_tensors), None
+
+
+class _OfScatter(Derivative):
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, _, _, places, ctx.size = inputs
+        ctx.save_for_backward(places)
+        ctx.save_for_forward(places)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return None, None, _gather(grad, *ctx.saved_tensors), None, None
+
+    @staticmethod
+    def jvp(ctx: Any, operator: None, keys: None, tangent: Tensor, *_: None) -> Tensor:
+        return torch.ops.difnet.adaptive_max_pool2d_backward(tangent, *ctx.saved_tensors, ctx.size)
+
+
+def _of_all_calls(operator: Any, info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> Any:
+    """`torch.vmap` of either operator: the images of all calls are those of one."""
+    *tensors, size = inputs
+    calls = [
+        x.expand(info.batch_size, *x.shape) if dim is None else x.movedim(dim, 0)
+        for x, dim in zip(tensors, in_dims[:-1], strict=True)
+    ]
+    results = operator(*(x.flatten(0, 1) for x in calls), size)
+    unfolded = (info.batch_size, calls[0].shape[1])
+    if isinstance(results, Tensor):
+        return results.unflatten(0, unfolded), 0
+    return tuple(x.unflatten(0, unfolded) for x in results), (0, 0)
+
+
+# Operators of their own, because PyTorch's takes the size as a constant: compiled and exported programs would
+# serve one size of images.
+_library = torch.library.Library("difnet", "DEF")
+for _name, _schema, _kernel, _fake, _derivative in (
+    (
+        "adaptive_max_pool2d",
+        "(Tensor image, SymInt[] size) -> (Tensor maxima, Tensor places)",
+        _pool,
+        _fake_pool,
+        _OfPool,
+    ),
+    (
+        "adaptive_max_pool2d_backward",
+        "(Tensor grad, Tensor places, SymInt[] size) -> Tensor",
+        _scatter,
+        _fake_scatter,
+        _OfScatter,
+    ),
+):
+    define(_library, _name, _schema, fake=_fake, vmap=_of_all_calls, derivative=_derivative)
+    _library.impl(_name, _kernel, "CompositeExplicitAutograd")
 
 
 def _disjoint_stride(input_size: int, output_size: int) -> int:
@@ -197,5 +195,4 @@ def upsample_bilinear(image: Tensor, size: tuple[int, int]) -> Tensor:
     rows, columns = (
         bilinear_matrix(image.shape[axis], size[axis], dtype=dtype, device=image.device) for axis in (-2, -1)
     )
-    with without_autocast(image.device):
-        return (rows @ (image.to(dtype) @ columns.T)).to(image.dtype)
+    return product(rows, product(image.to(dtype), columns.T)).to(image.dtype)

@@ -14,6 +14,7 @@ from torch import Tensor
 from difnet_kernels import ops
 from difnet_kernels.errors import ForwardModeError
 from difnet_kernels.layout import in_layout, layout_of
+from difnet_kernels.operators import Derivative, define
 
 
 class CascadedRandomWalk(torch.autograd.Function):
@@ -141,53 +142,37 @@ def cascade(backend: str, *tensors: Tensor | None) -> tuple[Tensor, ...]:
     return apply(backend, *tensors)
 
 
-class SameLayout(torch.autograd.Function):
-    """A copy of a tensor, whose gradient `in_layout` lays out; for derivatives of any order and mode."""
+class _OfSameLayout(Derivative):
+    """The gradient in the tensor's layout."""
 
     @staticmethod
-    def forward(tensor: Tensor) -> Tensor:
-        """Copy the tensor: PyTorch has no forward-mode derivative of a view under vmap."""
-        return tensor.clone()
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.layout = layout_of(inputs[2])
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
-        """Note the layout."""
-        ctx.layout = layout_of(*inputs)
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, None, Tensor]:
+        return None, None, in_layout(ctx.layout, grad)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        """The gradient in the tensor's layout."""
-        return in_layout(ctx.layout, grad)
-
-
-class _EagerSameLayout(SameLayout):
-    """`SameLayout` with rules for the transforms of torch.func."""
-
-    @staticmethod
-    def jvp(ctx: Any, tangent: Tensor) -> Tensor:
-        """Copy the tangent."""
+    def jvp(ctx: Any, operator: None, keys: None, tangent: Tensor) -> Tensor:
         return tangent.clone()
 
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], tensor: Tensor) -> tuple[Tensor, int | None]:
-        """Copy the tensors of all calls."""
-        return same_layout(tensor), in_dims[0]
+
+def _of_all_calls(operator: Any, info: Any, in_dims: tuple[int], tensor: Tensor) -> tuple[Tensor, int]:
+    return operator(tensor), in_dims[0]
 
 
-def same_layout(tensor: Tensor) -> Tensor:
-    """Apply `SameLayout`. A compiled transform of torch.func gets the tensor itself: see `cascade`."""
-    if not torch.compiler.is_compiling():
-        return _EagerSameLayout.apply(tensor)
-    return tensor if _is_transformed() else SameLayout.apply(tensor)
-
-
-def _is_transformed() -> bool:
-    """Whether the call is inside a transform of torch.func."""
-    return torch._C._functorch.peek_interpreter_stack() is not None
-
-
-# Evaluated when a graph is compiled; torch.compile compiles another one for other transforms.
-_is_transformed._dynamo_marked_constant = True  # type: ignore[attr-defined]
+_library = torch.library.Library("difnet_kernels", "FRAGMENT")
+# A copy of a tensor, whose gradient `in_layout` lays out.
+same_layout = define(
+    _library,
+    "same_layout",
+    "(Tensor tensor) -> Tensor",
+    fake=torch.clone,
+    vmap=_of_all_calls,
+    derivative=_OfSameLayout,
+)
+_library.impl("same_layout", torch.clone, "CompositeExplicitAutograd")
 
 
 def _add(total: Tensor | None, term: Tensor | None) -> Tensor | None:

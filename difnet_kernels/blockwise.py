@@ -16,6 +16,8 @@ import itertools
 import torch
 from torch import Tensor
 
+from difnet_kernels.autocast import product
+
 # Edge of a square tile of P by device type. On the CPU the few tiles alive at once stay in the caches;
 # elsewhere they are large enough to hide the launches.
 _TILE_EDGE = {"cpu": 512}
@@ -146,7 +148,7 @@ def transition_rows(feature: Tensor, nodes: Tensor, node_bias: Tensor | None) ->
     """Rows `nodes` (B, n) of P, (B, n, N), from centred features; differentiable."""
     centred, bias, _ = _centre(feature, node_bias)
     rows = centred.gather(1, nodes[..., None].expand(-1, -1, centred.shape[-1]))
-    return torch.softmax(rows @ centred.mT + bias[:, None], dim=-1)
+    return torch.softmax(product(rows, centred.mT) + bias[:, None], dim=-1)
 
 
 def _centre(feature: Tensor, node_bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from difnet_kernels import blockwise, reference
-from difnet_kernels.autocast import without_autocast
 from difnet_kernels.autograd import cascade, same_layout
 from difnet_kernels.backends import choose
 from difnet_kernels.sharding import is_distributed, over_images, replicated
@@ -170,8 +169,7 @@ def transition_rows(
     dtype = _value_dtype(feature, *(() if node_bias is None else (node_bias,)))
     rows = reference.transition_rows if backend == "reference" else blockwise.transition_rows
     bias = None if node_bias is None else node_bias.to(dtype)
-    with without_autocast(feature.device):
-        (result,) = over_images(lambda *x: [rows(*x)], [feature.to(dtype), nodes, bias], (0, 0, 0))
+    (result,) = over_images(lambda *x: [rows(*x)], [feature.to(dtype), nodes, bias], (0, 0, 0))
     return result
 
 
@@ -190,11 +188,10 @@ def _run(
         return list(outputs[: len(features)])
     states = []
     seed, state = same_layout(seed), same_layout(state)
-    with without_autocast(seed.device):
-        for t, feature in enumerate(features):
-            bias = None if node_bias is None else node_bias[t]
-            state = reference.random_walk(same_layout(feature), state, seed, mu[t], beta[t], bias)
-            states.append(state)
+    for t, feature in enumerate(features):
+        bias = None if node_bias is None else node_bias[t]
+        state = reference.random_walk(same_layout(feature), state, seed, mu[t], beta[t], bias)
+        states.append(state)
     return states
 
 

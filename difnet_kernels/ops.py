@@ -15,7 +15,7 @@ What a kernel may rely on (`functional` sees to it):
 
 Results are contiguous whatever the inputs' strides are, as compilers are told. A gradient whose entry in
 `output_mask` (feature, state, seed, mu, beta, node_bias) is False is returned as an empty tensor. The new
-state is differentiable once. This is the only file that names the operator namespace.
+state is differentiable once.
 """
 
 import os
@@ -26,12 +26,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.forward_ad import _set_fwd_grad_enabled, unpack_dual
 
 from difnet_kernels import blockwise, counting
 from difnet_kernels.autocast import without_autocast
-from difnet_kernels.errors import DoubleBackwardError, ForwardModeError
+from difnet_kernels.errors import DoubleBackwardError
 from difnet_kernels.layout import in_layout, layout_of
+from difnet_kernels.operators import Derivative, define
 
 NAMESPACE = "difnet_kernels"
 OVERLOADS = ("native", "triton", "blockwise")
@@ -85,12 +85,8 @@ def _fake_backward(
     )
 
 
-class _Walk(torch.autograd.function._SingleLevelFunction):
+class _Walk(Derivative):
     """`walk_forward` with its derivative, `walk_backward` of the same backend."""
-
-    @staticmethod
-    def forward(operator: Any, keys: Any, *args: Any) -> tuple[Tensor, ...]:
-        return _below_autograd(operator, keys, *args)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -119,12 +115,8 @@ class _Walk(torch.autograd.function._SingleLevelFunction):
         )
 
 
-class _WalkBackward(torch.autograd.function._SingleLevelFunction):
+class _WalkBackward(Derivative):
     """`walk_backward` with a derivative that says there is none."""
-
-    @staticmethod
-    def forward(operator: Any, keys: Any, *args: Any) -> tuple[Tensor, ...]:
-        return _below_autograd(operator, keys, *args)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -135,37 +127,7 @@ class _WalkBackward(torch.autograd.function._SingleLevelFunction):
         raise DoubleBackwardError()
 
 
-def _below_autograd(operator: Any, keys: Any, *args: Any) -> tuple[Tensor, ...]:
-    """Call an operator's kernel, or the next of nested transforms of torch.func, which may record as well."""
-    with torch._C._AutoDispatchBelowAutograd(), torch.enable_grad(), _set_fwd_grad_enabled(True):
-        return operator.redispatch(keys & torch._C._after_autograd_keyset, *args)
-
-
-def _autograd_kernel(operator: Any, function: Any) -> Callable[..., Any]:
-    """What an operator does where derivatives are recorded. Without it, tangents would be lost in silence.
-
-    PyTorch's own helper for this does not work under transforms of torch.func.
-    """
-    functorch = torch._C._functorch
-
-    def call(keys: Any, *args: Any) -> tuple[Tensor, ...]:
-        tensors = [x for x in args if isinstance(x, Tensor)]
-        if any(unpack_dual(x).tangent is not None for x in tensors):
-            raise ForwardModeError()
-        if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
-            before = functorch.get_single_level_autograd_function_allowed()
-            functorch.set_single_level_autograd_function_allowed(True)
-            try:
-                return function.apply(operator, keys, *args)
-            finally:
-                functorch.set_single_level_autograd_function_allowed(before)
-        with torch._C._AutoDispatchBelowAutograd():
-            return operator.redispatch(keys & torch._C._after_autograd_keyset, *args)
-
-    return call
-
-
-def _vmap_rule(operator: Any) -> Callable[..., Any]:
+def _of_all_calls(operator: Any, info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
     """`torch.vmap` of an operator: the images of all calls in one call where mu and beta are common to all.
 
     Where they are not, or where their gradients are asked for, which are sums over the images of a call, the
@@ -173,21 +135,17 @@ def _vmap_rule(operator: Any) -> Callable[..., Any]:
     """
     parameters = [argument.name for argument in operator._schema.arguments]
     shares = [parameters.index("mu"), parameters.index("beta")]
-
-    def rule(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
-        count, dims = info.batch_size, list(in_dims)
-        mask = args[-1] if isinstance(args[-1], (list, tuple)) else [False] * 6
-        if mask[3] or mask[4] or any(dims[n] is not None for n in shares):
-            calls = [operator(*slices(args, dims, n)) for n in range(count)]
-            return tuple(torch.stack(results) for results in zip(*calls, strict=True)), (0,) * len(calls[0])
-        folded = [
-            fold(x, dim, count, None if n in shares else 0)
-            for n, (x, dim) in enumerate(zip(args, dims, strict=True))
-        ]
-        results = [(x.unflatten(0, (count, -1)), 0) if x.ndim > 1 else (x, None) for x in operator(*folded)]
-        return tuple(x for x, _ in results), tuple(dim for _, dim in results)
-
-    return rule
+    count, dims = info.batch_size, list(in_dims)
+    mask = args[-1] if isinstance(args[-1], (list, tuple)) else [False] * 6
+    if mask[3] or mask[4] or any(dims[n] is not None for n in shares):
+        calls = [operator(*slices(args, dims, n)) for n in range(count)]
+        return tuple(torch.stack(results) for results in zip(*calls, strict=True)), (0,) * len(calls[0])
+    folded = [
+        fold(x, dim, count, None if n in shares else 0)
+        for n, (x, dim) in enumerate(zip(args, dims, strict=True))
+    ]
+    results = [(x.unflatten(0, (count, -1)), 0) if x.ndim > 1 else (x, None) for x in operator(*folded)]
+    return tuple(x for x, _ in results), tuple(dim for _, dim in results)
 
 
 def slices(args: Sequence[Any], dims: Sequence[Any], n: int) -> list[Any]:
@@ -223,18 +181,19 @@ def _without_autocast(kernel: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def _define(name: str, schema: str, fake: Callable[..., Any], function: Any) -> None:
-    _library.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
-    packet, _, overload = name.partition(".")
-    operator = getattr(getattr(torch.ops.difnet_kernels, packet), overload)
-    torch.library.register_fake(f"{NAMESPACE}::{name}", fake, lib=_library)
-    torch.library.register_vmap(f"{NAMESPACE}::{name}", _vmap_rule(operator), lib=_library)
-    _library.impl(name, _autograd_kernel(operator, function), "Autograd", with_keyset=True)
-
-
 for _overload in OVERLOADS:
-    _define(f"walk_forward.{_overload}", _FORWARD, _fake_forward, _Walk)
-    _define(f"walk_backward.{_overload}", _BACKWARD, _fake_backward, _WalkBackward)
+    for _packet, _schema, _fake, _derivative in (
+        ("walk_forward", _FORWARD, _fake_forward, _Walk),
+        ("walk_backward", _BACKWARD, _fake_backward, _WalkBackward),
+    ):
+        define(
+            _library,
+            f"{_packet}.{_overload}",
+            _schema,
+            fake=_fake,
+            vmap=_of_all_calls,
+            derivative=_derivative,
+        )
 counting.register_when_imported(torch.ops.difnet_kernels.walk_forward, torch.ops.difnet_kernels.walk_backward)
 
 _library.impl(

@@ -8,7 +8,7 @@ Segmentation by Diffusion Networks" (NeurIPS 2018):
     y'   = beta (mu P y + (1 - mu) s) + (1 - beta) y             update of the state
 
 Every other backend must agree with this file. It keeps P, B N N numbers a walk, and is
-differentiable any number of times.
+differentiable any number of times. `product` is a matrix product that autocast leaves alone.
 
 | public argument | in kernels | shape      | meaning                                             |
 | --------------- | ---------- | ---------- | --------------------------------------------------- |
@@ -30,6 +30,8 @@ the same features, which is what makes S symmetric.
 import torch
 from torch import Tensor
 
+from difnet_kernels.autocast import product
+
 
 def transition_matrix(feature: Tensor, node_bias: Tensor | None = None) -> Tensor:
     """P = softmax(F F^T + 1 c^T), (B, N, N), in float32 at least."""
@@ -41,7 +43,7 @@ def random_walk(
     feature: Tensor, state: Tensor, seed: Tensor, mu: Tensor, beta: Tensor, node_bias: Tensor | None = None
 ) -> Tensor:
     """One walk with P stored. The dtypes are those of `difnet_kernels.ops`."""
-    z = transition_matrix(feature, node_bias).to(state.dtype) @ state
+    z = product(transition_matrix(feature, node_bias).to(state.dtype), state)
     return beta * (mu * z + (1 - mu) * seed) + (1 - beta) * state
 
 
@@ -53,7 +55,7 @@ def transition_rows(feature: Tensor, nodes: Tensor, node_bias: Tensor | None = N
 
 
 def _scores(rows: Tensor, columns: Tensor, node_bias: Tensor | None) -> Tensor:
-    scores = rows @ columns.mT
+    scores = product(rows, columns.mT)
     return scores if node_bias is None else scores + node_bias[:, None, :]
 
 

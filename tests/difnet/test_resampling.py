@@ -158,6 +158,57 @@ def test_bilinear_matrix_rows_are_weights(input_size, output_size):
     torch.testing.assert_close(matrix.sum(1), torch.ones(output_size, dtype=torch.float64))
 
 
+@pytest.mark.parametrize("compiler", [None, "eager", "aot_eager"])
+def test_upsampling_under_autocast_has_the_gradient_of_float32(compiler):
+    """torch.compile runs a backward under the autocast of the forward."""
+    torch.manual_seed(0)
+    image, weights = torch.randn(2, 3, 9, 13, requires_grad=True), torch.randn(2, 3, 33, 49)
+
+    def gradient(function):
+        return torch.autograd.grad((function(image) * weights).sum(), image)
+
+    def upsampled(x):
+        return upsample_bilinear(x, (33, 49))
+
+    expected = gradient(upsampled)
+    torch._dynamo.reset()
+    compiled = upsampled if compiler is None else torch.compile(upsampled, backend=compiler, fullgraph=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(gradient(compiled), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_compiled_pooling_is_differentiated_twice():
+    """The gradient of a squared gradient reaches the pixels that are maxima."""
+    torch.manual_seed(0)
+    image = torch.randn(2, 3, 9, 13, dtype=torch.float64, requires_grad=True)
+
+    def penalty(function):
+        (grad,) = torch.autograd.grad(function(image).pow(3).sum(), image, create_graph=True)
+        return torch.autograd.grad(grad.square().sum(), image)[0]
+
+    def pooled(x):
+        return adaptive_max_pool2d(x, (4, 5))
+
+    torch._dynamo.reset()
+    compiled = torch.compile(pooled, backend="eager", fullgraph=True)
+    expected = penalty(lambda x: F.adaptive_max_pool2d(x, (4, 5)))
+    assert expected.norm() > 0
+    torch.testing.assert_close(penalty(compiled), expected)
+
+
+@pytest.mark.parametrize("compiler", ["eager", "aot_eager"])
+def test_compiled_gradients_of_every_image(compiler):
+    torch.manual_seed(0)
+    images = torch.randn(3, 2, 3, 9, 13)
+
+    def gradients(x):
+        return vmap(grad(lambda image: adaptive_max_pool2d(image, (4, 5)).square().sum()))(x)
+
+    torch._dynamo.reset()
+    compiled = torch.compile(gradients, backend=compiler, fullgraph=True)
+    torch.testing.assert_close(compiled(images), gradients(images))
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA or ROCm device")
 def test_gradients_on_the_device_are_bitwise_reproducible(monkeypatch):

@@ -316,3 +316,24 @@ def test_tensor_subclasses_keep_their_default_behaviour(backend):
     _, (feature, *rest) = one_walk()
     y = random_walk(feature.as_subclass(Tagged), *rest, backend=backend)
     assert torch.equal(y.as_subclass(torch.Tensor), random_walk(feature, *rest, backend=backend))
+
+
+@pytest.mark.parametrize("layout", ["nodes", "image"])
+def test_compiled_second_derivatives_of_the_reference(layout):
+    """What backend="eager" compiles is differentiated when it runs, as often as one likes."""
+    inputs = testing.make_inputs(3, 12, 4, 2, 2)
+    tensors = [*inputs.features, inputs.seed]
+    if layout == "image":
+        tensors = [x.mT.contiguous().mT for x in tensors]
+    tensors = [*(x.requires_grad_() for x in tensors), inputs.mu, inputs.beta]
+
+    def loss(*x):
+        return cascaded_random_walk(x[:2], *x[2:], backend="reference").square().sum()
+
+    def penalty(function):
+        grads = torch.autograd.grad(function(*tensors), tensors[:3], create_graph=True)
+        return torch.autograd.grad(sum(x.square().sum() for x in grads), tensors[:3])
+
+    torch._dynamo.reset()
+    compiled = torch.compile(loss, backend="eager", fullgraph=True)
+    torch.testing.assert_close(penalty(compiled), penalty(loss))
