@@ -94,9 +94,9 @@ class Backbone(nn.Module):
         """
         try:
             return self.network(image)
-        except (AssertionError, RuntimeError, ValueError):
+        except Exception as error:
             if not torch.compiler.is_compiling():
-                self.check((image.shape[-2], image.shape[-1]), batch=image.shape[0])
+                self._blame((image.shape[-2], image.shape[-1]), image.shape[0], error)
             raise  # it was not the size
 
     def check(self, size: tuple[int, int], *, batch: int = 1) -> list[tuple[int, int]]:
@@ -108,18 +108,26 @@ class Backbone(nn.Module):
         """
         try:
             return self._map_sizes(size, batch)
-        except (AssertionError, RuntimeError, ValueError) as error:
-            if batch == 1 and self.training and self.takes(size, 2):
-                raise ValueError(
-                    f"backbone {self.name!r} cannot be trained on one image of {_text(size)} pixels at a "
-                    "time: a batch norm in it sees one value per channel. Give it at least two at a time"
-                ) from error
-            near = [_text(found) for found in self._sizes_near(size, batch)]
+        except Exception as error:
+            self._blame(size, batch, error)
+            raise  # it was not the size
+
+    def _blame(self, size: tuple[int, int], batch: int, error: Exception) -> None:
+        """Raise the ValueError of `check` if such images are at fault, which other sizes or batches show."""
+        if self.takes(size, batch):
+            return
+        if batch == 1 and self.training and self.takes(size, 2):
+            raise ValueError(
+                f"backbone {self.name!r} cannot be trained on one image of {_text(size)} pixels at a "
+                "time: a batch norm in it sees one value per channel. Give it at least two at a time"
+            ) from error
+        near = [_text(found) for found in self._sizes_near(size, batch)]
+        if near:
             reason = str(error).partition("\n")[0]
             raise ValueError(
                 f"backbone {self.name!r} does not take images of {_text(size)} pixels (height x width)"
                 + (f" ({reason})" if reason else "")
-                + (f"; it takes {' and '.join(near)}" if near else "; choose another size or backbone")
+                + f"; it takes {' and '.join(near)}"
             ) from error
 
     def _map_sizes(self, size: tuple[int, int], batch: int) -> list[tuple[int, int]]:
@@ -141,7 +149,7 @@ class Backbone(nn.Module):
         """Whether `check` finds nothing wrong."""
         try:
             self._map_sizes(size, batch)
-        except (AssertionError, RuntimeError, ValueError):
+        except Exception:  # timm's networks raise errors of any kind
             return False
         return True
 

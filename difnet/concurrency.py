@@ -21,8 +21,8 @@ def both(first: Callable[[Tensor], A], second: Callable[[Tensor], B], x: Tensor)
 
     On a GPU `second` runs on a stream of its own, and autograd runs its backward there too. On a CPU each
     runs in a thread with half of torch's threads, in the caller's gradient mode and autocast; the backward is
-    one after the other. Elsewhere, where torch compiles, and on a CPU under a mode that other threads do not
-    see, one follows the other."""
+    one after the other. Elsewhere, where torch compiles, and on a CPU among several processes or under a mode
+    that other threads do not see, one follows the other."""
     if x.device.type == "cuda" and not torch.compiler.is_compiling():
         return _on_streams(first, second, x)
     if x.device.type == "cpu" and not torch.compiler.is_compiling() and not _under_a_mode(x):
@@ -34,11 +34,13 @@ def _under_a_mode(x: Tensor) -> bool:
     """Whether a mode of this thread changes or records what is computed here.
 
     In other threads gradients would be wrong under torch.func's transforms, and hooks on saved tensors,
-    counters and tracers would miss what runs there.
+    counters and tracers would miss what runs there. Sharded layers gather their weights from all processes,
+    which must ask for them in one order.
     """
     return (
         type(x) is not Tensor
         or torch.jit.is_tracing()
+        or (torch.distributed.is_available() and torch.distributed.is_initialized())
         or torch._C._are_functorch_transforms_active()
         or torch._C._len_torch_dispatch_stack() + torch._C._len_torch_function_stack() > 0
         or torch._C._autograd._top_saved_tensors_default_hooks(True) is not None

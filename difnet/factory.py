@@ -51,8 +51,11 @@ def create_model(
     Raises:
         ValueError: the name is unknown, its backbone cannot be dilated to stride 8, or an argument is out of
             range.
+        TypeError: the name is no text, a count no integer, or `walks` no sequence.
         RuntimeError: the pretrained weights could not be read.
     """
+    if not isinstance(name, str):
+        raise TypeError(f"name: expected the name of a network, got {name!r}")
     if name not in MODELS and not timm.is_model(name):
         near = difflib.get_close_matches(name, [*MODELS, *timm.list_models()], n=4)
         raise ValueError(

@@ -8,6 +8,7 @@
 Source: "DifNet: Semantic Segmentation by Diffusion Networks", NeurIPS 2018, Eqs. 4 and 5.
 """
 
+import operator
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, overload
 
@@ -42,6 +43,37 @@ class Details(NamedTuple):
     """(T,), in (0, 1)."""
 
 
+def _integer(value: Any) -> int | None:
+    """An integer of any library as Python's; None for anything else, booleans too."""
+    if isinstance(value, bool):
+        return None
+    try:
+        return operator.index(value)
+    except TypeError:
+        return None
+
+
+def _count(argument: str, value: Any) -> int:
+    count = _integer(value)
+    if count is None:
+        raise TypeError(f"{argument}: expected an integer, got {value!r}")
+    if count < 1:
+        raise ValueError(f"{argument}: expected at least 1, got {count}")
+    return count
+
+
+def _walks(values: Any) -> tuple[int, ...]:
+    remedy = f"numbers from 0 (image) to {NUM_BLOCKS} (last block)"
+    try:
+        given = list(values)
+    except TypeError as error:
+        raise TypeError(f"walks: expected a sequence of {remedy}, got {values!r}") from error
+    walks = [walk for value in given if (walk := _integer(value)) is not None and 0 <= walk <= NUM_BLOCKS]
+    if len(walks) < len(given):
+        raise ValueError(f"walks: expected {remedy}, got {given}")
+    return tuple(walks)
+
+
 # Exported programs that return details can be saved.
 _register_namedtuple(Details, serialized_type_name="difnet.Details")
 
@@ -63,12 +95,10 @@ class SegmentationNetwork(nn.Module):
         in_chans: int = 3,
     ):
         super().__init__()
-        for argument, value in (("num_classes", num_classes), ("in_chans", in_chans)):
-            if value < 1:
-                raise ValueError(f"{argument}: expected at least 1, got {value}")
+        num_classes, in_chans = _count("num_classes", num_classes), _count("in_chans", in_chans)
         self.num_classes = num_classes
         self.config: dict[str, Any] = {
-            **{"name": backbone, "num_classes": num_classes, "aspp": aspp},
+            **{"name": backbone, "num_classes": num_classes, "aspp": bool(aspp)},
             **{"walks": None, "in_chans": in_chans},
         }
         self.seed_branch = Backbone(backbone, (NUM_BLOCKS,), pretrained=pretrained, in_chans=in_chans)
@@ -162,6 +192,7 @@ class DifNet(SegmentationNetwork):
 
     Raises:
         ValueError: an entry of `walks` is not one of 0 to 4, or a count is below 1.
+        TypeError: `walks` is no sequence, or a count is no integer.
     """
 
     def __init__(
@@ -175,13 +206,10 @@ class DifNet(SegmentationNetwork):
         in_chans: int = 3,
     ):
         super().__init__(backbone, num_classes, aspp=aspp, pretrained=pretrained, in_chans=in_chans)
-        if not all(isinstance(walk, int) and 0 <= walk <= NUM_BLOCKS for walk in walks):
-            raise ValueError(
-                f"walks: expected numbers from 0 (image) to {NUM_BLOCKS} (last block), got {list(walks)}"
-            )
-        self.walks = tuple(walks)
-        self.config["walks"] = list(walks)
-        self.importance = ImportanceHead(num_classes)
+        self.walks = _walks(walks)
+        in_chans = self.config["in_chans"]
+        self.config["walks"] = list(self.walks)
+        self.importance = ImportanceHead(self.num_classes)
         blocks = tuple(range(1, max(self.walks, default=0) + 1))
         self.similarity_branch = (
             Backbone(backbone, blocks, pretrained=pretrained, in_chans=in_chans) if blocks else None

@@ -10,7 +10,9 @@ class DoubleBackwardError(RuntimeError):
 
     def __init__(self) -> None:
         super().__init__(
-            "the random walk's hand-written backward cannot itself be differentiated; " + _REFERENCE
+            f"the random walk's hand-written backward cannot itself be differentiated; {_REFERENCE}. Where "
+            "torch.compile takes a gradient inside of the graph and no second one is wanted, give it inputs "
+            "that require no gradients: detach them"
         )
 
 

@@ -1,7 +1,9 @@
 import contextlib
+import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -263,10 +265,59 @@ def test_name_without_pretrained_weights_is_an_error():
         build("resnetblur18", pretrained=True)
 
 
-@pytest.mark.parametrize("walks", [(5,), (-1,), (0, 1.5)])
+@pytest.mark.parametrize("walks", [(5,), (-1,), (0, 1.5), (True,), "01"])
 def test_walks_out_of_range_are_an_error(walks):
     with pytest.raises(ValueError, match="walks: expected numbers from 0"):
         build(walks=walks)
+
+
+@pytest.mark.parametrize("walks", [3, None])
+def test_walks_that_are_no_sequence_are_an_error(walks):
+    with pytest.raises(TypeError, match=f"walks: expected a sequence of numbers .*, got {walks}"):
+        DifNet("test_resnet", 2, walks=walks)
+
+
+@pytest.mark.parametrize(
+    "walks",
+    [(walk for walk in (2, 0)), map(int, "20"), np.array([2, 0]), torch.tensor([2, 0]), range(2, -1, -2)],
+)
+def test_walks_come_from_any_sequence(walks):
+    model = build("test_resnet", walks=walks)
+    assert model.walks == (2, 0)
+    assert len(model.embeddings) == 2
+    assert json.loads(json.dumps(model.config))["walks"] == [2, 0]
+
+
+@pytest.mark.parametrize("integer", [np.int64, torch.tensor])
+def test_counts_are_integers_of_any_library(integer):
+    model = create_model("test_resnet", integer(3), walks=(0,), aspp=np.bool_(True), in_chans=integer(2))
+    assert json.loads(json.dumps(model.config)) == model.config
+    assert (model.config["num_classes"], model.config["in_chans"]) == (3, 2)
+    for count in (2.5, "21", True, None, 3.0):
+        with pytest.raises(TypeError, match=f"num_classes: expected an integer, got {count!r}"):
+            create_model("test_resnet", count)
+        with pytest.raises(TypeError, match=f"in_chans: expected an integer, got {count!r}"):
+            create_model("test_resnet", 2, in_chans=count)
+
+
+def test_a_name_that_is_no_text_is_an_error():
+    with pytest.raises(TypeError, match="name: expected the name of a network, got None"):
+        create_model(None, 2)
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, ValueError, KeyError])
+def test_errors_that_are_not_the_size_s_stay_as_they_are(kind):
+    model = build("test_resnet").eval()
+
+    def fail(*_):
+        raise kind("a hook failed")
+
+    model.seed_branch.network.register_forward_hook(fail)
+    with pytest.raises(kind, match="a hook failed") as caught:
+        model(torch.rand(1, 3, 40, 41))
+    assert "does not take images" not in str(caught.value)
+    with pytest.raises(kind, match="a hook failed"):
+        model.check_size((40, 41))
 
 
 def test_bad_images_are_errors():
