@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import is_fake
 
 from difnet_kernels import blockwise, reference
 from difnet_kernels.autograd import cascade, same_layout
@@ -370,7 +371,10 @@ def _check_nodes(nodes: Tensor, feature: Tensor) -> Tensor:
         _check_device("nodes", nodes, feature)
     if nodes.ndim not in (1, 2) or (nodes.ndim == 2 and nodes.shape[0] != batch):
         raise ValueError(f"nodes: expected (n,) or (B, n) with B = {batch}, got {_describe(nodes)}")
-    if not (torch.compiler.is_compiling() or nodes.is_meta) and bool(((nodes < 0) | (nodes >= count)).any()):
-        bad = nodes[(nodes < 0) | (nodes >= count)][0].item()
-        raise IndexError(f"nodes: {bad} is outside 0 .. {count - 1} (N = {count})")
+    if not (torch.compiler.is_compiling() or nodes.is_meta or is_fake(nodes)):
+        # Every process reads all nodes, and so all of them raise.
+        values = nodes.full_tensor() if is_distributed(nodes) else nodes  # type: ignore[attr-defined]
+        bad = values[(values < 0) | (values >= count)].tolist()
+        if bad:
+            raise IndexError(f"nodes: {bad[0]} is outside 0 .. {count - 1} (N = {count})")
     return replicated(nodes.to(feature.device, torch.int64).expand(batch, -1), feature)

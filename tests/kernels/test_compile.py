@@ -5,6 +5,8 @@ import itertools
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.func import grad
 from torch.utils.flop_counter import FlopCounterMode
 
 from difnet_kernels import (
@@ -270,6 +272,26 @@ def test_transition_rows_compile(backend):
         lambda f: transition_rows(f, nodes, backend=backend), fullgraph=True, backend="eager"
     )
     torch.testing.assert_close(compiled(feature), transition_rows(feature, nodes, backend=backend))
+
+
+def test_transition_rows_of_fakes(backend):
+    """The values of fake nodes are not there to be checked."""
+    with FakeTensorMode():
+        rows = transition_rows(torch.empty(2, 7, 3), torch.zeros(4, dtype=torch.int64), backend=backend)
+    assert rows.shape == (2, 4, 7)
+
+
+def test_the_gradient_inside_of_a_compiled_graph_names_its_remedy(backend):
+    """Inputs that require gradients make torch.compile ask for the gradient's gradient."""
+    _, arguments = one_walk()
+
+    def gradient(feature):
+        return grad(lambda f: random_walk(f, *arguments[1:], backend=backend).square().sum())(feature)
+
+    compiled = torch.compile(gradient, backend="aot_eager")
+    torch.testing.assert_close(compiled(arguments[0].detach()), gradient(arguments[0].detach()))
+    with pytest.raises(Exception, match="detach them"):
+        compiled(arguments[0].detach().requires_grad_())
 
 
 def test_autocast_leaves_the_walk_alone(backend):

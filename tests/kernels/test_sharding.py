@@ -39,6 +39,13 @@ grads = torch.autograd.grad(y.square().sum() + states.sum(), leaves)
 for leaf, grad in zip(leaves, grads):
     assert grad.shape == leaf.shape, (grad.shape, leaf.shape)
 nodes = torch.tensor([3, 7])
+if batch == 3:  # the bad node is another process's
+    bad = distribute_tensor(torch.tensor([[3, 7], [3, 7], [3, 99]]), mesh, [Shard(0)])
+    try:
+        transition_rows(features[0], bad, backend=backend)
+        raise AssertionError("node 99 of 11 was taken")
+    except IndexError as error:
+        assert "nodes: 99 is outside 0 .. 10" in str(error), error
 rows = transition_rows(features[0], nodes, node_bias=over(inputs.node_bias[0], Shard(0)), backend=backend)
 found = [x.full_tensor().detach() for x in (y, states, rows, *grads)]
 if rank == 0:
