@@ -55,11 +55,11 @@ class Reporter:
 
     def shared_images(self, val_set: SegmentationDataset, train: DataReport, val: DataReport) -> None:
         """Say how many validation images are training images too, pixel for pixel."""
-        shared = sorted(index for digest, index in val.digests.items() if digest in train.digests)
+        known = set(train.digests)
+        shared = [val_set.item_name(index) for index, digest in enumerate(val.digests) if digest in known]
         if shared:
-            names = listed([val_set.item_name(index) for index in shared])
             self.line(
-                f"{len(shared)} of {val.images} validation images are also training images ({names}): the "
+                f"{len(shared)} of {val.images} validation images are also training images ({listed(shared)}): the "
                 "evaluation tells little of images that the network has never seen"
             )
 

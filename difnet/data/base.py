@@ -37,7 +37,7 @@ class DataReport(NamedTuple):
         present: (k,) labelled pixels in the images that show the class at all.
         sizes: each (height, width) among the images, with the number of an image that has it.
         void: number of void pixels.
-        digests: of the pixels of each image, with the number of an image that has them.
+        digests: of the pixels of each image, in order.
         notes: what a user should know of the data, a sentence each.
     """
 
@@ -46,7 +46,7 @@ class DataReport(NamedTuple):
     present: np.ndarray
     sizes: Mapping[tuple[int, int], int] = MappingProxyType({})
     void: int = 0
-    digests: Mapping[bytes, int] = MappingProxyType({})
+    digests: tuple[bytes, ...] = ()
     notes: tuple[str, ...] = ()
 
     def median_frequency_weights(self) -> list[float]:
@@ -114,7 +114,7 @@ class SegmentationDataset(Dataset[Any], ABC):
         pixels, void = np.zeros(len(self.classes), np.int64), 0
         present = np.zeros(len(self.classes), np.int64)
         sizes: dict[tuple[int, int], int] = {}
-        digests: dict[bytes, int] = {}
+        digests: list[bytes] = []
         one_and_void: list[int] = []  # items of one class and void; and whether void is found among several
         several, several_and_void = False, False
         errors: list[str] = []
@@ -129,7 +129,7 @@ class SegmentationDataset(Dataset[Any], ABC):
                     present += np.where(labelled > 0, labelled.sum(), 0)
                     void += int(counts[VOID])
                     sizes.setdefault(size, done - 1)
-                    digests.setdefault(digest, done - 1)
+                    digests.append(digest)
                     shown = int(np.count_nonzero(labelled))
                     if shown == 1 and counts[VOID]:
                         one_and_void.append(done - 1)
@@ -145,7 +145,7 @@ class SegmentationDataset(Dataset[Any], ABC):
                 f"{len(one_and_void)} {self.split} label(s) hold void beside a single class ({names}), and "
                 f"no label of several classes holds void; {self._void_hint()}"
             )
-        return DataReport(len(self), pixels, present, sizes, void, digests, tuple(notes))
+        return DataReport(len(self), pixels, present, sizes, void, tuple(digests), tuple(notes))
 
     def _judge(self, pixels: np.ndarray, void: int) -> str:
         """One sentence on which classes occur; `DataError` where nothing can be made of them."""

@@ -116,13 +116,6 @@ def read_turned_image(path: Path) -> tuple[tv_tensors.Image, int]:
     return tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1).contiguous()), orientation
 
 
-def read_label(
-    path: Path, num_classes: int, *, void_value: Sequence[int] = (VOID,), label_offset: int = 0
-) -> tv_tensors.Mask:
-    """PNG as (H, W) uint8 class indices, 255 = void, turned as its EXIF tag says; see `read_turned_label`."""
-    return read_turned_label(path, num_classes, void_value=void_value, label_offset=label_offset)[0]
-
-
 def read_turned_label(
     path: Path, num_classes: int, *, void_value: Sequence[int] = (VOID,), label_offset: int = 0
 ) -> tuple[tv_tensors.Mask, int]:

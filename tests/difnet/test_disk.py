@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from difnet.data import DataError
-from difnet.data.disk import IMAGE_SUFFIXES, find_files, read_image, read_label
+from difnet.data.disk import IMAGE_SUFFIXES, find_files, read_image, read_turned_label
 
 
 def chunk(kind: bytes, content: bytes) -> bytes:
@@ -81,6 +82,10 @@ def grey(path: Path) -> np.ndarray:
     image = read_image(path).numpy()
     assert (image == image[:1]).all()
     return image[0]
+
+
+def read_label(path: Path, num_classes: int, **numbering: object) -> torch.Tensor:
+    return read_turned_label(path, num_classes, **numbering)[0]
 
 
 RAMP = np.arange(0, 65536, 257, dtype=np.uint16).reshape(16, 16)
@@ -466,7 +471,9 @@ def test_a_label_is_turned_by_its_own_tag(tmp_path):
     exif[0x0112] = 6
     values = np.array([[0, 1, 1], [0, 0, 1]], np.uint8)
     Image.fromarray(values).save(tmp_path / "x.png", exif=exif)
-    assert np.array_equal(read_label(tmp_path / "x.png", 2).numpy(), values[::-1].T)
+    label, orientation = read_turned_label(tmp_path / "x.png", 2)
+    assert np.array_equal(label.numpy(), values[::-1].T)
+    assert orientation == 6
 
 
 def touch(*paths: Path) -> None:
