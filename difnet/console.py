@@ -59,8 +59,8 @@ class Reporter:
         shared = [val_set.item_name(index) for index, digest in enumerate(val.digests) if digest in known]
         if shared:
             self.line(
-                f"{len(shared)} of {val.images} validation images are also training images ({listed(shared)}): "
-                "the evaluation tells little of images that the network has never seen"
+                f"{len(shared)} of {val.images} validation images are also training images "
+                f"({listed(shared)}): the evaluation tells little of images that the network has never seen"
             )
 
     def check_sizes(
