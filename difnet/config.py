@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Callable
+import re
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -258,40 +258,49 @@ class PredictConfig:
     """Device, such as cuda or cpu."""
 
 
-def class_weights(
-    choice: str, classes: int, median_frequency: Callable[[], list[float]]
-) -> list[float] | None:
-    """Class weights of the option ``--class-weights``; None for none.
+def class_weights(choice: str, classes: int) -> list[float] | None:
+    """Class weights that the option ``--class-weights`` gives; None where it is a word for others.
 
     Raises:
         ValueError: not one non-negative number for each class.
     """
-    if choice == "none":
+    if choice in ("none", "median-frequency"):
         return None
-    if choice == "median-frequency":
-        return median_frequency()
-    weights = _numbers(choice)
+    weights, source = _numbers(choice), f"--class-weights {choice}"
     if weights is None:
+        source = f"the file of --class-weights, {choice},"
         try:
-            weights = _numbers(read_text(Path(os.path.expanduser(choice))))
+            weights = _numbers(read_text(Path(os.path.expanduser(choice))), source)
         except (OSError, UnicodeError) as error:
             raise ValueError(
                 f"--class-weights {choice} is neither none, median-frequency, numbers, nor "
                 f"a readable file ({error})"
             ) from error
         if weights is None:
-            raise ValueError(f"the file of --class-weights, {choice}, must hold nothing but numbers")
+            raise ValueError(f"{source} must hold nothing but numbers")
     if len(weights) != classes or not all(weight == 0.0 or 1e-20 <= weight <= 1e20 for weight in weights):
         raise ValueError(  # weighted sums over pixels are in float32
-            f"--class-weights needs {classes} non-negative numbers, one per class, those above 0 between "
-            f"1e-20 and 1e20, got {weights}"
+            f"{source} must hold {classes} non-negative numbers, one per class, those above 0 between "
+            f"1e-20 and 1e20, but holds {len(weights)}: {weights}"
         )
     return weights
 
 
-def _numbers(text: str) -> list[float] | None:
-    """Numbers separated by commas or white space; None where `text` is something else."""
+def _numbers(text: str, source: str = "--class-weights") -> list[float] | None:
+    """Numbers separated by commas, spaces or ends of lines; None where `text` is something else.
+
+    Raises:
+        ValueError: they are separated in several ways: a decimal comma, or numbers beside the weights.
+    """
+    text = text.strip().rstrip(",")
     try:
-        return [float(word) for word in text.replace(",", " ").split()]
+        numbers = [float(word) for word in text.replace(",", " ").split()]
     except ValueError:
         return None
+    separators = re.findall(r"[\s,]+", text.rstrip())
+    if len({("," in separator, "\n" in separator) for separator in separators}) > 1:
+        raise ValueError(
+            f"{source} separates numbers in several ways, {text[:40]!r}; write one number a line or all "
+            "on one line with commas, each with a decimal point"
+        )
+    return numbers

@@ -13,7 +13,7 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from difnet.data.base import DataError, DataReport, SegmentationDataset
+from difnet.data.base import DataError, DataReport, SegmentationDataset, listed
 from difnet_kernels.errors import BackendError
 
 
@@ -52,6 +52,16 @@ class Reporter:
         for note in report.notes:
             self.line(note)
         return report
+
+    def shared_images(self, val_set: SegmentationDataset, train: DataReport, val: DataReport) -> None:
+        """Say how many validation images are training images too, pixel for pixel."""
+        known = set(train.digests)
+        shared = [val_set.item_name(index) for index, digest in enumerate(val.digests) if digest in known]
+        if shared:
+            self.line(
+                f"{len(shared)} of {val.images} validation images are also training images "
+                f"({listed(shared)}): the evaluation tells little of images that the network has never seen"
+            )
 
     def check_sizes(
         self, dataset: SegmentationDataset, found: DataReport, check: Callable[[tuple[int, int]], None]

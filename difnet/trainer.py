@@ -223,13 +223,14 @@ class Trainer:
         weights = torch.ones(classes + 1, device=self.accelerator.device)
         if self.accelerator.is_main_process:
             try:
+                chosen = class_weights(self.config.class_weights, classes)
                 reports = [self.report.check(dataset) for dataset in (self.train_set, self.val_set)]
                 model.eval()
                 self.report.check_sizes(self.val_set, reports[1], lambda size: check_views(model, size, None))
                 model.train()
-                chosen = class_weights(
-                    self.config.class_weights, classes, reports[0].median_frequency_weights
-                )
+                self.report.shared_images(self.val_set, *reports)
+                if self.config.class_weights == "median-frequency":
+                    chosen = reports[0].median_frequency_weights()
                 if chosen is not None:
                     if np.count_nonzero(reports[0].pixels * np.array(chosen)) < 2:
                         raise ValueError(

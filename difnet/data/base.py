@@ -1,5 +1,6 @@
 """What every data set here has in common: items, classes, palette, and the check before training."""
 
+import hashlib
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -36,6 +37,7 @@ class DataReport(NamedTuple):
         present: (k,) labelled pixels in the images that show the class at all.
         sizes: each (height, width) among the images, with the number of an image that has it.
         void: number of void pixels.
+        digests: of the pixels of each image, in order.
         notes: what a user should know of the data, a sentence each.
     """
 
@@ -44,6 +46,7 @@ class DataReport(NamedTuple):
     present: np.ndarray
     sizes: Mapping[tuple[int, int], int] = MappingProxyType({})
     void: int = 0
+    digests: tuple[bytes, ...] = ()
     notes: tuple[str, ...] = ()
 
     def median_frequency_weights(self) -> list[float]:
@@ -106,32 +109,47 @@ class SegmentationDataset(Dataset[Any], ABC):
 
         Raises:
             DataError: lists the first ten unusable items and the number of the others, or says that no pixel
-                is labelled, or in training that a single class is.
+                is labelled, or that a single class is.
         """
         pixels, void = np.zeros(len(self.classes), np.int64), 0
         present = np.zeros(len(self.classes), np.int64)
         sizes: dict[tuple[int, int], int] = {}
+        digests: list[bytes] = []
+        one_and_void: list[int] = []  # items of one class and void; and whether void is found among several
+        several, several_and_void = False, False
         errors: list[str] = []
         with ThreadPoolExecutor(max_workers=min(16, 2 * (os.cpu_count() or 1))) as pool:
             for done, found in enumerate(pool.map(self._count, range(len(self))), start=1):
                 if isinstance(found, DataError):
                     errors.append(str(found))
                 else:
-                    counts, size = found
+                    counts, size, digest = found
                     labelled = counts[: len(self.classes)]
                     pixels += labelled
                     present += np.where(labelled > 0, labelled.sum(), 0)
                     void += int(counts[VOID])
                     sizes.setdefault(size, done - 1)
+                    digests.append(digest)
+                    shown = int(np.count_nonzero(labelled))
+                    if shown == 1 and counts[VOID]:
+                        one_and_void.append(done - 1)
+                    several |= shown > 1
+                    several_and_void |= bool(shown > 1 and counts[VOID])
                 if progress is not None:
                     progress(done)
         raise_all(errors, f"{self.name} {self.split}")
-        notes = (self._judge(pixels, void),)
-        return DataReport(len(self), pixels, present, sizes, void, notes)
+        notes = [self._judge(pixels, void)]
+        if one_and_void and several and not several_and_void:
+            names = listed([self.item_name(index) for index in one_and_void])
+            notes.append(
+                f"{len(one_and_void)} {self.split} label(s) hold void beside a single class ({names}), and "
+                f"no label of several classes holds void; {self._void_hint()}"
+            )
+        return DataReport(len(self), pixels, present, sizes, void, tuple(digests), tuple(notes))
 
     def _judge(self, pixels: np.ndarray, void: int) -> str:
         """One sentence on which classes occur; `DataError` where nothing can be made of them."""
-        numbers = ", ".join(map(str, self.void_value)) or "no number"
+        numbers = self._void_numbers()
         if not pixels.any():
             raise DataError(
                 f"{self.name} {self.split}: every pixel of the {len(self)} labels is void ({numbers}); "
@@ -146,22 +164,33 @@ class SegmentationDataset(Dataset[Any], ABC):
             + f"; {numbers} {'are' if len(self.void_value) > 1 else 'is'} void: "
             + f"{100.0 * void / (void + pixels.sum()):.1f} % of the pixels"
         )
-        if self.split == "train" and np.count_nonzero(pixels) == 1:
-            hint = f"; if {numbers} stands for a class here, write the class's number there" if void else ""
-            raise DataError(f"{self.name} train: {found}; there is nothing to learn from one class{hint}")
+        if np.count_nonzero(pixels) == 1:
+            hint = f"; {self._void_hint()}" if void else ""
+            raise DataError(
+                f"{self.name} {self.split}: {found}; one class alone can be neither learned nor measured: to "
+                f"answer it everywhere would always be right{hint}"
+            )
         return f"{self.split} labels: {found}"
 
-    def _label(self, index: int) -> Tensor:
-        """The label of an item, once the whole item could be read."""
-        return self.read(index)[1]
+    def _void_numbers(self) -> str:
+        return ", ".join(map(str, self.void_value)) or "no number"
 
-    def _count(self, index: int) -> tuple[np.ndarray, tuple[int, int]] | DataError:
-        """(256,) pixels of each value of a label, and its (height, width)."""
+    def _void_hint(self) -> str:
+        return f"if {self._void_numbers()} stands for a class here, write the class's number there"
+
+    def _item(self, index: int) -> tuple[Tensor, Tensor]:
+        """Image and label of an item as `check` reads them."""
+        return self.read(index)
+
+    def _count(self, index: int) -> tuple[np.ndarray, tuple[int, int], bytes] | DataError:
+        """(256,) pixels of each value of a label, its (height, width), and a digest of the image."""
         try:
-            label = self._label(index)
+            image, label = self._item(index)
         except DataError as error:
             return error
-        return np.bincount(label.numpy().ravel(), minlength=256), (label.shape[-2], label.shape[-1])
+        size = (label.shape[-2], label.shape[-1])
+        digest = hashlib.blake2b(repr(size).encode() + image.numpy().tobytes(), digest_size=16).digest()
+        return np.bincount(label.numpy().ravel(), minlength=256), size, digest
 
 
 def listed(items: list[str], shown: int = 5) -> str:

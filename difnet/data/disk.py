@@ -6,6 +6,7 @@ cut at 255, grey labels of 2 bits are stretched to 0, 85, 170, 255). So each lay
 
 import errno
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,7 +50,7 @@ QUARTER_TURNS = (5, 6, 7, 8)
 """The values of the tag that exchange height and width."""
 
 _ORIENTATION, _SUBFILE, _BITS, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER = 274, 254, 258, 259, 262, 266
-_SAMPLES, _PLANES, _EXTRA, _FORMAT, _SUBSAMPLING = 277, 284, 338, 339, 530
+_SAMPLES, _PLANES, _COLOURS, _EXTRA, _FORMAT, _SUBSAMPLING = 277, 284, 320, 338, 339, 530
 
 
 def find_files(folder: Path, suffixes: Sequence[str]) -> tuple[list[Path], list[Path]]:
@@ -110,21 +111,15 @@ def read_turned_image(path: Path) -> tuple[tv_tensors.Image, int]:
         _refuse_layout(path, file, layout)
         orientation = _orientation(file)
         file.load()
-        rgb = _upright(_to_rgb(path, file, layout), file, orientation)
-    pixels = np.array(rgb)
-    if _bits(layout) > 8 and pixels.max(initial=0) <= 16:
-        raise DataError(
-            f"{path} holds numbers of {_bits(layout)} bits that become at most 16 of 255: too few of the 256 "
-            "levels of 8 bits would be left. Multiply them by what fills the range (by 16 for a "
-            "camera of 12 bits in 16), or save them scaled to 8 bits"
-        )
+        _refuse_cut_jpeg(path, file)
+        pixels = np.array(_upright(_to_rgb(path, file, layout), file, orientation))
     return tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1).contiguous()), orientation
 
 
-def read_label(
+def read_turned_label(
     path: Path, num_classes: int, *, void_value: Sequence[int] = (VOID,), label_offset: int = 0
-) -> tv_tensors.Mask:
-    """PNG as (H, W) uint8 class indices, 255 = void, turned as its own EXIF tag says.
+) -> tuple[tv_tensors.Mask, int]:
+    """PNG as (H, W) uint8 class indices, 255 = void, and the value of the EXIF tag by which it was turned.
 
     The numbers count as the file stores them, at every depth of a grey or palette PNG.
 
@@ -165,7 +160,7 @@ def read_label(
             f"({label_offset} to {label_offset + num_classes - 1}, {void_text} = void); correct the label, "
             "add the class to classes.txt, or give --label-offset and --void-value as labels are numbered"
         )
-    return tv_tensors.Mask(torch.from_numpy(index.astype(np.uint8)))
+    return tv_tensors.Mask(torch.from_numpy(index.astype(np.uint8))), orientation
 
 
 @contextmanager
@@ -292,15 +287,66 @@ def _strange_tiff(file: TiffImagePlugin.TiffImageFile) -> str | None:
     return None
 
 
+def _refuse_cut_jpeg(path: Path, file: Image.Image) -> None:
+    """Refuse a JPEG that ends in zeros before its end marker, as an interrupted copy leaves it.
+
+    libjpeg decodes the zeros and only warns, which Pillow does not pass on.
+    """
+    if file.format not in ("JPEG", "MPO"):
+        return
+    data = path.read_bytes()
+    if not data.endswith(bytes(16)):
+        return
+    end = 2
+    # Each marker, and past it the segment whose length follows; the coded pixels after a segment hold only
+    # markers that are left out here.
+    while (marker := re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]").search(data, end)) is not None:
+        if marker[0] == b"\xff\xd9":
+            return
+        end = marker.end() + int.from_bytes(data[marker.end() : marker.end() + 2], "big")
+    raise DataError(f"{path} cannot be read (zeros stand where its end should be); replace the file")
+
+
+def _refuse_dark(path: Path, numbers: np.ndarray, white: int, bits: int) -> None:
+    """Refuse pixels (..., channels) of more than 8 bits of which 8 bits would leave too few levels.
+
+    Single hot pixels of a sensor make no picture bright: one in 100,000 does not count, nor one alone. The
+    stars of a night sky are more than that.
+    """
+    bright = (numbers > white * (16.5 / 255.0)).any(axis=-1)
+    hot = max(bright.size // 100_000, 1) if bright.size >= 1000 else 0
+    if np.count_nonzero(bright) <= hot:
+        but = " but for a few pixels" if bright.any() else ""
+        raise DataError(
+            f"{path} holds numbers of {bits} bits that become at most 16 of 255{but}: too few of the 256 "
+            "levels of 8 bits would be left. Multiply them by what fills the range (by 16 for a camera of 12 "
+            "bits in 16), or save them scaled to 8 bits (a black picture too)"
+        )
+
+
 def _to_rgb(path: Path, file: Image.Image, layout: str) -> Image.Image:
+    """The picture on white, `file` being loaded; refused where it is dark or nothing is to be seen."""
+    bits = _bits(layout)
     if file.mode.startswith("I"):  # a transparent value was refused before
-        white = 4095 if _bits(layout) == 12 else 65535
-        return Image.fromarray(np.round(np.array(file) * (255.0 / white)).astype(np.uint8)).convert("RGB")
+        stored, white = np.array(file), 4095 if bits == 12 else 65535
+        if bits > 8 and stored.any():  # a black frame is black in 8 bits too
+            _refuse_dark(path, stored[..., None], white, bits)
+        return Image.fromarray(np.round(stored * (255.0 / white)).astype(np.uint8)).convert("RGB")
+    if isinstance(file, TiffImagePlugin.TiffImageFile) and file.mode in ("P", "PA"):
+        colours = np.array(file.tag_v2[_COLOURS])
+        if colours.max() <= 255:  # written in 8 bits where TIFF has 16, of which Pillow takes the upper 8
+            file.putpalette(colours.astype(np.uint8).reshape(3, -1).T.tobytes())
     if not file.has_transparency_data:
-        return file.convert("RGB")
+        rgb = file.convert("RGB")
+        if bits > 8:
+            _refuse_dark(path, np.array(rgb), 255, bits)
+        return rgb
     seen = (file.convert("LA") if file.mode == "La" else file).convert("RGBA")
     if seen.getchannel("A").getextrema()[1] == 0:
         raise DataError(f"{path} is transparent everywhere; save it without its alpha channel")
+    if bits > 8:
+        pixels = np.array(seen)
+        _refuse_dark(path, pixels[pixels[..., 3] > 0, :3], 255, bits)
     ground = Image.new("RGBA", seen.size, "white")
     ground.alpha_composite(seen)
     return ground.convert("RGB")

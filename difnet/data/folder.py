@@ -1,6 +1,7 @@
 """A data set in a folder: images/{train,val}, labels/{train,val}, classes.txt."""
 
 import re
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,10 +21,16 @@ from difnet.data.base import (
     listed,
     raise_all,
 )
-from difnet.data.disk import IMAGE_SUFFIXES, QUARTER_TURNS, find_files, read_label, read_turned_image
+from difnet.data.disk import IMAGE_SUFFIXES, QUARTER_TURNS, find_files, read_turned_image, read_turned_label
 from difnet.files import read_text
 
 LAYOUT = "a root with images/train, images/val, labels/train, labels/val and classes.txt"
+
+
+def appearance(name: str) -> str:
+    """What a reader sees of a name: one Unicode form, without characters that show nothing."""
+    shown = "".join(character for character in name if unicodedata.category(character) != "Cf")
+    return " ".join(unicodedata.normalize("NFKC", shown).split())
 
 
 class Folder(SegmentationDataset):
@@ -31,8 +38,8 @@ class Folder(SegmentationDataset):
 
     Args:
         root: folder that holds ``images/SPLIT/**/NAME.jpg`` (or another of `IMAGE_SUFFIXES`),
-            ``labels/SPLIT/**/NAME.png`` (see `read_label`) and ``classes.txt`` (one class name a line, in
-            index order). Links to folders are followed, names that begin with a dot are passed over.
+            ``labels/SPLIT/**/NAME.png`` (see `read_turned_label`) and ``classes.txt`` (one class name a line,
+            in index order). Links to folders are followed, names that begin with a dot are passed over.
         split: "train" or "val".
         transform: see `SegmentationDataset`.
         void_value: the numbers that mean void in the labels.
@@ -82,8 +89,15 @@ class Folder(SegmentationDataset):
     def check(self, progress: Callable[[int], None] | None = None) -> DataReport:
         """See `SegmentationDataset.check`; the notes also name what the folders hold beside the data."""
         self._turned: list[str] = []
+        self._turned_apart: list[str] = []
         report = super().check(progress)
         notes = [*self.notes, *report.notes]
+        if self._turned_apart:
+            notes.append(
+                f"{len(self._turned_apart)} {self.split} label(s) carry an EXIF tag Orientation that their "
+                f"image does not have ({listed(sorted(self._turned_apart))}); each file is turned by its own "
+                "tag: see that the label then lies on its image, or remove the tag"
+            )
         if self._turned:
             notes.append(
                 f"{len(self._turned)} {self.split} image(s) are turned by an EXIF tag, which their size does "
@@ -91,17 +105,20 @@ class Folder(SegmentationDataset):
             )
         return report._replace(notes=tuple(notes))
 
-    def _label(self, index: int) -> Tensor:
-        image, label, orientation = self._read_turned(index)
-        square = image.shape[-1] == image.shape[-2]
-        if orientation != 1 and (square or orientation not in QUARTER_TURNS):
+    def _item(self, index: int) -> tuple[Tensor, Tensor]:
+        image, label, (turn, label_turn) = self._read_turned(index)
+        if label_turn not in (1, turn):
+            self._turned_apart.append(self.item_name(index))
+        elif turn not in (1, label_turn) and (
+            image.shape[-1] == image.shape[-2] or turn not in QUARTER_TURNS
+        ):
             self._turned.append(self.item_name(index))
-        return label
+        return image, label
 
-    def _read_turned(self, index: int) -> tuple[tv_tensors.Image, tv_tensors.Mask, int]:
-        """Image and label of one size, and the value of the image's EXIF tag Orientation."""
+    def _read_turned(self, index: int) -> tuple[tv_tensors.Image, tv_tensors.Mask, tuple[int, int]]:
+        """Image and label of one size, and the values of their EXIF tags Orientation."""
         image, orientation = read_turned_image(self.images[index])
-        label = read_label(
+        label, label_orientation = read_turned_label(
             self.labels[index],
             len(self.classes),
             void_value=self.void_value,
@@ -109,16 +126,24 @@ class Folder(SegmentationDataset):
         )
         (height, width), size = image.shape[-2:], tuple(label.shape)
         if size == (height, width):
-            return image, label, orientation
+            return image, label, (orientation, label_orientation)
         remedy = "resize the label with nearest neighbour"
-        if orientation in QUARTER_TURNS and size == (width, height):
-            remedy = (
-                f"the label was drawn on the pixels as stored, before the turn by the EXIF tag (Orientation "
-                f"{orientation}): turn the label the same way, or remove the tag from the image"
-            )
+        if size == (width, height):
+            remedy = "one of them lies on its side: turn the label until it lies on the image"
+            if orientation in QUARTER_TURNS and label_orientation not in QUARTER_TURNS:
+                remedy = (
+                    "the label was drawn on the pixels as stored, before the turn by the EXIF tag "
+                    f"(Orientation {orientation}): turn the label the same way, or remove the tag from the "
+                    "image"
+                )
+            elif label_orientation in QUARTER_TURNS and orientation not in QUARTER_TURNS:
+                remedy = (
+                    f"the label was turned by its own EXIF tag (Orientation {label_orientation}), which its "
+                    "image lacks: remove the tag from the label, or turn the image the same way"
+                )
         raise DataError(
             f"{self.labels[index]} is {size[1]}x{size[0]}, its image {self.images[index]} is "
-            f"{width}x{height} (after EXIF rotation); {remedy}"
+            f"{width}x{height} (each after EXIF rotation); {remedy}"
         )
 
     def _check_numbering(self) -> None:
@@ -149,18 +174,48 @@ class Folder(SegmentationDataset):
         # Not splitlines, which also ends lines at characters that names may hold.
         lines = re.split(r"\r\n|\r|\n", text.rstrip()) if text.strip() else []
         classes = [line.strip() for line in lines]
-        if "" in classes:
-            number = classes.index("")
+        looks = [appearance(name) for name in classes]
+        if "" in looks:
+            number = looks.index("")
             raise DataError(
                 f"{path} has no name on line {number + 1}, and lines number the classes; remove the line, or "
                 f"write the name of class {number + self.label_offset} there"
             )
         if not 2 <= len(classes) <= VOID:
             raise DataError(f"{path} names {len(classes)} class(es); between 2 and {VOID} are possible")
-        repeated = sorted({name for name in classes if classes.count(name) > 1})
-        if repeated:
-            raise DataError(f"{path} names {', '.join(repeated)} more than once; make the names distinct")
+        for name, look in zip(classes, looks, strict=True):
+            if looks.count(look) > 1:
+                numbers = [str(number) for number, other in enumerate(looks, start=1) if other == look]
+                raise DataError(
+                    f"{path} names {name} more than once (on lines {listed(numbers)}; names that look the "
+                    "same count as one); make the names distinct"
+                )
+        self._check_lines(path, classes)
         return classes
+
+    def _check_lines(self, path: Path, classes: list[str]) -> None:
+        """Refuse lines that are no names: comments, and numbers that contradict the place of their line."""
+        for index, name in enumerate(classes):
+            if name.startswith(("#", "//")):
+                raise DataError(
+                    f"{path} has a comment on line {index + 1} ({name!r}), and lines number the classes; "
+                    "remove the line"
+                )
+        found = [re.match(r"[\"']?(\d{1,5})[\"']?[\s:;,.=)|]+\S", name) for name in classes]
+        numbers = {index: int(match[1]) for index, match in enumerate(found) if match}
+        # Names may hold numbers: lines are numbered where all but a heading count on from 0 or 1.
+        first = min(numbers.values(), default=0)
+        counted = sorted(numbers.values()) == list(range(first, first + len(numbers)))
+        if not (numbers.keys() >= set(range(1, len(classes))) and len(numbers) > 1 and counted and first < 2):
+            return
+        for index, number in numbers.items():
+            if number != index + self.label_offset:
+                raise DataError(
+                    f"{path} has {classes[index]!r} on line {index + 1}, which names class "
+                    f"{index + self.label_offset}; sort the lines by number and remove a heading, give "
+                    "--label-offset if the labels begin at another number, or write a number that is part of "
+                    "the name behind it"
+                )
 
     def _pair(self) -> tuple[list[Path], list[Path]]:
         """Images and labels in one order, sorted by relative name."""
@@ -172,14 +227,20 @@ class Folder(SegmentationDataset):
                 f"{', '.join(IMAGE_SUFFIXES)} there"
             )
         label_folder = self.root / "labels" / self.split
+        lone_images, lone_labels = images.keys() - labels.keys(), labels.keys() - images.keys()
+        near = {appearance(name).casefold(): name for name in lone_labels}
+        twins = {name: near[look] for name in lone_images if (look := appearance(name).casefold()) in near}
         errors = [
             f"image {images[name]} has no label; "
             + (
-                f"save {other_labels[name]} as PNG"
+                f"{labels[twins[name]]} has nearly its name: {twins[name]!a} differs from {name!a} in case, "
+                "spaces or the Unicode form; rename one of them"
+                if name in twins
+                else f"save {other_labels[name]} as PNG"
                 if name in other_labels
                 else f"add {label_folder / name}.png or remove the image"
             )
-            for name in sorted(images.keys() - labels.keys())
+            for name in sorted(lone_images)
         ]
         errors += [
             f"label {labels[name]} has no image; "
@@ -188,7 +249,7 @@ class Folder(SegmentationDataset):
                 if name in other_images
                 else f"add images/{self.split}/{name}.jpg or remove the label"
             )
-            for name in sorted(labels.keys() - images.keys())
+            for name in sorted(lone_labels - set(twins.values()))
         ]
         raise_all(errors, f"{self.name} {self.split} in {self.root}")
         names = sorted(images)

@@ -80,16 +80,37 @@ def test_check_names_classes_that_never_occur(data_root, split, word):
     )
 
 
-def test_a_single_class_is_refused_for_training(data_root):
-    for split in ("train", "val"):
-        relabel(data_root, split, 2, 255)
-        relabel(data_root, split, 1, 255)
-    message = problem(data_root)
-    assert "1 of 3 classes occur, classes 1 (right), 2 (block) in no training label; 255 is void: " in message
-    assert (
-        "nothing to learn from one class; if 255 stands for a class here, write the class's number" in message
+@pytest.mark.parametrize(("split", "word"), [("train", "training"), ("val", "validation")])
+def test_a_single_class_is_refused(data_root, split, word):
+    relabel(data_root, split, 2, 255)
+    relabel(data_root, split, 1, 255)
+    message = problem(data_root, split)
+    absent = (
+        f"folder {split}: 1 of 3 classes occur, classes 1 (right), 2 (block) in no {word} label; 255 is void:"
     )
-    assert "classes 1 (right), 2 (block)" in create_dataset("folder", data_root, "val").check().notes[0]
+    assert absent in message
+    assert "one class alone can be neither learned nor measured" in message
+    assert "if 255 stands for a class here, write the class's number there" in message
+    relabel(data_root, split, 255, 0)
+    assert problem(data_root, split).endswith("to answer it everywhere would always be right")
+
+
+def test_masks_of_which_some_hold_255_for_the_class(data_root):
+    """Two masks of 0 and 255 among masks of 0 and 1; void in a mask of both classes is void indeed."""
+    (data_root / "classes.txt").write_text("ground\nblock\n")
+    paths = sorted((data_root / "labels/train").iterdir())
+    for index, path in enumerate(paths):
+        block = np.array(Image.open(path)) == 2
+        Image.fromarray((block * (255 if index < 2 else 1)).astype(np.uint8)).save(path)
+    note = (
+        "2 train label(s) hold void beside a single class (view0, view1), and no label of several classes "
+        "holds void; if 255 stands for a class here, write the class's number there"
+    )
+    assert create_dataset("folder", data_root, "train").check().notes[1:] == (note,)
+    label = np.array(Image.open(paths[5]))
+    label[0] = 255
+    Image.fromarray(label).save(paths[5])
+    assert len(create_dataset("folder", data_root, "train").check().notes) == 1
 
 
 def test_void_numbers_and_label_offset(data_root):
@@ -215,6 +236,45 @@ def test_labels_of_photographs_that_are_turned(data_root, orientation):
     create_dataset("folder", data_root, "train").check()
 
 
+def turn(path: Path, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    picture = Image.open(path).copy()
+    picture.save(path, exif=exif)
+
+
+@pytest.mark.parametrize(
+    ("of_image", "of_label", "size", "noted"),
+    [
+        (1, 3, (40, 56), True),
+        (1, 6, (48, 48), True),
+        (6, 8, (40, 56), True),
+        (3, 2, (40, 56), True),
+        (3, 3, (40, 56), False),
+        (6, 6, (40, 56), False),
+    ],
+)
+def test_labels_that_are_turned_otherwise_than_their_images(tmp_path, of_image, of_label, size, noted):
+    root = make_folder(tmp_path / "data", 3, 1, size)
+    turn(root / "images/train/view0.png", of_image)
+    turn(root / "labels/train/view0.png", of_label)
+    notes = create_dataset("folder", root, "train").check().notes[1:]
+    note = "1 train label(s) carry an EXIF tag Orientation that their image does not have (view0)"
+    assert [note in text for text in notes] == ([True] if noted else [])
+
+
+def test_a_label_that_lies_on_its_side(data_root):
+    path = data_root / "labels/train/view0.png"
+    turn(path, 6)
+    words = "turned by its own EXIF tag (Orientation 6), which its image lacks: remove the tag from the label"
+    assert words in problem(data_root)
+    Image.open(path).transpose(Image.Transpose.ROTATE_90).save(path, exif=b"")
+    message = problem(data_root)
+    assert "is 40x56, its image" in message
+    assert "one of them lies on its side: turn the label until it lies on the image" in message
+    assert "resize" not in message
+
+
 def test_exif_rotation_is_applied(data_root):
     path = data_root / "images/train/view0.png"
     picture = Image.open(path).convert("RGB")
@@ -249,6 +309,22 @@ def test_image_without_label_and_reverse(data_root):
     assert "2 item(s)" in message
     assert "images/train/view1.png has no label; add" in message
     assert "labels/train/view2.png has no image; add" in message
+
+
+@pytest.mark.parametrize(
+    ("image", "label"),
+    [("caf\u00e9", "cafe\u0301"), ("view", "View"), ("view", "view "), ("a/view", "A/view")],
+)
+def test_names_that_nearly_pair(data_root, image, label):
+    for kind, name in (("images", image), ("labels", label)):
+        path = data_root / kind / "train" / f"{name}.png"
+        path.parent.mkdir(exist_ok=True)
+        (data_root / kind / "train/view0.png").rename(path)
+    message = problem(data_root)
+    assert "1 item(s) cannot be used" in message
+    assert (
+        f"labels/train/{label}.png has nearly its name: {label!a} differs from {image!a} in case" in message
+    )
 
 
 def test_same_name_twice(data_root):
@@ -320,12 +396,45 @@ def test_first_ten_of_many_errors(tmp_path):
             "has no name on line 2, and lines number the classes; remove the line, or write the",
         ),
         ("\r\na\r\nb\r\nc", "has no name on line 1"),
+        ("a\n\u200b\nb\n", "has no name on line 2"),
+        ("# classes\na\nb\nc\n", "has a comment on line 1 ('# classes')"),
+        ("a\n// b\nc\n", "has a comment on line 2 ('// b')"),
+        ("id,name\n0,a\n1,b\n2,c\n", "has '0,a' on line 2, which names class 1; sort the lines by number"),
+        ("2 c\n0 a\n1 b\n", "has '2 c' on line 1, which names class 0"),
+        ("0: a\n2: b\n1: c\n", "has '2: b' on line 2, which names class 1"),
+        ("1\ta\n2\tb\n3\tc\n", "give --label-offset if the labels begin at another number"),
+        ("a\nb\na\u200b\n", "names a more than once (on lines 1, 3; names that look the same count as one)"),
+        ("\u00e9\ne\u0301\nb\n", "names \u00e9 more than once (on lines 1, 2;"),
+        ("a b\na\u00a0b\nc\n", "names a b more than once (on lines 1, 2;"),
     ],
 )
 def test_classes_file(data_root, text, words):
     path = data_root / "classes.txt"
-    path.unlink() if text is None else path.write_text(text)
+    path.unlink() if text is None else path.write_text(text, encoding="utf-8")
     assert words in problem(data_root)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["0 a", "1 b", "2 c"],
+        ["ground", "1: a", "2: b"],
+        ["2 wheels", "4 wheels", "tree"],
+        ["4 wheels", "2 wheels"],
+        ["3 wheels", "2 wheels"],
+        ["C#", "a", "A"],
+        ["3D", "2D", "1D"],
+    ],
+)
+def test_names_may_hold_numbers(data_root, names):
+    (data_root / "classes.txt").write_text("\n".join(names))
+    assert create_dataset("folder", data_root, "train").classes == names
+
+
+def test_numbered_names_follow_the_offset(data_root):
+    (data_root / "classes.txt").write_text("1 a\n2 b\n3 c\n")
+    options = {"void_value": (0,), "label_offset": 1}
+    assert create_dataset("folder", data_root, "train", **options).classes == ["1 a", "2 b", "3 c"]
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from difnet.data import DataError
-from difnet.data.disk import IMAGE_SUFFIXES, find_files, read_image, read_label
+from difnet.data.disk import IMAGE_SUFFIXES, find_files, read_image, read_turned_label
 
 
 def chunk(kind: bytes, content: bytes) -> bytes:
@@ -83,6 +84,10 @@ def grey(path: Path) -> np.ndarray:
     return image[0]
 
 
+def read_label(path: Path, num_classes: int, **numbering: object) -> torch.Tensor:
+    return read_turned_label(path, num_classes, **numbering)[0]
+
+
 RAMP = np.arange(0, 65536, 257, dtype=np.uint16).reshape(16, 16)
 
 
@@ -107,6 +112,50 @@ def test_a_picture_that_uses_little_of_16_bits_is_refused(tmp_path, channels, br
         read_image(path)
     write_png(path, values * (65535 // brightest), 16, 0 if channels == 1 else 2)
     assert grey(path).max() >= 238
+
+
+@pytest.mark.parametrize(("name", "colour"), [("x.png", 4), ("x.png", 6), ("x.tif", 6)])
+def test_a_dark_picture_of_16_bits_is_refused_whatever_is_transparent(tmp_path, name, colour):
+    """The white that shows through transparent pixels is no brightness of the picture."""
+    values = np.random.default_rng(0).integers(0, 4096, (8, 8, 2 if colour == 4 else 4))
+    values[..., -1] = 65535
+    values[0, :3, -1] = 0
+    values[0, :3, :-1] = 65535
+
+    def write() -> None:
+        if name == "x.png":
+            write_png(tmp_path / name, values, 16, colour)
+        else:
+            tags = dict(t258=(16,) * 4, t262=(2,), t277=(4,), t338=(2,))
+            write_tiff(tmp_path / name, values.astype("<u2").tobytes(), (8, 8), **tags)
+
+    write()
+    with pytest.raises(DataError, match="holds numbers of 16 bits that become at most 16 of 255: too few"):
+        read_image(tmp_path / name)
+    values[..., :-1] *= 16
+    write()
+    assert read_image(tmp_path / name).min() < 16
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_hot_pixels_make_no_picture_bright(tmp_path, channels):
+    path = tmp_path / "sky.png"
+    values = np.random.default_rng(0).integers(0, 4096, (40, 50, channels))
+    values[3, 3] = 65535
+    write_png(path, values, 16, 0 if channels == 1 else 2)
+    with pytest.raises(DataError, match="at most 16 of 255 but for a few pixels"):
+        read_image(path)
+    values[20:22, 30] = 65535  # a star
+    write_png(path, values, 16, 0 if channels == 1 else 2)
+    assert read_image(path).max() == 255
+
+
+def test_a_black_frame_of_16_bits(tmp_path):
+    write_png(tmp_path / "x.png", np.zeros((4, 4), np.int64), 16)
+    assert read_image(tmp_path / "x.png").max() == 0
+    write_png(tmp_path / "x.png", np.zeros((4, 4, 3), np.int64), 16, 2)  # Pillow keeps the upper 8 bits alone
+    with pytest.raises(DataError, match=r"save them scaled to 8 bits \(a black picture too\)"):
+        read_image(tmp_path / "x.png")
 
 
 @pytest.mark.parametrize("magic", ["P2", "P3", "P5", "P6"])
@@ -191,6 +240,16 @@ def test_tiff_of_few_bits(tmp_path, depth, inverted):
     )
     expected = values * 255 // (2**depth - 1)
     assert np.array_equal(grey(tmp_path / "x.tif"), 255 - expected if inverted else expected)
+
+
+@pytest.mark.parametrize("factor", [1, 257])
+def test_tiff_palette_of_8_bits(tmp_path, factor):
+    """Old writers store colours of 0 to 255 where TIFF has 65535 as the brightest."""
+    colours = np.random.default_rng(0).integers(0, 256, (3, 256))
+    values = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    tags = dict(t258=(8,), t262=(3,), t320=tuple((colours * factor).ravel().tolist()))
+    write_tiff(tmp_path / "x.tif", values.tobytes(), (16, 16), **tags)
+    assert np.array_equal(read_image(tmp_path / "x.tif").numpy(), colours[:, values])
 
 
 def test_transparent_pixels_show_white(tmp_path):
@@ -282,6 +341,24 @@ def test_damaged_pixels_are_refused(tmp_path, exif):
     for read in (read_image, lambda path: read_label(path, 2)):
         with pytest.raises(DataError, match=r"x\.png cannot be read .*; replace the file"):
             read(path)
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_rows": 1}])
+def test_a_jpeg_whose_copy_was_interrupted_is_refused(tmp_path, options):
+    rng = np.random.default_rng(0)
+    path = tmp_path / "x.jpg"
+    thumbnail = b"Exif\0\0" + b"\xff\xd8\xff\xd9"  # an end marker before the pixels
+    Image.fromarray(rng.integers(0, 256, (64, 64, 3), np.uint8)).save(path, exif=thumbnail, **options)
+    data = path.read_bytes()
+    whole = read_image(path)
+    for more in (bytes(5000), b"a camera's own data" + bytes(5000)):
+        path.write_bytes(data + more)
+        assert (read_image(path) == whole).all()
+    for share in (0.3, 0.6, 0.95):
+        kept = int(len(data) * share)
+        path.write_bytes(data[:kept] + bytes(len(data) - kept))
+        with pytest.raises(DataError, match=r"x\.jpg cannot be read \(.*\); replace the file"):
+            read_image(path)
 
 
 def test_errors_of_the_system_are_not_the_file_s(tmp_path, monkeypatch):
@@ -394,7 +471,9 @@ def test_a_label_is_turned_by_its_own_tag(tmp_path):
     exif[0x0112] = 6
     values = np.array([[0, 1, 1], [0, 0, 1]], np.uint8)
     Image.fromarray(values).save(tmp_path / "x.png", exif=exif)
-    assert np.array_equal(read_label(tmp_path / "x.png", 2).numpy(), values[::-1].T)
+    label, orientation = read_turned_label(tmp_path / "x.png", 2)
+    assert np.array_equal(label.numpy(), values[::-1].T)
+    assert orientation == 6
 
 
 def touch(*paths: Path) -> None:

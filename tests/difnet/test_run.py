@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import re
+import shutil
 import signal
 import time
 from importlib.metadata import version
@@ -472,6 +473,7 @@ def test_weights_of_classes_that_never_occur(data_root, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "train labels: 2 of 3 classes occur, class 2 (block) in no training label; 255 is void" in printed
     assert "val labels: 3 of 3 classes occur; 255 is void" in printed
+    assert "also training images" not in printed
     assert re.search(r"done: mean IoU \S+% over 3 of 3 classes, best \S+% over 3 of 3 classes;", printed)
 
 
@@ -536,22 +538,75 @@ def test_recipes(tmp_path):
 
 def test_class_weights(tmp_path, monkeypatch):
     (tmp_path / "weights.txt").write_text("1\n2.5\n")
-    assert class_weights("none", 2, lambda: [9.0, 9.0]) is None
-    assert class_weights("median-frequency", 2, lambda: [9.0, 8.0]) == [9.0, 8.0]
-    assert class_weights("1,0.5", 2, lambda: []) == [1.0, 0.5]
-    assert class_weights(str(tmp_path / "weights.txt"), 2, lambda: []) == [1.0, 2.5]
+    assert class_weights("none", 2) is None
+    assert class_weights("median-frequency", 2) is None
+    assert class_weights("1,0.5", 2) == [1.0, 0.5]
+    assert class_weights(str(tmp_path / "weights.txt"), 2) == [1.0, 2.5]
     (tmp_path / "weights.txt").write_bytes(b"\xef\xbb\xbf1\r\n2.5\r\n")  # with a byte order mark
-    assert class_weights(str(tmp_path / "weights.txt"), 2, lambda: []) == [1.0, 2.5]
+    assert class_weights(str(tmp_path / "weights.txt"), 2) == [1.0, 2.5]
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert class_weights("~/weights.txt", 2, lambda: []) == [1.0, 2.5]
+    assert class_weights("~/weights.txt", 2) == [1.0, 2.5]
     (tmp_path / "weights.txt").write_text("1\ntwo\n")
     with pytest.raises(ValueError, match="must hold nothing but numbers"):
-        class_weights(str(tmp_path / "weights.txt"), 2, lambda: [])
+        class_weights(str(tmp_path / "weights.txt"), 2)
     long = ",".join(["0.123456"] * 60)
-    assert len(class_weights(long, 60, lambda: [])) == 60
+    assert len(class_weights(long, 60)) == 60
     for bad in ("1,2,3", "1,-1", "1,nan", "1,1e39", "1,1e-50"):
-        with pytest.raises(ValueError, match="needs 2 non-negative numbers"):
-            class_weights(bad, 2, lambda: [])
+        with pytest.raises(ValueError, match=f"--class-weights {bad} must hold 2 non-negative numbers"):
+            class_weights(bad, 2)
+    (tmp_path / "weights.txt").write_text("1\n2\n3\n")
+    with pytest.raises(ValueError, match=r"--class-weights, ~/weights\.txt, must hold 2 .* but holds 3: \[1"):
+        class_weights("~/weights.txt", 2)
+
+
+@pytest.mark.parametrize(
+    "text", ["1.5\n2\n0.5\n", "1.5\r\n2\r\n0.5", "1.5, 2 ,0.5\n", "1.5,\n2,\n0.5,\n", "1.5  2 0.5"]
+)
+def test_class_weights_separated_in_one_way(tmp_path, text):
+    (tmp_path / "weights.txt").write_text(text)
+    assert class_weights(str(tmp_path / "weights.txt"), 3) == [1.5, 2.0, 0.5]
+
+
+@pytest.mark.parametrize(
+    "text", ["1,5\n2,5\n0,5\n", "0 1.0\n1 2.0\n2 3.0\n", "1,5 2,5 0,5", "0, 1\n1, 2\n2, 3", "1,5,\n2,5,\n0,5"]
+)
+def test_class_weights_that_may_mean_two_things(tmp_path, text):
+    (tmp_path / "weights.txt").write_text(text)
+    with pytest.raises(
+        ValueError, match=r"file of --class-weights, .*weights\.txt, separates numbers in several"
+    ):
+        class_weights(str(tmp_path / "weights.txt"), 6)
+
+
+def test_class_weights_are_read_before_the_data(data_root, tmp_path, capsys):
+    (data_root / "images/train/view0.png").write_bytes(b"damaged")
+    arguments = tiny(data_root, tmp_path / "run", "--max-steps", "1", "--class-weights", "1,2")
+    assert train.main(arguments) == 1
+    printed = capsys.readouterr()
+    assert "--class-weights 1,2 must hold 3 non-negative numbers, one per class" in printed.err
+    assert "checking" not in printed.out
+
+
+@pytest.mark.parametrize("way", ["link", "copy", "other name"])
+def test_validation_images_that_are_trained_on_are_named(data_root, tmp_path, capsys, way):
+    for kind in ("images", "labels"):
+        train_folder, val_folder = data_root / kind / "train", data_root / kind / "val"
+        if way == "link":
+            shutil.rmtree(val_folder)
+            val_folder.symlink_to(train_folder)
+        else:
+            name = "view1.png" if way == "copy" else "zebra.png"
+            shutil.copy(train_folder / "view1.png", val_folder / name)
+    assert train.main(tiny(data_root, tmp_path / "run", "--max-steps", "1")) == 0
+    shared = {
+        "link": "8 of 8 validation images are also training images "
+        "(view0, view1, view2, view3, view4 and 3 more)",
+        "copy": "1 of 3 validation images are also training images (view1)",
+        "other name": "1 of 4 validation images are also training images (zebra)",
+    }[way]
+    printed = capsys.readouterr().out
+    assert f"{shared}: the evaluation" in printed
+    assert printed.index(shared) < printed.index("step 1/1")
 
 
 def test_two_processes_agree_with_one(data_root, tmp_path):
