@@ -192,9 +192,11 @@ class Normalize(nn.Module):
         """Map an image (B, C, H, W) with values in [0, 1] to the backbone's range, in the weights' type.
 
         Raises:
-            TypeError: `image` is not floating point.
+            TypeError: `image` is no tensor, or not floating point.
             ValueError: `image` has another shape, or no pixels.
         """
+        if not isinstance(image, Tensor):
+            raise TypeError(f"image: expected a tensor (B, C, H, W), got {type(image).__name__}")
         if not image.is_floating_point():
             raise TypeError(
                 f"image: expected floating point values in [0, 1], got {image.dtype}; divide uint8 by 255"
