@@ -121,7 +121,7 @@ def parse(
         return tyro.constructors.PrimitiveConstructorSpec(
             nargs=1,
             metavar="PATH",
-            instance_from_str=lambda words: Path(os.path.expanduser(words[0])),
+            instance_from_str=lambda words: _path(words[0]),
             is_instance=lambda value: isinstance(value, Path),
             str_from_instance=lambda value: [str(value)],
         )
@@ -134,6 +134,12 @@ def parse(
             description=description,
             config=(tyro.conf.OmitArgPrefixes,),
         )
+
+
+def _path(word: str) -> Path:
+    if not word:  # pathlib takes it for the current folder
+        raise ValueError("expected a path, got nothing; write . for the current folder")
+    return Path(os.path.expanduser(word))
 
 
 def run_command(command: Callable[[], None], name: str) -> int:
