@@ -107,15 +107,21 @@ def _numbering(config: EvaluateConfig, metadata: dict[str, Any]) -> tuple[tuple[
 
 
 def _check_out(config: EvaluateConfig, out: Path) -> None:
-    """See that the metrics replace no file of the checkpoint or of the data; an earlier report they may.
+    """See that the metrics replace no file of the checkpoint, a run or the data; an earlier report they may.
 
     Raises:
         ValueError: they would.
     """
-    for option, root in (("--checkpoint", config.checkpoint), ("--data-root", config.data_root)):
-        if root is not None and is_within(out, root) and out.is_file() and not _is_report(out):
+    if not out.is_file() or _is_report(out):
+        return
+    roots = {"--checkpoint": config.checkpoint, "--data-root": config.data_root}
+    folder = out.resolve().parent
+    if (folder / "config.json").is_file():
+        roots["the run"] = folder
+    for name, root in roots.items():
+        if root is not None and is_within(out, root):
             raise ValueError(
-                f"--out {out} is a file of {option} {root} and no report of metrics, which alone may be "
+                f"--out {out} is a file of {name} {root} and no report of metrics, which alone may be "
                 "replaced there; choose another --out"
             )
 
@@ -136,8 +142,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def command() -> None:
         report = Reporter()
         if config.out is not None:
-            _check_out(config, config.out)
             prepare_file(config.out)
+            _check_out(config, config.out)
         record = evaluate_checkpoint(config, report)
         report.line(f"{config.checkpoint} on {config.dataset} {config.split}\n{format_record(record)}")
         if config.out is not None:

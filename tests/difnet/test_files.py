@@ -136,16 +136,28 @@ def test_evaluate_replaces_neither_checkpoint_nor_data(trained, tmp_path, capsys
     root, run = (Path(shutil.copytree(path, tmp_path / path.name)) for path in trained)
     (tmp_path / "link to classes.txt").symlink_to(root / "classes.txt")
     out = tmp_path / place
+    shutil.copy(run / "best.safetensors", tmp_path / "weights")
     before = out.read_bytes()
-    for checkpoint in (run, run / "best.safetensors"):
-        if option == "--checkpoint" and checkpoint != run and out != checkpoint:
-            continue
+    for checkpoint in (run, tmp_path / "weights"):  # the run's files are kept whatever is evaluated
         arguments = ["--checkpoint", str(checkpoint), *data_options(root), "--out", str(out)]
         assert evaluate.main(arguments) == 1
         printed = capsys.readouterr()
-        assert f"--out {out} is a file of {option} " in printed.err
+        owner = "the run" if option == "--checkpoint" and checkpoint != run else option
+        assert f"--out {out} is a file of {owner} " in printed.err
         assert "checking" not in printed.out
         assert out.read_bytes() == before
+
+
+def test_evaluate_keeps_the_weights_file_it_reads(trained, tmp_path, capsys):
+    weights, link = tmp_path / "w.safetensors", tmp_path / "link"
+    shutil.copy(trained[1] / "best.safetensors", weights)
+    link.symlink_to(weights)
+    before = weights.read_bytes()
+    for checkpoint, out in ((weights, weights), (weights, link), (link, weights)):
+        arguments = ["--checkpoint", str(checkpoint), *data_options(trained[0]), "--out", str(out)]
+        assert evaluate.main(arguments) == 1
+        assert f"--out {out} is a file of --checkpoint {checkpoint} and no report" in capsys.readouterr().err
+        assert weights.read_bytes() == before
 
 
 def test_evaluate_replaces_its_own_report(trained, tmp_path):
