@@ -92,7 +92,7 @@ class RunFolder:
                 to.
         """
         run = RunFolder(path)
-        if run.config_file.exists():
+        if run.config_file.is_file():
             raise RunError(
                 f"{path} holds a run already; continue it with --resume {path} or choose another --out"
             )

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from difnet.data.base import DataError, DataReport, SegmentationDataset
+from difnet.files import writing
 from difnet_kernels.errors import BackendError
 
 
@@ -24,10 +25,15 @@ class Reporter:
         self.console = Console(quiet=not enabled, highlight=False, markup=False, soft_wrap=True)
 
     def line(self, text: str) -> None:
-        """Print `text`, above a running bar."""
+        """Print `text`, above a running bar.
+
+        Raises:
+            WriteError: it cannot be printed, as where the output goes to a file on a full disk.
+        """
         code = self.console.encoding  # file names may hold what a terminal cannot show
-        self.console.print(text.encode(code, "backslashreplace").decode(code))
-        self.console.file.flush()
+        with writing("standard output"):
+            self.console.print(text.encode(code, "backslashreplace").decode(code))
+            self.console.file.flush()
 
     @contextlib.contextmanager
     def bar(self, title: str, total: int) -> Iterator[Callable[[int], None]]:

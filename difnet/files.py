@@ -35,7 +35,7 @@ _REMEDIES = {
 
 
 @contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
+def writing(path: Path | str) -> Iterator[None]:
     """Turn errors of the system on the way to writing `path` into ones that name it and the remedy.
 
     Raises:

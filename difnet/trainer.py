@@ -151,8 +151,8 @@ class Trainer:
         self.run_folder = RunFolder(folder)
         if main:
             self.run_folder = RunFolder.open(folder) if config.resume else RunFolder.create(folder, config)
-            self.report.line(f"run folder {folder}")
         try:
+            self.report.line(f"run folder {folder}")
             self._prepare()
         except BaseException as error:
             if isinstance(error, Exception) and main and not config.resume:

@@ -6,6 +6,7 @@ import resource
 import shutil
 import signal
 import socket
+import sys
 from pathlib import Path
 
 import pytest
@@ -199,6 +200,19 @@ def test_predict_looks_at_every_target_before_the_work(trained, tmp_path, capsys
     images = [str(root / f"images/train/view{number}.png") for number in range(3)]
     assert predict.main(["--checkpoint", str(run), *images, "--out", str(tmp_path)]) == 1
     assert f"error: {tmp_path / 'view2.overlay.png'} is a folder; name a file\n" in capsys.readouterr().err
+
+
+def test_an_output_that_is_full_is_named(trained, tmp_path, capsys, monkeypatch):
+    """Lines that go to a file on a full disk: a run that cannot begin leaves its folder free."""
+    output = open("/dev/full", "w")  # noqa: SIM115
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "stdout", output)
+        assert train.main(tiny(trained[0], tmp_path / "run", "--max-steps", "1")) == 1
+    with pytest.raises(OSError, match="No space left"):
+        output.close()
+    words = "error: standard output cannot be written (No space left on device); free some space\n"
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_save_model_and_load_model_know_the_home_folder(tmp_path, monkeypatch):

@@ -268,6 +268,15 @@ def test_parts_of_another_run_are_not_taken_for_ones_own(data_root, tmp_path, ca
     assert {path.name for path in run.iterdir()} == {"notes.txt", name}
 
 
+@pytest.mark.parametrize("kind", ["folder", "broken link"])
+def test_a_configuration_that_is_no_file_is_no_run_to_continue(data_root, tmp_path, capsys, kind):
+    config = tmp_path / "run" / "config.json"
+    config.parent.mkdir()
+    config.mkdir() if kind == "folder" else config.symlink_to("gone")
+    assert train.main(tiny(data_root, config.parent, "--max-steps", "1")) == 1
+    assert f"{config.parent} holds config.json of another run; move it away or" in capsys.readouterr().err
+
+
 def test_every_part_of_another_run_is_named_at_once(data_root, tmp_path, capsys):
     run = tmp_path / "run"
     assert train.main(tiny(data_root, run, "--max-steps", "1")) == 0
