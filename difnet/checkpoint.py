@@ -7,6 +7,7 @@
     last.safetensors    weights of the latest evaluation, best.safetensors of the best one
     tensorboard/        the same metrics as TensorBoard events
     overlays/           validation pictures
+    .lock               held by the process that writes here, and freed by the system when that ends
 
 Every file but the two logs is replaced as a whole, so that a kill at any moment leaves a run that resumes;
 the logs are cut back to the step of the state. Nothing is unpickled.
@@ -14,20 +15,29 @@ the logs are cut back to the step of the state. Nothing is unpickled.
 
 import contextlib
 import json
+import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from difnet.config import TrainConfig
-from difnet.files import write_atomically
+from difnet.files import WriteError, file_to_write, is_within, prepare_folder, write_atomically, writing
 from difnet.metrics import to_json
 
 FORMAT = 1
+
+_FOLDERS = ("tensorboard", "overlays")
+_FILES = (
+    *("config.json", "environment.json", "metrics.jsonl"),
+    *("state.safetensors", "last.safetensors", "best.safetensors"),
+)
 
 
 class RunError(ValueError):
@@ -71,55 +81,105 @@ class RunFolder:
         self.config_file = path / "config.json"
         self.made = False  # whether `create` made the folder
         self.metrics_file = path / "metrics.jsonl"
+        self.lock = FileLock(path / ".lock")
 
     @staticmethod
     def create(path: Path, config: TrainConfig) -> "RunFolder":
-        """Make a new run folder.
+        """Make a new run folder, and hold it until `close`.
 
         Raises:
-            RunError: there is a run in it already, or it cannot be written to.
+            RunError: a run, or part of one, is in it already, it lies among the data, or it cannot be written
+                to.
         """
         run = RunFolder(path)
-        if run.config_file.exists():
+        if run.config_file.is_file():
             raise RunError(
                 f"{path} holds a run already; continue it with --resume {path} or choose another --out"
             )
-        left = [name for name in ("state", "last", "best") if (path / f"{name}.safetensors").exists()]
-        if left:  # --resume and --checkpoint would take them for this run's
+        left = [name for name in (*_FILES, *_FOLDERS) if os.path.lexists(path / name)]
+        if left:  # --resume, --checkpoint and TensorBoard would take them for this run's
+            them = "it" if len(left) == 1 else "them"
             raise RunError(
-                f"{path} holds {left[0]}.safetensors of another run; move it away or choose another --out"
+                f"{path} holds {', '.join(left)} of another run; move {them} away or choose another --out"
             )
+        if config.data_root is not None:
+            for data in (config.data_root / "images", config.data_root / "labels"):
+                if is_within(path, data):
+                    raise RunError(
+                        f"run folder {path} is in {data}, where its pictures would be taken for data; choose "
+                        "another --out"
+                    )
+        run.made = not path.exists()
+        run._hold()
         try:
-            run.made = not path.exists()
-            path.mkdir(parents=True, exist_ok=True)
             write_atomically(run.config_file, config.to_json())
         except OSError as error:
-            raise RunError(
-                f"run folder {path} cannot be written ({error}); choose another with --out"
-            ) from error
+            run.abandon()
+            raise RunError(str(error)) from error
         return run
 
     def abandon(self) -> None:
-        """Remove what `create` made for a run that cannot begin, so that its folder can be used again."""
+        """Remove what a run that cannot begin wrote, so that its folder can be used again."""
         with contextlib.suppress(OSError):  # the reason why the run cannot begin is what its user must see
-            self.config_file.unlink()
+            for name in _FOLDERS:
+                shutil.rmtree(self.path / name, ignore_errors=True)
+            for name in _FILES:
+                (self.path / name).unlink(missing_ok=True)
+            self.close()
+            Path(self.lock.lock_file).unlink(missing_ok=True)
             if self.made:
                 self.path.rmdir()
 
-    @staticmethod
-    def open(path: Path) -> "RunFolder":
-        """Open a run to continue it, and remove what an interrupted write left behind.
+    def close(self) -> None:
+        """Let other processes continue the run."""
+        self.lock.release()
+
+    def _hold(self) -> None:
+        """See that this process, and no other, can write to the folder.
 
         Raises:
-            RunError: there is no run, or the folder cannot be written to.
+            RunError: it cannot.
+        """
+        try:
+            str(self.path).encode()
+        except UnicodeEncodeError as error:
+            raise RunError(
+                f"run folder {self.path}: its name is not UTF-8, and TensorBoard writes to no such folder; "
+                "choose another name"
+            ) from error
+        try:
+            prepare_folder(self.path)
+            with writing(self.path):
+                try:
+                    self.lock.acquire(timeout=0)
+                except Timeout as error:
+                    raise RunError(
+                        f"another process is writing to {self.path}; wait until it has ended, or stop it"
+                    ) from error
+        except WriteError as error:
+            raise RunError(str(error)) from error
+
+    @staticmethod
+    def open(path: Path) -> "RunFolder":
+        """Open a run to continue it, hold it until `close`, and remove what an interrupted write left.
+
+        Raises:
+            RunError: there is no run, another process is writing to it, or it cannot be written to.
         """
         run = RunFolder(path)
         run.check()
+        run._hold()
         try:
+            for name in _FILES:
+                file_to_write(path / name)
+            for name in _FOLDERS:
+                if (path / name).exists():
+                    prepare_folder(path / name)
             for pattern in (".*.tmp", ".*.partial"):
                 for leftover in path.glob(pattern):
                     leftover.unlink()
         except OSError as error:
+            run.close()
             raise RunError(f"run folder {path} cannot be written ({error}); make it writable") from error
         return run
 
@@ -161,7 +221,7 @@ class RunFolder:
 
     def log(self, record: dict[str, Any]) -> None:
         """Append one line to metrics.jsonl."""
-        with self.metrics_file.open("a", encoding="utf-8") as file:
+        with writing(self.metrics_file), self.metrics_file.open("a", encoding="utf-8") as file:
             file.write(to_json(record) + "\n")
 
     def cut_log(self, step: int) -> None:

@@ -239,7 +239,7 @@ class EvaluateConfig:
     device: Annotated[str | None, _default("the best one present")] = None
     """Device, such as cuda or cpu."""
     out: Annotated[Path | None, _default("not written")] = None
-    """File for the metrics as JSON."""
+    """File for the metrics as JSON; an earlier one is replaced, a file of the run or the data is not."""
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from difnet.data.base import DataError, DataReport, SegmentationDataset, listed
+from difnet.files import writing
 from difnet_kernels.errors import BackendError
 
 
@@ -24,10 +25,15 @@ class Reporter:
         self.console = Console(quiet=not enabled, highlight=False, markup=False, soft_wrap=True)
 
     def line(self, text: str) -> None:
-        """Print `text`, above a running bar."""
+        """Print `text`, above a running bar.
+
+        Raises:
+            WriteError: it cannot be printed, as where the output goes to a file on a full disk.
+        """
         code = self.console.encoding  # file names may hold what a terminal cannot show
-        self.console.print(text.encode(code, "backslashreplace").decode(code))
-        self.console.file.flush()
+        with writing("standard output"):
+            self.console.print(text.encode(code, "backslashreplace").decode(code))
+            self.console.file.flush()
 
     @contextlib.contextmanager
     def bar(self, title: str, total: int) -> Iterator[Callable[[int], None]]:
@@ -131,7 +137,7 @@ def parse(
         return tyro.constructors.PrimitiveConstructorSpec(
             nargs=1,
             metavar="PATH",
-            instance_from_str=lambda words: Path(os.path.expanduser(words[0])),
+            instance_from_str=lambda words: _path(words[0]),
             is_instance=lambda value: isinstance(value, Path),
             str_from_instance=lambda value: [str(value)],
         )
@@ -144,6 +150,12 @@ def parse(
             description=description,
             config=(tyro.conf.OmitArgPrefixes,),
         )
+
+
+def _path(word: str) -> Path:
+    if not word:  # pathlib takes it for the current folder
+        raise ValueError("expected a path, got nothing; write . for the current folder")
+    return Path(os.path.expanduser(word))
 
 
 def run_command(command: Callable[[], None], name: str) -> int:

@@ -9,6 +9,7 @@ Write ``python -m difnet.evaluate --help`` for all options.
 import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from difnet.extras import train_extra
@@ -21,7 +22,7 @@ with train_extra():
     from difnet.data import create_dataset, eval_transform, evaluation_batches
     from difnet.data.base import VOID
     from difnet.engine import check_views, evaluate, make_views
-    from difnet.files import prepare_file, write_atomically
+    from difnet.files import is_within, prepare_file, write_atomically
     from difnet.metrics import format_record
     from difnet.weights import load_for_pictures
 
@@ -105,6 +106,35 @@ def _numbering(config: EvaluateConfig, metadata: dict[str, Any]) -> tuple[tuple[
     )
 
 
+def _check_out(config: EvaluateConfig, out: Path) -> None:
+    """See that the metrics replace no file of the checkpoint, a run or the data; an earlier report they may.
+
+    Raises:
+        ValueError: they would.
+    """
+    if not out.is_file() or _is_report(out):
+        return
+    roots = {"--checkpoint": config.checkpoint, "--data-root": config.data_root}
+    folder = out.resolve().parent
+    if (folder / "config.json").is_file():
+        roots["the run"] = folder
+    for name, root in roots.items():
+        if root is not None and is_within(out, root):
+            raise ValueError(
+                f"--out {out} is a file of {name} {root} and no report of metrics, which alone may be "
+                "replaced there; choose another --out"
+            )
+
+
+def _is_report(path: Path) -> bool:
+    try:
+        record = json.loads(path.read_bytes())
+    except ValueError:
+        return False
+    # The lines of a run's log have a "kind" besides.
+    return isinstance(record, dict) and {"mean_iou", "iou"} <= record.keys() and "kind" not in record
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     config = parse(EvaluateConfig, arguments, "evaluate", __doc__)
@@ -113,6 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         report = Reporter()
         if config.out is not None:
             prepare_file(config.out)
+            _check_out(config, config.out)
         record = evaluate_checkpoint(config, report)
         report.line(f"{config.checkpoint} on {config.dataset} {config.split}\n{format_record(record)}")
         if config.out is not None:

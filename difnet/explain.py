@@ -30,7 +30,7 @@ with train_extra():
     from difnet.evaluate import default_device
     from difnet.files import distinct_names, prepare_folder
     from difnet.model import DifNet
-    from difnet.pictures import overlay, palette_of, side_by_side, to_array
+    from difnet.pictures import overlay, palette_of, save_picture, side_by_side, to_array
     from difnet.weights import load_for_pictures
 
 SOURCES = ("image", "block 1", "block 2", "block 3", "block 4")
@@ -160,7 +160,7 @@ def run(config: ExplainConfig) -> None:
     maps, lines = explain(model, image.to(device), point)
     (stem,) = distinct_names([config.image.stem])
     for name, picture in draw(image, maps, palette, point).items():
-        picture.save(config.out / f"{stem}_{name}.png")
+        save_picture(picture, config.out / f"{stem}_{name}.png")
     report = Reporter()
     report.line("\n".join(lines))
     before, after = (int(maps[name][point[1], point[0]]) for name in ("before", "after"))

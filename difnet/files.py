@@ -4,54 +4,123 @@ And text as people's editors save it."""
 
 import codecs
 import contextlib
+import errno
 import os
+import stat
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 
-def write_atomically(path: Path, content: bytes | str) -> None:
-    """Replace `path` by `content` such that a crash at any moment leaves the old file or the new one.
+class WriteError(OSError):
+    """A file cannot be written; the message names it as the user did, the reason and the remedy."""
+
+    def __str__(self) -> str:
+        return str(self.strerror)
+
+
+_REMEDIES = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space",
+    errno.EFBIG: "raise the limit on the size of files (ulimit -f)",
+    errno.EACCES: "make its folder writable, or choose another",
+    errno.EPERM: "make its folder writable, or choose another",
+    errno.EROFS: "make its folder writable, or choose another",
+    errno.ENOENT: "create its folder first, or choose another",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.EEXIST: "what its path names as a folder is none; choose another path",
+    errno.ENOTDIR: "what its path names as a folder is none; choose another path",
+    errno.ELOOP: "links on its path lead in a circle; choose another path",
+}
+
+
+@contextlib.contextmanager
+def writing(path: Path | str) -> Iterator[None]:
+    """Turn errors of the system on the way to writing `path` into ones that name it and the remedy.
 
     Raises:
-        OSError: as the file system says (no space, no permission); `path` is then untouched.
+        WriteError: in place of any other OSError, whose number it keeps.
+    """
+    try:
+        yield
+    except WriteError:
+        raise
+    except OSError as error:
+        reason = error.strerror or str(error)
+        remedy = _REMEDIES.get(error.errno or 0, "choose another place")
+        raise WriteError(error.errno, f"{path} cannot be written ({reason}); {remedy}") from error
+
+
+def write_atomically(path: Path, content: bytes | str) -> None:
+    """Replace the file `path` by `content` such that a crash at any moment leaves the old one or the new one.
+
+    Where `path` is a link, the file that it leads to is replaced.
+
+    Raises:
+        WriteError: no file stands there, but a folder, a device or a pipe; or the file system refuses (no
+            space, no permission). What was there is then untouched.
     """
     data = content.encode() if isinstance(content, str) else content
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
-    sync_folder(path.parent)
+    target = file_to_write(path)
+    with writing(path):
+        handle, temporary = tempfile.mkstemp(prefix=".difnet-", suffix=".tmp", dir=target.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o666 & ~_umask())
+            os.replace(temporary, target)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
+    sync_folder(target.parent)
+
+
+def file_to_write(path: Path) -> Path:
+    """The file that writing to `path` makes or replaces: `path` itself, or what links lead to.
+
+    Raises:
+        WriteError: something stands there that is no file, or the system refuses to look.
+    """
+    with writing(path):
+        try:
+            mode = path.stat().st_mode
+        except FileNotFoundError:
+            mode = stat.S_IFREG
+    if not stat.S_ISREG(mode):
+        what = "a folder" if stat.S_ISDIR(mode) else "a device or a pipe, which a file would replace"
+        raise WriteError(errno.EEXIST, f"{path} is {what}; name a file")
+    return Path(os.path.realpath(path))
 
 
 def prepare_file(path: Path) -> None:
     """Make the folder of a file that is to be written when the work is done, and see that it can be.
 
     Raises:
-        OSError: it cannot; the message says why.
+        WriteError: it cannot.
     """
-    if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder; name a file")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=path.parent):
-        pass
+    target = file_to_write(path)
+    with writing(path):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=target.parent):
+            pass
 
 
 def prepare_folder(path: Path) -> None:
     """The same for a folder of results."""
-    if path.exists() and not path.is_dir():
-        raise NotADirectoryError(f"{path} is a file; name a folder")
-    path.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=path):
-        pass
+    with writing(path):
+        if path.exists() and not path.is_dir():
+            raise WriteError(errno.ENOTDIR, f"{path} is a file; name a folder")
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+
+
+def is_within(path: Path, root: Path) -> bool:
+    """Whether `path` is `root` or lies below it, as they are written or as links lead."""
+    return any(Path(real(path)).is_relative_to(real(root)) for real in (os.path.abspath, os.path.realpath))
 
 
 def distinct_names(names: Sequence[str]) -> list[str]:

@@ -1,5 +1,6 @@
 """Label maps as pictures: palette PNG, overlay on the image, side by side."""
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from difnet.data.base import VOID, SegmentationDataset, distinct_palette
-from difnet.files import distinct_names
+from difnet.files import distinct_names, write_atomically
 
 
 def to_array(image: Tensor) -> np.ndarray:
@@ -66,6 +67,17 @@ def overlay(image: Tensor, label: Tensor, palette: np.ndarray, opacity: float = 
     return Image.fromarray(np.round((1.0 - weight) * base + weight * colours).astype(np.uint8))
 
 
+def save_picture(picture: Image.Image, path: Path) -> None:
+    """Write `picture` as PNG, whole or not at all.
+
+    Raises:
+        WriteError: it cannot be written.
+    """
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    write_atomically(path, buffer.getvalue())
+
+
 def side_by_side(*pictures: Image.Image, gap: int = 4) -> Image.Image:
     """One RGB picture of pictures of equal height, left to right with a white gap."""
     width = sum(picture.width for picture in pictures) + gap * (len(pictures) - 1)
@@ -92,4 +104,4 @@ def save_overlays(
         truth = overlay(image, label, dataset.palette)
         plain = overlay(image, label, dataset.palette, opacity=0.0)
         sheet = side_by_side(plain, truth, overlay(image, predicted, dataset.palette))
-        sheet.save(folder / f"{name}.png")
+        save_picture(sheet, folder / f"{name}.png")

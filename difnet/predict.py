@@ -25,9 +25,9 @@ with train_extra():
     from difnet.data.disk import IMAGE_SUFFIXES, find_files, read_image
     from difnet.engine import NotFiniteError, Views, check_views, make_views
     from difnet.evaluate import default_device
-    from difnet.files import distinct_names, prepare_folder
+    from difnet.files import WriteError, distinct_names, file_to_write, prepare_folder
     from difnet.model import DifNet, SimDeepLab
-    from difnet.pictures import colour_labels, overlay, palette_of
+    from difnet.pictures import colour_labels, overlay, palette_of, save_picture
     from difnet.weights import load_for_pictures
 
 
@@ -64,13 +64,13 @@ def predict_files(
         DataError: an image cannot be read, or the network does not take images of its size; the pictures of
             all others have been written.
         ValueError: there is no image, or a picture would replace one of them.
-        OSError: a picture cannot be written.
+        WriteError: a picture cannot be written; the message says how many images are labelled.
     """
     report = report or Reporter(enabled=False)
     prepare_folder(config.out)
     sources, names = _list_images(images, report)
     stems = distinct_names([name.stem for name in names])
-    targets = {_target(config, stem, end).resolve() for stem in stems for end in (LABELS, OVERLAY)}
+    targets = {file_to_write(_target(config, stem, end)) for stem in stems for end in (LABELS, OVERLAY)}
     for source in sources:
         if source.resolve() in targets:
             raise ValueError(f"{source} would be replaced by a labelled picture; choose another --out")
@@ -90,8 +90,12 @@ def predict_files(
             continue
         label = predict_labels(model, image, views)
         target = _target(config, stem, LABELS)
-        colour_labels(label, palette).save(target)
-        overlay(image, label, palette).save(_target(config, stem, OVERLAY))
+        try:
+            save_picture(colour_labels(label, palette), target)
+            save_picture(overlay(image, label, palette), _target(config, stem, OVERLAY))
+        except WriteError as error:
+            done = f"{len(written)} of {len(sources)} images are labelled"
+            raise WriteError(error.errno, "; ".join([str(error), done, *errors])) from error
         report.line(f"{path} -> {target}")
         written.append(target)
     raise_all(errors, f"{len(written)} of {len(sources)} images are labelled")

@@ -29,10 +29,11 @@ from difnet.data import (
     make_loader,
     train_transform,
 )
-from difnet.data.base import Split, Transform
+from difnet.data.base import DataReport, Split, Transform
 from difnet.engine import NotFiniteError, SegmentationLoss, check_views, evaluate, poly, train_one_epoch
 from difnet.environment import describe_environment, differences, walk_kernels
 from difnet.factory import create_model
+from difnet.files import WriteError, prepare_folder, writing
 from difnet.metrics import format_mean, format_record
 from difnet.model import DifNet, SimDeepLab
 from difnet.pictures import save_overlays
@@ -129,6 +130,8 @@ class Trainer:
                 ) from error
             self.report.line(f"an error ended the run at step {self.step}; {self.run_folder.kept()}")
             raise
+        finally:
+            self.run_folder.close()
         return self.record
 
     def _dataset(self, split: Split, transform: Transform) -> SegmentationDataset:
@@ -148,12 +151,13 @@ class Trainer:
         self.run_folder = RunFolder(folder)
         if main:
             self.run_folder = RunFolder.open(folder) if config.resume else RunFolder.create(folder, config)
-            self.report.line(f"run folder {folder}")
         try:
+            self.report.line(f"run folder {folder}")
             self._prepare()
-        except Exception:
-            if main and not config.resume:
+        except BaseException as error:
+            if isinstance(error, Exception) and main and not config.resume:
                 self.run_folder.abandon()
+            self.run_folder.close()
             raise
 
     def _prepare(self) -> None:
@@ -179,9 +183,11 @@ class Trainer:
             starts = self.run_folder.add_environment(environment)
             for difference in differences(starts[-2], starts[-1]) if len(starts) > 1 else []:
                 self.report.line(f"changed since the last start, so not bitwise the same: {difference}")
-        self.accelerator.init_trackers(
-            "tensorboard", init_kwargs={"tensorboard": {"purge_step": self.step + 1 if self.step else None}}
-        )
+        with writing(self.run_folder.path / "tensorboard"):
+            self.accelerator.init_trackers(
+                "tensorboard",
+                init_kwargs={"tensorboard": {"purge_step": self.step + 1 if self.step else None}},
+            )
         self.report.line(
             f"{config.model} on {config.dataset}: {len(self.train_set)} training and {len(self.val_set)} "
             f"validation images, {len(self.train_set.classes)} classes, steps {self.step} to {self.steps}, "
@@ -225,6 +231,7 @@ class Trainer:
             try:
                 chosen = class_weights(self.config.class_weights, classes)
                 reports = [self.report.check(dataset) for dataset in (self.train_set, self.val_set)]
+                self._tell_small(reports[0])
                 model.eval()
                 self.report.check_sizes(self.val_set, reports[1], lambda size: check_views(model, size, None))
                 model.train()
@@ -248,6 +255,17 @@ class Trainer:
         if weights[-1] == 0.0:
             raise DataError("the main process found the data unusable; see its message")
         return None if self.config.class_weights == "none" else weights[:classes]
+
+    def _tell_small(self, found: DataReport) -> None:
+        """Print a line where --scale leaves less than eight pixels of a side of a training image."""
+        (height, width), index = min(found.sizes.items(), key=lambda item: min(item[0]))
+        low = self.recipe.scale[0]
+        if low < 1.0 and min(height, width) * low < 8.0:
+            small = f"{max(1, round(height * low))} x {max(1, round(width * low))}"
+            self.report.line(
+                f"--scale {low:g} shrinks training images such as {self.train_set.item_name(index)}, of "
+                f"{height} x {width} pixels, to {small}; raise it if that shows too little"
+            )
 
     def _make_optimizer(self) -> torch.optim.Optimizer:
         config, recipe = self.config, self.recipe
@@ -399,7 +417,7 @@ class Trainer:
         """Save overlays and say where everything is."""
         if self.accelerator.is_main_process:
             folder = self.run_folder.path / "overlays"
-            folder.mkdir(exist_ok=True)
+            prepare_folder(folder)
             save_overlays(self.network, self.val_set, folder, self.config.overlays, self.accelerator.device)
         self.report.line(
             f"done: mean IoU {format_mean(self.record)}, best {format_mean(self.best)}; "
@@ -416,6 +434,8 @@ class Trainer:
 
     def _storage_error(self, error: OSError) -> RunError:
         kept = self.run_folder.kept()
+        if isinstance(error, WriteError):
+            return RunError(f"step {self.step}: {error}; {kept}")
         if error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
             remedy = "free some space"
         elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):

@@ -1,6 +1,7 @@
 """Weights on disk: safetensors, configuration and metadata as JSON in its header; nothing is unpickled."""
 
 import json
+import os
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import zip_longest
@@ -42,13 +43,14 @@ def save_model(model: nn.Module, path: str | Path, *, metadata: dict[str, Any] |
     Args:
         model: a network from `difnet.create_model`, on any device; also as torch.compile,
             DistributedDataParallel, DataParallel, AveragedModel or timm's ModelEmaV3 hold it, in any order.
-        path: the file; its folder must exist.
+        path: the file; its folder must exist. "~" is the home folder.
         metadata: what JSON can hold, such as {"classes": [...], "palette": [[r, g, b], ...]}.
 
     Raises:
         TypeError: `model` is not such a network, or its layers are not those that its configuration builds,
             or JSON cannot hold `metadata`. Nothing is written.
-        OSError: the file cannot be written; a file that was there before is left as it was.
+        OSError: the file cannot be written, or `path` is no file but a folder, a device or a pipe; what was
+            there before is left as it was.
     """
     network = unwrapped(model)
     tensors = _savable(network)
@@ -56,8 +58,8 @@ def save_model(model: nn.Module, path: str | Path, *, metadata: dict[str, Any] |
         header = {"config": json.dumps(network.config), "metadata": json.dumps(metadata or {})}
     except TypeError as error:
         raise TypeError(f"metadata: expected what JSON can hold: {error}") from error
-    path = Path(path)
-    if not path.parent.is_dir():
+    path = Path(os.path.expanduser(path))
+    if not path.parent.exists():
         raise FileNotFoundError(f"{path}: its folder does not exist; create {path.parent} first")
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     write_atomically(path, save(plain, header))
@@ -307,7 +309,7 @@ class _Saved(NamedTuple):
 
 
 def _read(path: Path) -> _Saved:
-    path = _find(path)
+    path = _find(Path(os.path.expanduser(path)))
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             header = file.metadata() or {}

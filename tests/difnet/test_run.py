@@ -17,8 +17,8 @@ from conftest import start, tiny, write_pair
 from PIL import Image
 from safetensors.torch import load_file
 
-from difnet import create_model, evaluate, files, load_model, save_model, train
-from difnet.checkpoint import RunFolder
+from difnet import checkpoint, create_model, evaluate, files, load_model, save_model, train
+from difnet.checkpoint import RunError, RunFolder
 from difnet.config import SCENES, TrainConfig, class_weights
 from difnet.data import DataError
 from difnet_kernels.backends import choose
@@ -71,8 +71,8 @@ def test_run_leaves_everything(data_root, tmp_path, capsys):
     run = tmp_path / "run"
     assert train.main(tiny(data_root, run, "--epochs", "2", "--overlays", "2")) == 0
     assert sorted(path.name for path in run.iterdir()) == [
-        *("best.safetensors", "config.json", "environment.json", "last.safetensors", "metrics.jsonl"),
-        *("overlays", "state.safetensors", "tensorboard"),
+        *(".lock", "best.safetensors", "config.json", "environment.json", "last.safetensors"),
+        *("metrics.jsonl", "overlays", "state.safetensors", "tensorboard"),
     ]
     config = json.loads((run / "config.json").read_text())
     assert config["crop"] == 32
@@ -180,26 +180,29 @@ def test_kill_before_the_first_checkpoint(data_root, tmp_path):
 def test_full_disk(data_root, tmp_path, monkeypatch, capsys):
     """No space from the third checkpoint on: a message, exit status 1, and the second checkpoint whole."""
     count = 0
-    original = files.os.fsync
+    original = checkpoint.write_atomically
 
-    def fsync(descriptor):
+    def refuse(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def write(path, content):
         nonlocal count
-        if "state.safetensors" in os.readlink(f"/proc/self/fd/{descriptor}"):
-            count += 1
+        count += path.name == "state.safetensors"
+        with pytest.MonkeyPatch.context() as full:
             if count == 3:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        original(descriptor)
+                full.setattr(files.os, "fsync", refuse)
+            original(path, content)
 
     run = tmp_path / "run"
     with monkeypatch.context() as patched:
-        patched.setattr(files.os, "fsync", fsync)
+        patched.setattr(checkpoint, "write_atomically", write)
         assert train.main(tiny(data_root, run, "--epochs", "2")) == 1
     message = capsys.readouterr().err
-    assert f"{run} could not be written at step 3" in message
-    assert "No space left on device" in message
-    assert f"free some space: the last checkpoint is whole, continue with --resume {run}" in message
+    where = f"step 3: {run / 'state.safetensors'} cannot be written (No space left on device)"
+    kept = f"the last checkpoint is whole, continue with --resume {run}"
+    assert f"{where}; free some space; {kept}\n" in message
     assert RunFolder(run).load_state().header["step"] == 2
-    assert not list(run.glob(".*"))
+    assert [path.name for path in run.glob(".*")] == [".lock"]
     assert train.main(["--resume", str(run), "--workers", "0"]) == 0
     assert [step for step, _ in losses(run)] == [1, 2, 3, 4]
 
@@ -241,16 +244,130 @@ def test_clear_errors(arguments, words, tmp_path, capsys, monkeypatch):
     assert "Traceback" not in error
 
 
-@pytest.mark.parametrize("name", ["state", "last", "best"])
-def test_weights_of_another_run_are_not_taken_for_ones_own(data_root, tmp_path, capsys, name):
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("state.safetensors", "last.safetensors", "best.safetensors", "metrics.jsonl", "environment.json"),
+        *("overlays", "tensorboard"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["file", "folder", "broken link"])
+def test_parts_of_another_run_are_not_taken_for_ones_own(data_root, tmp_path, capsys, name, kind):
     run = tmp_path / "run"
     run.mkdir()
-    (run / f"{name}.safetensors").write_bytes(b"other")
+    if kind == "file":
+        (run / name).write_bytes(b"other")
+    elif kind == "folder":
+        (run / name).mkdir()
+    else:
+        (run / name).symlink_to("gone")
     (run / "notes.txt").touch()
     assert train.main(tiny(data_root, run, "--max-steps", "1")) == 1
-    words = f"{run} holds {name}.safetensors of another run; move it away or choose another --out"
+    printed = capsys.readouterr()
+    assert f"{run} holds {name} of another run; move it away or choose another --out\n" in printed.err
+    assert "checking" not in printed.out
+    assert {path.name for path in run.iterdir()} == {"notes.txt", name}
+
+
+@pytest.mark.parametrize("kind", ["folder", "broken link"])
+def test_a_configuration_that_is_no_file_is_no_run_to_continue(data_root, tmp_path, capsys, kind):
+    config = tmp_path / "run" / "config.json"
+    config.parent.mkdir()
+    config.mkdir() if kind == "folder" else config.symlink_to("gone")
+    assert train.main(tiny(data_root, config.parent, "--max-steps", "1")) == 1
+    assert f"{config.parent} holds config.json of another run; move it away or" in capsys.readouterr().err
+
+
+def test_every_part_of_another_run_is_named_at_once(data_root, tmp_path, capsys):
+    run = tmp_path / "run"
+    assert train.main(tiny(data_root, run, "--max-steps", "1")) == 0
+    (run / "config.json").unlink()
+    log = (run / "metrics.jsonl").read_bytes()
+    assert train.main(tiny(data_root, run, "--max-steps", "1")) == 1
+    assert (
+        f"{run} holds environment.json, metrics.jsonl, state.safetensors, last.safetensors, "
+        "best.safetensors, tensorboard, overlays of another run; move them away or choose another --out\n"
+    ) in capsys.readouterr().err
+    assert (run / "metrics.jsonl").read_bytes() == log
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "last.safetensors", "overlays", "tensorboard"])
+def test_a_continued_run_looks_at_what_it_will_write_before_the_work(data_root, tmp_path, capsys, name):
+    run = tmp_path / "run"
+    assert train.main(tiny(data_root, run, "--max-steps", "1")) == 0
+    (run / name).rename(tmp_path / "away")
+    (run / name).touch() if (tmp_path / "away").is_dir() else (run / name).mkdir()
+    capsys.readouterr()
+    assert train.main(["--resume", str(run), "--workers", "0"]) == 1
+    printed = capsys.readouterr()
+    assert f"{run / name} is a f" in printed.err
+    assert printed.err.count("\n") == 1
+    assert "checking" not in printed.out
+
+
+@pytest.mark.parametrize("place", ["images", "images/train/run", "labels/run", "link"])
+def test_a_run_folder_among_the_data_is_refused(data_root, tmp_path, capsys, place):
+    (data_root / "link").symlink_to("images/val")
+    before = sorted(data_root.rglob("*"))
+    assert train.main(tiny(data_root, data_root / place, "--max-steps", "1")) == 1
+    error = capsys.readouterr().err
+    assert f"run folder {data_root / place} is in {data_root}/" in error
+    assert "its pictures would be taken for data; choose another --out\n" in error
+    assert sorted(data_root.rglob("*")) == before
+
+
+def test_a_run_folder_whose_name_is_not_utf8(data_root, tmp_path, capsys):
+    run = tmp_path / os.fsdecode(b"x\xff")
+    config = TrainConfig(dataset="folder", data_root=data_root, out=run, batch_size=4)
+    with pytest.raises(RunError, match="its name is not UTF-8, and TensorBoard writes to no such folder"):
+        train.train(config)
+    assert "checking" not in capsys.readouterr().out
+    assert not run.exists()
+
+
+def test_one_process_writes_to_a_run(data_root, tmp_path, capsys):
+    """A second --resume is refused while the first lives, and no longer once it is killed."""
+    run = tmp_path / "run"
+    first = start("difnet.train", *tiny(data_root, run, "--max-steps", "500", "--workers", "1"))
+    deadline = time.monotonic() + 60
+    while not (run / "state.safetensors").exists():
+        assert first.poll() is None, first.stdout.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    assert train.main(["--resume", str(run)]) == 1
+    words = f"another process is writing to {run}; wait until it has ended, or stop it\n"
     assert words in capsys.readouterr().err
-    assert {path.name for path in run.iterdir()} == {"notes.txt", f"{name}.safetensors"}
+    assert first.poll() is None
+    first.kill()  # SIGKILL
+    first.communicate()
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(config | {"max_steps": 1}))
+    assert train.main(["--resume", str(run), "--workers", "0"]) == 0
+
+
+def test_a_scale_that_leaves_little_is_told(data_root, tmp_path, capsys):
+    line = "shrinks training images such as view0, of 40 x 56 pixels, to"
+    for number, low in enumerate(("0.001", "0.15", "0.2")):
+        options = ("--max-steps", "1", "--scale", low, "1")
+        assert train.main(tiny(data_root, tmp_path / str(number), *options)) == 0
+    printed = capsys.readouterr().out
+    assert f"--scale 0.001 {line} 1 x 1; raise it if that shows too little" in printed
+    assert f"--scale 0.15 {line} 6 x 8; raise it if that shows too little" in printed
+    assert "--scale 0.2 shrinks" not in printed
+
+
+def test_tensorboard_that_cannot_be_written_names_its_folder(data_root, tmp_path, monkeypatch, capsys):
+    def fail(*_arguments, **_options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    run = tmp_path / "run"
+    with monkeypatch.context() as patched:
+        patched.setattr("difnet.trainer.Accelerator.init_trackers", fail)
+        assert train.main(tiny(data_root, run, "--max-steps", "1")) == 1
+    words = f"{run / 'tensorboard'} cannot be written (No space left on device); free some space\n"
+    assert words in capsys.readouterr().err
+    assert not run.exists()
+    assert train.main(tiny(data_root, run, "--max-steps", "1")) == 0
 
 
 def test_run_folder_is_never_overwritten(data_root, tmp_path, capsys):
@@ -278,7 +395,7 @@ def test_a_run_that_cannot_begin_leaves_its_folder_free(
     run = tmp_path / "run"
     if existed:
         run.mkdir()
-        (run / "environment.json").write_text("[]")
+        (run / "notes.txt").touch()
     with monkeypatch.context() as patched:
         for name, value in variables.items():
             patched.setenv(name, value)
@@ -286,7 +403,7 @@ def test_a_run_that_cannot_begin_leaves_its_folder_free(
     error = capsys.readouterr().err
     assert words in error
     assert error.count("\n") == 1
-    assert [path.name for path in run.iterdir()] == ["environment.json"] if existed else not run.exists()
+    assert [path.name for path in run.iterdir()] == ["notes.txt"] if existed else not run.exists()
     assert train.main(tiny(data_root, run, "--max-steps", "1")) == 0
 
 
