@@ -1,10 +1,12 @@
 """Weights on disk: safetensors, configuration and metadata as JSON in its header; nothing is unpickled."""
 
+import inspect
 import json
 from collections.abc import Sequence
 from functools import lru_cache
-from itertools import zip_longest
+from itertools import pairwise, zip_longest
 from pathlib import Path
+from types import BuiltinFunctionType, FunctionType, NoneType
 from typing import Any, NamedTuple
 
 import torch
@@ -27,10 +29,14 @@ _HOLDERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel,
 _LABELS = 255
 """Classes that a label of 8 bits can number beside void."""
 
-_SETTINGS = (
-    *("eps", "kernel_size", "stride", "padding", "padding_mode", "dilation", "groups", "num_groups", "walks"),
-)
-"""Attributes of layers that are not among the weights and change what is computed in evaluation."""
+_PLAIN = (bool, int, float, str, NoneType, torch.dtype, FunctionType, BuiltinFunctionType)
+"""Types of the settings of layers that can be compared."""
+
+_OF_TRAINING = {
+    *("training", "momentum", "track_running_stats", "p", "drop_prob", "drop_rate", "scale_by_keep"),
+    *("inplace", "grad_checkpointing", "fused_attn", "concurrent"),
+}
+"""Settings of layers that change training alone, or how something is computed and not what."""
 
 
 def save_model(model: nn.Module, path: str | Path, *, metadata: dict[str, Any] | None = None) -> None:
@@ -248,13 +254,25 @@ def _savable(network: DifNet | SimDeepLab) -> dict[str, Tensor]:
     for name in [*built, *state]:
         if name not in state or name not in built:
             raise _unlike_config(name, "there" if name in state else "missing")
-    places: dict[int, str] = {}
     for name, tensor in state.items():
         _compare_tensors(name, tensor, built[name])
-        other = places.setdefault(tensor.data_ptr(), name)
-        if other != name and tensor.numel():
-            raise _unlike_config(name, f"the same tensor as {other}, which loading would not tie again")
+    _check_apart({name: tensor for name, tensor in state.items() if tensor.numel()})
     return state
+
+
+def _check_apart(state: dict[str, Tensor]) -> None:
+    """See that no two tensors share memory, which loading would not restore."""
+    places = []
+    for name, tensor in state.items():
+        length = 1 + sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True))
+        start = tensor.data_ptr()
+        places.append((str(tensor.device), start, start + length * tensor.element_size(), name))
+    places.sort(key=lambda place: place[:2])  # and the earlier in the network first
+    for (device, start, end, name), (next_device, next_start, next_end, other) in pairwise(places):
+        if (device, start, end) == (next_device, next_start, next_end):
+            raise _unlike_config(other, f"the same tensor as {name}, which loading would not tie again")
+        if device == next_device and next_start < end:
+            raise _unlike_config(other, f"in part in the memory of {name}; give each a tensor of its own")
 
 
 @lru_cache(maxsize=1)
@@ -265,15 +283,49 @@ def _skeleton(config: str) -> DifNet | SimDeepLab:
 
 
 def _compare_layers(name: str, layer: nn.Module | None, expected: nn.Module) -> None:
+    if layer is None:
+        raise _unlike_config(name, f"missing in place of {type(expected).__name__}")
     # In evaluation, a synchronised batch norm is one like any other.
     alike = isinstance(layer, nn.SyncBatchNorm) and isinstance(expected, _BatchNorm)
     if type(layer) is not type(expected) and not alike:
-        found = "missing" if layer is None else f"of class {type(layer).__name__}"
-        raise _unlike_config(name, f"{found} in place of {type(expected).__name__}")
-    for setting in _SETTINGS:
-        value, built = (getattr(it, setting, None) for it in (layer, expected))
-        if value != built:
+        raise _unlike_config(name, f"of class {type(layer).__name__} in place of {type(expected).__name__}")
+    values, built_values = vars(layer), vars(expected)
+    for method in values.keys() - built_values.keys():
+        if callable(getattr(type(layer), method, None)) and not _casts_for_accelerate(layer, method):
+            raise _unlike_config(name, f"given a {method} of its own in place of that of its class")
+    for setting, built in built_values.items():
+        value = values.get(setting)
+        if not setting.startswith("_") and setting not in _OF_TRAINING and _differ(value, built):
             raise _unlike_config(name, f"built with {setting} {built} and has {value} now")
+    for hooks in ("forward_hooks", "forward_pre_hooks"):
+        count, built = (len(vars(it)[f"_{hooks}"]) for it in (layer, expected))
+        if count != built:
+            raise _unlike_config(
+                name, f"built with {built} {hooks} and has {count} now, which must be removed to save it"
+            )
+    inner, built = (list(it._modules) for it in (layer, expected))
+    if added := [child for child in inner if child not in built]:
+        raise _unlike_config(f"{name}.{added[0]}".lstrip("."), "a layer that is not in it")
+    if inner != built and len(inner) == len(built):
+        raise _unlike_config(name, f"built of {', '.join(built)}, which now come as {', '.join(inner)}")
+
+
+def _differ(value: Any, built: Any) -> bool:
+    """Whether two settings are different, as far as they can be compared."""
+    if not (_is_plain(value) and _is_plain(built)):
+        return _is_plain(value) != _is_plain(built)
+    # Functions that are written in a constructor are made anew for each layer.
+    return getattr(value, "__code__", value) != getattr(built, "__code__", built)
+
+
+def _is_plain(value: Any) -> bool:
+    return all(map(_is_plain, value)) if isinstance(value, tuple | list) else isinstance(value, _PLAIN)
+
+
+def _casts_for_accelerate(layer: nn.Module, attribute: str) -> bool:
+    """Whether `attribute` is the method of the class, which Accelerate runs in another precision."""
+    method = inspect.unwrap(vars(layer)[attribute])
+    return f"_original_{attribute}" in vars(layer) and method is getattr(type(layer), attribute)
 
 
 def _compare_tensors(name: str, tensor: Any, expected: Tensor) -> None:

@@ -7,6 +7,8 @@ import accelerate
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from timm.layers import ScaledStdConv2d
+from timm.models.nfnet import GammaAct, NormFreeBlock
 from timm.utils import ModelEmaV3
 from torch import nn
 from torch.nn.utils import parametrizations, prune
@@ -230,6 +232,25 @@ def tied(network):
     return network
 
 
+def overlapping(network):
+    memory = torch.ones(3)
+    network.mu_logit.data, network.beta_logit.data = memory[:2], memory[1:]
+    return network
+
+
+def hooked(register):
+    def change(network):
+        getattr(network.classifier, register)(lambda *arguments: None)
+        return network
+
+    return change
+
+
+def shuffled(network):
+    network.importance._modules["0"] = network.importance._modules.pop("0")
+    return network
+
+
 def own_class(network):
     network.__class__ = type("MyNet", (DifNet,), {})
     return copy.deepcopy(network)
@@ -242,12 +263,31 @@ def own_class(network):
         (lambda network: nn.Sequential(network), "got Sequential"),
         (lambda network: torch.compile(nn.Linear(2, 2)), "got Linear in OptimizedModule"),
         (own_class, "got MyNet"),
-        (replaced("classifier", Classifier(96, 7, (1,))), r"branches.0.weight is of shape \(7, 96, 3, 3\)"),
+        (
+            replaced("classifier", Classifier(96, 7, (1,))),
+            "0 is built with out_channels 3 and has 7 now",
+        ),
         (replaced("seed_branch.network.act1", nn.GELU()), "act1 is of class GELU in place of ReLU"),
         (replaced("seed_branch.network.bn1.eps", 0.1), "bn1 is built with eps 1e-05 and has 0.1 now"),
         (replaced("walks", (2, 0)), r"built with walks \(0, 2\) and has \(2, 0\) now"),
         (replaced("config", {"name": "test_resnet"}), "its configuration .* builds no network"),
         (tied, "is the same tensor as seed_branch.network.layer1"),
+        (replaced("classifier.branches.0.weight", nn.Parameter(torch.ones(3, 96, 1, 1))), "is of shape"),
+        (replaced("seed_branch.network.maxpool.ceil_mode", True), "built with ceil_mode False and has True"),
+        (replaced("seed_branch.network.maxpool.ceil_mode", torch.ones(2)), "built with ceil_mode False and"),
+        (
+            lambda network: network.importance.append(nn.Tanh()) and network,
+            "10 is a layer that is not",
+        ),
+        (shuffled, "importance is built of 0, 1, 2, .* which now come as 1, 2, "),
+        (
+            replaced("classifier.forward", lambda features: features),
+            "classifier is given a forward of",
+        ),
+        (replaced("_score_map", lambda image: image), "the network is given a _score_map of its own"),
+        (hooked("register_forward_hook"), "classifier is built with 0 forward_hooks and has 1 now"),
+        (hooked("register_forward_pre_hook"), "classifier is built with 0 forward_pre_hooks and has 1 now"),
+        (overlapping, "beta_logit is in part in the memory of mu_logit"),
         (lambda network: network.to("meta"), "on the meta device and holds no values"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -273,6 +313,45 @@ def test_changed_layers_are_refused_at_the_save(change, tmp_path):
     with pytest.raises(TypeError, match=r"could not build it .*: classifier\.branches\.0"):
         save_model(network, tmp_path / "model.safetensors")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("backbone", "kind", "setting", "value"),
+    [
+        ("darknet53", nn.LeakyReLU, "negative_slope", 0.5),
+        ("nf_regnet_b0", ScaledStdConv2d, "scale", 3.0),
+        ("nf_regnet_b0", NormFreeBlock, "beta", 0.1),
+        ("dm_nfnet_f0", GammaAct, "gamma", 9.0),
+        ("dm_nfnet_f0", GammaAct, "act_fn", nn.functional.relu),
+    ],
+)
+def test_settings_of_any_layer_are_kept_or_refused(backbone, kind, setting, value, tmp_path):
+    path = tmp_path / "model.safetensors"
+    with torch.device("meta"):
+        network = create_model(backbone, 3, walks=None)
+    network.to_empty(device="cpu")  # initial values take seconds
+    save_model(network, path)
+    path.unlink()
+    layer = next(layer for layer in network.modules() if isinstance(layer, kind))
+    setattr(layer, setting, value)
+    with pytest.raises(TypeError, match=rf"built with {setting} .* and has .* now"):
+        save_model(network, path)
+    assert not path.exists()
+
+
+def test_settings_that_change_training_alone_are_no_obstacle(tmp_path):
+    network = small()
+    network.train()(torch.rand(2, 3, 32, 48)).sum().backward()
+    network.eval()(torch.rand(1, 3, 57, 40))
+    for layer in network.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.momentum = 0.01
+        if isinstance(layer, nn.ReLU):
+            layer.inplace = not layer.inplace
+    network.concurrent, network.note = True, "mine"
+    pruned = network.classifier.branches[0]
+    prune.remove(prune.l1_unstructured(pruned, "weight", 0.5), "weight")
+    assert_read_back(network, network, tmp_path)
 
 
 def test_saving_leaves_the_random_numbers_alone(tmp_path):
