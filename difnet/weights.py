@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import zlib
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import pairwise, zip_longest
@@ -52,12 +53,15 @@ def save_model(model: nn.Module, path: str | Path, *, metadata: dict[str, Any] |
         metadata: what JSON can hold, such as {"classes": [...], "palette": [[r, g, b], ...]}.
 
     Raises:
-        TypeError: `model` is not such a network, or its layers are not those that its configuration builds,
-            or JSON cannot hold `metadata`. Nothing is written.
+        TypeError: `model` is not such a network, or its layers are not those that its configuration builds
+            (of other settings, say, or with forward hooks), or `metadata` is no dict, or JSON cannot hold it.
+            Nothing is written.
         OSError: the file cannot be written; a file that was there before is left as it was.
     """
     network = unwrapped(model)
     tensors = _savable(network)
+    if metadata is not None and not isinstance(metadata, dict):
+        raise TypeError(f"metadata: expected a dict with what is to be kept by name, got {metadata!r}")
     try:
         header = {"config": json.dumps(network.config), "metadata": json.dumps(metadata or {})}
     except TypeError as error:
@@ -66,7 +70,7 @@ def save_model(model: nn.Module, path: str | Path, *, metadata: dict[str, Any] |
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path}: its folder does not exist; create {path.parent} first")
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_atomically(path, save(plain, header))
+    write_atomically(path, save(plain, {**header, "checksum": checksum(plain)}))
 
 
 def load_model(
@@ -84,7 +88,7 @@ def load_model(
 
     Raises:
         FileNotFoundError: there is no such file, or none in the folder.
-        ValueError: the file is damaged, or another program wrote it.
+        ValueError: the file is damaged, or another program wrote or changed it.
     """
     saved = _read(Path(path))
     try:
@@ -97,8 +101,9 @@ def load_model(
                 tensor.data = tensor.data.to(saved.tensors[name].dtype)
         model.load_state_dict(saved.tensors)
     except (TypeError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split("\n\t")[:2])  # PyTorch lists all tensors that do not fit
         raise ValueError(
-            f"{saved.path}: its weights do not fit its configuration {saved.config}: {error}"
+            f"{saved.path}: its weights do not fit its configuration {saved.config}: {reason}"
         ) from error
     model = model.to(device).eval()
     # The fastest way to run it on a CPU with the same error (docs/benchmarks.md); not measured on a GPU yet.
@@ -150,10 +155,11 @@ def init_from(model: nn.Module, path: str | Path, *, classes: Sequence[str] | No
 
     Raises:
         FileNotFoundError: there is no such file, or none in the folder.
-        ValueError: the file is damaged, or of another backbone or number of channels; the model is unchanged.
+        ValueError: the file is damaged, or of another backbone or number of channels, or a weight is NaN or
+            infinite; the model is unchanged.
     """
     saved, network = _read(Path(path)), unwrapped(model)
-    old, new = {"in_chans": 3, "walks": None, **saved.config}, network.config
+    old, new = saved.config, network.config
     for key, (theirs, ours) in {
         "backbone": tuple(_architecture(config["name"]) for config in (old, new)),
         "in_chans": (old["in_chans"], new["in_chans"]),
@@ -181,6 +187,12 @@ def init_from(model: nn.Module, path: str | Path, *, classes: Sequence[str] | No
         raise ValueError(
             f"{saved.path}: its seed branch does not fit, as {missing[0]} shows; nothing was loaded"
         )
+    for name, tensor in fitting.items():
+        if not tensor.to(state[name].dtype).isfinite().all():
+            raise ValueError(
+                f"{saved.path}: {name} holds numbers that are NaN or infinite, as after a training that "
+                "diverged; nothing was loaded. Start from other weights"
+            )
     network.load_state_dict(fitting, strict=False)
 
     parts = dict.fromkeys(name.partition(".")[0] for name in state)
@@ -367,11 +379,70 @@ def _read(path: Path) -> _Saved:
     except SafetensorError as error:
         raise ValueError(f"{path}: not a whole safetensors file ({error}); copy or save it again") from error
     try:
-        return _Saved(path, json.loads(header["config"]), json.loads(header["metadata"]), tensors)
+        config, metadata = (json.loads(header[key]) for key in ("config", "metadata"))
     except (KeyError, json.JSONDecodeError) as error:
         raise ValueError(
             f"{path}: no configuration in its header; expected a file from difnet.save_model"
         ) from error
+    for key, value in (("config", config), ("metadata", metadata)):
+        if not isinstance(value, dict):
+            raise _bad_header(path, key, value, "a JSON object")
+    if header.get("checksum", known := checksum(tensors)) != known:  # earlier versions wrote none
+        raise ValueError(
+            f"{path}: its weights are not those that were saved (their checksum is {known}, that in the "
+            f"header {header['checksum']}), as after a copy that was cut short; copy it again. If another "
+            "program changed them on purpose, read them with safetensors.torch.load_file, load them into a "
+            "network from difnet.create_model, and save that with difnet.save_model"
+        )
+    return _Saved(path, _complete(path, config), metadata, tensors)
+
+
+def checksum(tensors: dict[str, Tensor]) -> str:
+    """What tells damaged tensors from whole ones: the sums of their 64-bit words, and from these one number.
+
+    Safetensors keeps none. zlib's over all bytes would take four times as long.
+    """
+    number = 0
+    for name, tensor in sorted(tensors.items()):
+        data = tensor.reshape(-1).view(torch.uint8)
+        words = data.numel() // 8 * 8
+        found = f"{name} {data[:words].view(torch.int64).sum().item()} {data[words:].tolist()}"
+        number = zlib.crc32(found.encode(), number)
+    return f"{number:08x}"
+
+
+def _complete(path: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """The configuration in a header, with the defaults of what it leaves out.
+
+    Raises:
+        ValueError: it holds what `create_model` does not take.
+    """
+    complete = {
+        **{"name": None, "num_classes": None, "aspp": True, "walks": [0, 1, 2, 3, 4], "in_chans": 3},
+        **config,
+    }
+    for key, value in complete.items():
+        if key == "name":
+            fits, expected = isinstance(value, str), "the name of a network"
+        elif key in ("num_classes", "in_chans"):
+            fits, expected = isinstance(value, int), "a whole number"
+        elif key == "aspp":
+            fits, expected = isinstance(value, int), "true or false"
+        elif key == "walks":
+            numbers = isinstance(value, list) and all(isinstance(walk, int) for walk in value)
+            fits, expected = numbers or value is None, "a list of whole numbers, or null"
+        else:
+            fits, expected = False, "no such key"
+        if not fits:
+            raise _bad_header(path, f"config.{key}", value, expected)
+    return complete
+
+
+def _bad_header(path: Path, key: str, value: Any, expected: str) -> ValueError:
+    return ValueError(
+        f"{path}: its header holds {key} = {value!r}, expected {expected}; save the network again with "
+        "difnet.save_model"
+    )
 
 
 def _find(path: Path) -> Path:

@@ -6,6 +6,7 @@ import shutil
 import accelerate
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from timm.layers import ScaledStdConv2d
 from timm.models.nfnet import GammaAct, NormFreeBlock
@@ -89,13 +90,92 @@ def test_foreign_file_is_an_error(tmp_path):
         load_model(path)
 
 
-@pytest.mark.parametrize("change", [{"num_classes": 3}, {"colour": "red"}, {"name": "difnet19"}])
+@pytest.mark.parametrize("change", [{"num_classes": 3}, {"walks": [7]}, {"name": "difnet19"}])
 def test_weights_that_do_not_fit_their_configuration_are_an_error(model, saved, tmp_path, change):
     path = tmp_path / "odd.safetensors"
     header = {"config": json.dumps(model.config | change), "metadata": "{}"}
     save_file(load_file(saved), path, metadata=header)
     with pytest.raises(ValueError, match=r"odd\.safetensors: its weights do not fit its configuration"):
         load_model(path)
+
+
+@pytest.mark.parametrize("read", [load_model, lambda path: init_from(small(), path)], ids=["load", "init"])
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        *(("config", value, "config = .*expected a JSON object") for value in ([1], None, "difnet18", 3)),
+        *(("metadata", value, "metadata = .*expected a JSON object") for value in ([1], None, "x")),
+        ("config", {}, r"config\.name = None, expected the name of a network"),
+        ("config", {"name": 3, "num_classes": 3}, r"config\.name = 3, expected the name of a network"),
+        ("config", {"name": "test_resnet"}, r"config\.num_classes = None, expected a whole number"),
+        (
+            "config",
+            {"name": "test_resnet", "num_classes": "3"},
+            r"config\.num_classes = '3', expected a whole",
+        ),
+        ("config", {"name": "x", "num_classes": 3, "walks": 2}, r"config\.walks = 2, expected a list"),
+        ("config", {"name": "x", "num_classes": 3, "aspp": None}, r"config\.aspp = None, expected true or"),
+        ("config", {"name": "x", "num_classes": 3, "colour": 1}, r"config\.colour = 1, expected no such key"),
+        ("config", {"name": "x", "num_classes": 3, "pretrained": True}, r"config\.pretrained = True"),
+    ],
+)
+def test_headers_are_read_alike(source, tmp_path, read, key, value, words):
+    path = tmp_path / "odd.safetensors"
+    header = {"config": json.dumps(small().config), "metadata": "{}", key: json.dumps(value)}
+    save_file(load_file(source[0]), path, metadata=header)
+    with pytest.raises(ValueError, match=rf"odd\.safetensors: its header holds {words}"):
+        read(path)
+
+
+def test_a_header_may_leave_out_what_has_a_default(source, tmp_path):
+    path = tmp_path / "short.safetensors"
+    network = small(aspp=True, walks=(0, 1, 2, 3, 4))
+    header = {"config": json.dumps({"name": "test_resnet", "num_classes": 3}), "metadata": "{}"}
+    save_file(network.state_dict(), path, metadata=header)
+    assert load_model(path)[0].config == network.config
+    assert "nothing starts anew" in init_from(copy.deepcopy(network), path)
+
+
+@pytest.mark.parametrize("read", [load_model, lambda path: init_from(small(), path)], ids=["load", "init"])
+def test_damage_within_the_file_is_found(source, tmp_path, read):
+    path = tmp_path / "copy.safetensors"
+    content = source[0].read_bytes()
+    for cut in (1, 7, 4000, 100_000):
+        path.write_bytes(content[:-cut] + bytes(cut))
+        with pytest.raises(ValueError, match=r"copy\.safetensors: its weights are not those that were saved"):
+            read(path)
+
+
+def test_weights_that_another_program_changed_are_told(source, tmp_path):
+    path = tmp_path / "changed.safetensors"
+    with safe_open(source[0], framework="pt") as file:
+        header = file.metadata()
+    half = {name: tensor.half() for name, tensor in load_file(source[0]).items()}
+    save_file(half, path, metadata=header)
+    with pytest.raises(ValueError, match=r"If another program changed them on purpose, read them with"):
+        load_model(path)
+    del header["checksum"]  # as files of earlier versions
+    save_file(half, path, metadata=header)
+    assert load_model(path)[0].mu_logit.dtype == torch.float16
+
+
+def test_a_training_does_not_start_from_weights_that_are_no_numbers(tmp_path):
+    network = small()
+    with torch.no_grad():
+        network.classifier.branches[0].bias[1] = torch.inf
+    save_model(network, tmp_path / "inf.safetensors")
+    fresh = small()
+    before = copy.deepcopy(fresh.state_dict())
+    with pytest.raises(ValueError, match=r"inf\.safetensors: classifier\.branches\.0\.bias holds numbers"):
+        init_from(fresh, tmp_path / "inf.safetensors")
+    assert all(torch.equal(value, before[name]) for name, value in fresh.state_dict().items())
+
+
+def test_metadata_is_a_dict(tmp_path):
+    for metadata in ([1], "classes", 3, [("classes", 3)]):
+        with pytest.raises(TypeError, match="metadata: expected a dict"):
+            save_model(small(), tmp_path / "model.safetensors", metadata=metadata)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_metadata_that_json_cannot_hold_is_an_error(model, tmp_path):
