@@ -90,7 +90,7 @@ def load_model(
         FileNotFoundError: there is no such file, or none in the folder.
         ValueError: the file is damaged, or another program wrote or changed it.
     """
-    saved = _read(Path(path))
+    saved = read_weights(Path(path))
     try:
         model = create_model(**saved.config)
         floats = {tensor.dtype for tensor in saved.tensors.values() if tensor.is_floating_point()}
@@ -158,7 +158,7 @@ def init_from(model: nn.Module, path: str | Path, *, classes: Sequence[str] | No
         ValueError: the file is damaged, or of another backbone or number of channels, or a weight is NaN or
             infinite; the model is unchanged.
     """
-    saved, network = _read(Path(path)), unwrapped(model)
+    saved, network = read_weights(Path(path)), unwrapped(model)
     old, new = saved.config, network.config
     for key, (theirs, ours) in {
         "backbone": tuple(_architecture(config["name"]) for config in (old, new)),
@@ -361,7 +361,7 @@ def _unlike_config(name: str, what: str) -> TypeError:
     )
 
 
-class _Saved(NamedTuple):
+class SavedWeights(NamedTuple):
     """A file of `save_model`."""
 
     path: Path
@@ -370,7 +370,13 @@ class _Saved(NamedTuple):
     tensors: dict[str, Tensor]
 
 
-def _read(path: Path) -> _Saved:
+def read_weights(path: Path) -> SavedWeights:
+    """Read a file of `save_model`, or of a run folder, as `load_model` does, without building the network.
+
+    Raises:
+        FileNotFoundError: there is no such file, or none in the folder.
+        ValueError: the file is damaged, or another program wrote or changed it.
+    """
     path = _find(path)
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
@@ -394,7 +400,7 @@ def _read(path: Path) -> _Saved:
             "program changed them on purpose, read them with safetensors.torch.load_file, load them into a "
             "network from difnet.create_model, and save that with difnet.save_model"
         )
-    return _Saved(path, _complete(path, config), metadata, tensors)
+    return SavedWeights(path, _complete(path, config), metadata, tensors)
 
 
 def checksum(tensors: dict[str, Tensor]) -> str:
@@ -463,7 +469,7 @@ def _architecture(name: str) -> str:
     return (MODELS[name][1] if name in MODELS else name).partition(".")[0]
 
 
-def _why_classes_differ(saved: _Saved, count: int, names: Sequence[str] | None) -> str | None:
+def _why_classes_differ(saved: SavedWeights, count: int, names: Sequence[str] | None) -> str | None:
     """Why scores of the saved network are not scores of one of `count` classes, called `names`; or None."""
     old, theirs = saved.config["num_classes"], saved.metadata.get("classes")
     if old != count:
