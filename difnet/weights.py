@@ -411,6 +411,8 @@ def checksum(tensors: dict[str, Tensor]) -> str:
     number = 0
     for name, tensor in sorted(tensors.items()):
         data = tensor.reshape(-1).view(torch.uint8)
+        if data.storage_offset() % 8:  # a view of larger memory, in which 64-bit words begin elsewhere
+            data = data.clone()
         words = data.numel() // 8 * 8
         found = f"{name} {data[:words].view(torch.int64).sum().item()} {data[words:].tolist()}"
         number = zlib.crc32(found.encode(), number)

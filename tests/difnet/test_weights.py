@@ -434,6 +434,13 @@ def test_settings_that_change_training_alone_are_no_obstacle(tmp_path):
     assert_read_back(network, network, tmp_path)
 
 
+def test_weights_that_are_parts_of_one_vector_are_saved(tmp_path):
+    network = small()
+    vector = torch.cat([torch.zeros(1), nn.utils.parameters_to_vector(network.parameters())])
+    nn.utils.vector_to_parameters(vector[1:], network.parameters())
+    assert_read_back(network, network, tmp_path)
+
+
 def test_saving_leaves_the_random_numbers_alone(tmp_path):
     network, state = small(), torch.get_rng_state()
     save_model(network, tmp_path / "model.safetensors")
