@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from difnet.config import TrainConfig
 from difnet.files import WriteError, file_to_write, is_within, prepare_folder, write_atomically, writing
 from difnet.metrics import to_json
+from difnet.weights import checksum, read_weights
 
 FORMAT = 1
 
@@ -48,28 +49,69 @@ class State(NamedTuple):
     """What `RunFolder.load_state` read.
 
     Attributes:
+        path: the file.
         tensors: "model.*", "optimizer.INDEX.*" and "rng.*" by name.
         header: progress and scalars.
     """
 
+    path: Path
     tensors: dict[str, Tensor]
     header: dict[str, Any]
 
     def restore_model(self, model: nn.Module) -> None:
-        """Load the weights and buffers, all of them."""
-        model.load_state_dict(_below(self.tensors, "model."))
+        """Load the weights and buffers, all of them.
+
+        Raises:
+            RunError: they are of another network.
+        """
+        saved, built = _below(self.tensors, "model."), model.state_dict()
+        for name in [*built, *saved]:
+            if name not in saved or name not in built or saved[name].shape != built[name].shape:
+                raise self._other_settings("network", "model, aspp and walks", name)
+        model.load_state_dict(saved)
 
     def restore_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
-        """Load the per-parameter state; the groups keep the settings of the configuration."""
+        """Load the per-parameter state; the groups keep the settings of the configuration.
+
+        Raises:
+            RunError: it is of another optimizer, or of other parameters.
+        """
         state: dict[int, dict[str, Any]] = {}
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        adam = isinstance(optimizer, torch.optim.AdamW)
+        keys = {"step", "exp_avg", "exp_avg_sq"} if adam else {"momentum_buffer"}
         for name, tensor in _below(self.tensors, "optimizer.").items():
             index, _, key = name.partition(".")
+            if key not in keys or not index.isdecimal() or int(index) >= len(parameters):
+                raise self._other_settings("optimizer", "optimizer", f"optimizer.{name}")
+            if tensor.shape != (() if key == "step" else parameters[int(index)].shape):
+                raise _damaged(self.path, f"optimizer.{name} is of shape {tuple(tensor.shape)}")
             state.setdefault(int(index), {})[key] = tensor
+        for number, values in state.items():
+            for key in keys - values.keys():
+                raise _damaged(self.path, f"optimizer.{number}.{key} is missing")
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
-    def random_states(self) -> dict[str, Tensor]:
-        """Generator states, "cpu" and perhaps "cuda", as (processes, bytes) uint8."""
-        return _below(self.tensors, "rng.")
+    def restore_random_states(self, process: int, device: torch.device) -> None:
+        """Go on with the random numbers of a process; one that was not there has its own.
+
+        Raises:
+            RunError: the file does not hold them.
+        """
+        states = _below(self.tensors, "rng.")
+        try:
+            if process < len(states["cpu"]):
+                torch.set_rng_state(states["cpu"][process])
+                if "cuda" in states and device.type == "cuda":
+                    torch.cuda.set_rng_state(states["cuda"][process], device)
+        except (KeyError, IndexError, TypeError, RuntimeError) as error:
+            raise _damaged(self.path, f"rng, the random states: {error}") from error
+
+    def _other_settings(self, what: str, keys: str, tensor: str) -> RunError:
+        return RunError(
+            f"{self.path} is of another {what} than {self.path.with_name('config.json')} describes "
+            f"(as {tensor} shows); restore {keys} there, or start a new run"
+        )
 
 
 class RunFolder:
@@ -231,19 +273,22 @@ class RunFolder:
 
     def evaluations(self, step: int) -> list[dict[str, Any]]:
         """Records of the evaluations up to `step`, the oldest first."""
-        return [record for _, record in self._logged(step) if record.get("kind") == "val"]
+        records = [record for _, record in self._logged(step) if record.get("kind") == "val"]
+        for record in records:
+            for key, kinds in (("mean_iou", (int, float)), ("iou", dict)):
+                if not isinstance(record.get(key), kinds):
+                    raise RunError(
+                        f"{self.metrics_file}: the evaluation of step {record['step']} has {key} = "
+                        f"{record.get(key)!r}; restore the file from a copy, or remove that line"
+                    )
+        return records
 
-    def best_record(self, step: int) -> list[dict[str, Any]]:
-        """What best.safetensors says of its evaluation, if that was at `step` or before; else nothing.
-
-        metrics.jsonl may have been cut or lost, and then the best weights must not be replaced by worse ones.
-        """
+    def saved_with(self, name: str) -> dict[str, Any] | None:
+        """The metadata of best.safetensors or last.safetensors; None where it is missing or damaged."""
         try:
-            with safe_open(self.path / "best.safetensors", framework="pt") as file:
-                record = json.loads((file.metadata() or {})["metadata"])
-            return [record] if record["step"] <= step and record["mean_iou"] is not None else []
-        except (OSError, SafetensorError, json.JSONDecodeError, KeyError, TypeError):
-            return []
+            return read_weights(self.path / f"{name}.safetensors").metadata
+        except (OSError, ValueError):
+            return None
 
     def _logged(self, step: int) -> Iterator[tuple[str, dict[str, Any]]]:
         """Lines of metrics.jsonl up to `step` and what they hold; a torn one is passed over."""
@@ -279,7 +324,8 @@ class RunFolder:
             }
         tensors |= {f"rng.{name}": value for name, value in random_states.items()}
         plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        metadata = {"difnet.state": json.dumps({"format": FORMAT, **header}, allow_nan=False)}
+        header = {"format": FORMAT, "checksum": checksum(plain), **header}
+        metadata = {"difnet.state": json.dumps(header, allow_nan=False)}
         write_atomically(self.state_file, save(plain, metadata))
 
     def load_state(self) -> State | None:
@@ -295,15 +341,29 @@ class RunFolder:
                 header = json.loads((file.metadata() or {})["difnet.state"])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
         except (SafetensorError, KeyError, json.JSONDecodeError) as error:
-            raise RunError(
-                f"{self.state_file} is damaged ({error}); restore it from a copy, or start a new run"
-            ) from error
+            raise _damaged(self.state_file, str(error)) from error
+        if not isinstance(header, dict):
+            raise _damaged(self.state_file, f"its header is {header!r}")
         if header.get("format") != FORMAT:
             raise RunError(
                 f"{self.state_file} has format {header.get('format')}, this version reads {FORMAT}; "
                 "continue the run with the version that wrote it (environment.json)"
             )
-        return State(tensors, header)
+        known = checksum(tensors)
+        if header.get("checksum", known) != known:  # earlier versions wrote none
+            raise _damaged(
+                self.state_file, f"its checksum is {known}, that of what was saved {header['checksum']}"
+            )
+        step, classes = header.get("step"), header.get("classes", [])  # nor did all of them write the classes
+        if not isinstance(step, int) or step < 0:
+            raise _damaged(self.state_file, f"its header holds step = {step!r}")
+        if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+            raise _damaged(self.state_file, f"its header holds classes = {classes!r}")
+        return State(self.state_file, tensors, header)
+
+
+def _damaged(file: Path, reason: str) -> RunError:
+    return RunError(f"{file} is damaged ({reason}); restore it from a copy, or start a new run")
 
 
 def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

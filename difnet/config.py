@@ -6,12 +6,16 @@ import os
 import re
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_type_hints
 
+import typeguard
 import tyro
 
 from difnet.data.base import VOID
 from difnet.files import read_text
+
+_SMALLEST, _LARGEST = 1e-37, 1e37
+"""Bounds of learning rates: float32 holds 1.2e-38 to 3.4e38, and AdamW divides the first rate by 0.1."""
 
 DatasetName = Literal["scenes", "camvid", "folder"]
 
@@ -181,7 +185,28 @@ class TrainConfig:
                 raise ValueError(
                     f"--{name.replace('_', '-')} must not be negative, got {getattr(config, name)}"
                 )
+        config._check_range()
         return config
+
+    def _check_range(self) -> None:
+        """See that float32, in which the optimizers compute, holds the factors and their products.
+
+        Raises:
+            ValueError: it does not; the message names the options.
+        """
+        recipe, heads = self.recipe(), "--lr times --head-lr-multiplier"
+        decay = recipe.weight_decay if recipe.optimizer == "adamw" else 0.0  # SGD has no product of the two
+        for words, value, least in (
+            ("--lr", recipe.lr, _SMALLEST),
+            (heads, recipe.lr * self.head_lr_multiplier, _SMALLEST),
+            ("--weight-decay", recipe.weight_decay, 0.0),
+            ("--lr times --weight-decay", recipe.lr * decay, 0.0),
+            (f"{heads} times --weight-decay", recipe.lr * self.head_lr_multiplier * decay, 0.0),
+            ("--momentum", self.momentum, 0.0),
+            ("--poly-power", self.poly_power, 0.0),
+        ):
+            if not least <= value <= _LARGEST:
+                raise ValueError(f"{words} must be from {least:g} to {_LARGEST:g}, got {value:g}")
 
     def recipe(self) -> Recipe:
         """The data-dependent settings of a resolved configuration."""
@@ -203,13 +228,24 @@ class TrainConfig:
             values: dict[str, Any] = dict(json.loads(path.read_text(encoding="utf-8")))
             values.setdefault("init_from", None)  # runs of earlier versions have none
             for name in ("data_root", "out", "resume", "init_from"):
-                values[name] = None if values[name] is None else Path(values[name])
+                values[name] = Path(values[name]) if isinstance(values[name], str) else values[name]
             for name in ("walks", "scale", "void_value"):
-                if name in values:  # runs of older versions have no void_value
+                if isinstance(values.get(name), list):  # runs of older versions have no void_value
                     values[name] = tuple(values[name])
-            return TrainConfig(**values)
-        except (ValueError, KeyError, TypeError) as error:
+            config = TrainConfig(**values)
+            for name, kind in get_type_hints(TrainConfig).items():
+                value = getattr(config, name)
+                try:
+                    typeguard.check_type(value, kind)
+                except typeguard.TypeCheckError:
+                    expected = kind.__name__ if isinstance(kind, type) else str(kind).replace("typing.", "")
+                    raise ValueError(f"{name} is {value!r}, expected {expected}") from None
+            config.resolved()
+        except KeyError as error:
+            raise ValueError(f"{path} is not the configuration of a run ({error} is missing)") from error
+        except (ValueError, TypeError) as error:
             raise ValueError(f"{path} is not the configuration of a run ({error})") from error
+        return config
 
 
 @dataclass(frozen=True)

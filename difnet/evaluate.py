@@ -33,16 +33,18 @@ def default_device(name: str | None = None) -> torch.device:
     Raises:
         ValueError: PyTorch does not know the name, or the device is absent.
     """
+    best = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    if name is None:
+        return best
     try:
-        if name is None:
-            return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
         device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).partition("\n")[0]
-        raise ValueError(f"--device {name} cannot be used on this machine: {reason}") from error
-    if device.type == "meta":
-        raise ValueError("--device meta computes no values; choose another, such as cpu")
+        torch.zeros(1, device=device).add(1).item()  # of the meta device, which computes nothing, an error
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError, AttributeError) as error:
+        reason = str(error).partition("\n")[0].partition(". ")[0].rstrip(".")
+        present = " or ".join(dict.fromkeys((best.type, "cpu")))
+        raise ValueError(
+            f"--device {name} cannot be used on this machine: {reason}; choose {present}"
+        ) from error
     return device
 
 
@@ -70,6 +72,11 @@ def evaluate_checkpoint(config: EvaluateConfig, report: Reporter | None = None) 
         label_offset=label_offset,
     )
     known = metadata.get("classes")
+    if known is not None and not isinstance(known, list):
+        raise ValueError(
+            f"{config.checkpoint}: its metadata hold classes = {known!r}, expected a list of names; save it "
+            "with such a list or none, and choose the data it was trained for"
+        )
     if known is not None and known != dataset.classes:
         raise ValueError(
             f"{config.checkpoint} was trained on the classes {', '.join(map(str, known))}; "
@@ -97,12 +104,30 @@ def evaluate_checkpoint(config: EvaluateConfig, report: Reporter | None = None) 
 
 
 def _numbering(config: EvaluateConfig, metadata: dict[str, Any]) -> tuple[tuple[int, ...], int]:
-    """Void numbers and offset of the labels: as the options say, else as in training on a folder."""
+    """Void numbers and offset of the labels: as the options say, else as in training on a folder.
+
+    Raises:
+        ValueError: those that were saved with the weights are no such numbers.
+    """
     known = metadata if config.dataset == "folder" else {}
-    void, offset = known.get("void_value", (VOID,)), known.get("label_offset", 0)
-    return (
-        tuple(void) if config.void_value is None else config.void_value,
-        offset if config.label_offset is None else config.label_offset,
+    void, offset = config.void_value, config.label_offset
+    if void is None:
+        saved = known.get("void_value")
+        if saved is not None and not (isinstance(saved, list) and all(type(it) is int for it in saved)):
+            raise _bad_number(config, "void_value", saved, "a list of whole numbers")
+        void = (VOID,) if saved is None else tuple(saved)
+    if offset is None:
+        saved = known.get("label_offset")
+        if saved is not None and type(saved) is not int:
+            raise _bad_number(config, "label_offset", saved, "a whole number")
+        offset = 0 if saved is None else saved
+    return void, offset
+
+
+def _bad_number(config: EvaluateConfig, key: str, value: Any, expected: str) -> ValueError:
+    return ValueError(
+        f"{config.checkpoint}: its metadata hold {key} = {value!r}, expected {expected}; give "
+        f"--{key.replace('_', '-')}"
     )
 
 

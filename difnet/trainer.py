@@ -398,20 +398,28 @@ class Trainer:
             )
         state.restore_model(self.network)
         state.restore_optimizer(self.plain_optimizer)
-        rank = self.accelerator.process_index
-        random_states = state.random_states()
-        if rank < len(random_states["cpu"]):
-            torch.set_rng_state(random_states["cpu"][rank])
-            if "cuda" in random_states and self.accelerator.device.type == "cuda":
-                torch.cuda.set_rng_state(random_states["cuda"][rank], self.accelerator.device)
-        header = state.header
-        self.step = header["step"]
+        state.restore_random_states(self.accelerator.process_index, self.accelerator.device)
+        self.step = state.header["step"]
+        self._find_records()
+        if self.accelerator.scaler is not None and state.header.get("scaler"):
+            self.accelerator.scaler.load_state_dict(state.header["scaler"])
+
+    def _find_records(self) -> None:
+        """Take up the last evaluation and the best one; where weights of theirs are gone, evaluate again."""
         records = self.run_folder.evaluations(self.step)
-        self.record = records[-1] if records else {}
-        records += self.run_folder.best_record(self.step)
-        self.best = max(records, key=lambda record: record["mean_iou"], default={})
-        if self.accelerator.scaler is not None and header["scaler"]:
-            self.accelerator.scaler.load_state_dict(header["scaler"])
+        last, best = (self.run_folder.saved_with(name) for name in ("last", "best"))
+        self.record = records[-1] if records and last is not None and best is not None else {}
+        if best is None:
+            if records:
+                mean = format_mean(max(records, key=lambda record: record["mean_iou"]))
+                self.report.line(
+                    f"{self.run_folder.path / 'best.safetensors'} is missing or damaged: the weights of the "
+                    f"best evaluation so far ({mean}) are lost; the best from step {self.step} on replace it"
+                )
+        elif best.get("mean_iou") is not None and best["step"] <= self.step:
+            self.best = best  # metrics.jsonl may have been cut or lost
+        else:  # weights of an earlier version do not tell
+            self.best = max(records, key=lambda record: record["mean_iou"], default={})
 
     def _finish(self) -> None:
         """Save overlays and say where everything is."""

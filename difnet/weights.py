@@ -1,11 +1,14 @@
 """Weights on disk: safetensors, configuration and metadata as JSON in its header; nothing is unpickled."""
 
+import inspect
 import json
 import os
+import zlib
 from collections.abc import Sequence
 from functools import lru_cache
-from itertools import zip_longest
+from itertools import pairwise, zip_longest
 from pathlib import Path
+from types import BuiltinFunctionType, FunctionType, NoneType
 from typing import Any, NamedTuple
 
 import torch
@@ -28,10 +31,14 @@ _HOLDERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel,
 _LABELS = 255
 """Classes that a label of 8 bits can number beside void."""
 
-_SETTINGS = (
-    *("eps", "kernel_size", "stride", "padding", "padding_mode", "dilation", "groups", "num_groups", "walks"),
-)
-"""Attributes of layers that are not among the weights and change what is computed in evaluation."""
+_PLAIN = (bool, int, float, str, NoneType, torch.dtype, FunctionType, BuiltinFunctionType)
+"""Types of the settings of layers that can be compared."""
+
+_OF_TRAINING = {
+    *("training", "momentum", "track_running_stats", "p", "drop_prob", "drop_rate", "scale_by_keep"),
+    *("inplace", "grad_checkpointing", "fused_attn", "concurrent"),
+}
+"""Settings of layers that change training alone, or how something is computed and not what."""
 
 
 def save_model(model: nn.Module, path: str | Path, *, metadata: dict[str, Any] | None = None) -> None:
@@ -47,13 +54,16 @@ def save_model(model: nn.Module, path: str | Path, *, metadata: dict[str, Any] |
         metadata: what JSON can hold, such as {"classes": [...], "palette": [[r, g, b], ...]}.
 
     Raises:
-        TypeError: `model` is not such a network, or its layers are not those that its configuration builds,
-            or JSON cannot hold `metadata`. Nothing is written.
+        TypeError: `model` is not such a network, or its layers are not those that its configuration builds
+            (of other settings, say, or with forward hooks), or `metadata` is no dict, or JSON cannot hold it.
+            Nothing is written.
         OSError: the file cannot be written, or `path` is no file but a folder, a device or a pipe; what was
             there before is left as it was.
     """
     network = unwrapped(model)
     tensors = _savable(network)
+    if metadata is not None and not isinstance(metadata, dict):
+        raise TypeError(f"metadata: expected a dict with what is to be kept by name, got {metadata!r}")
     try:
         header = {"config": json.dumps(network.config), "metadata": json.dumps(metadata or {})}
     except TypeError as error:
@@ -62,7 +72,7 @@ def save_model(model: nn.Module, path: str | Path, *, metadata: dict[str, Any] |
     if not path.parent.exists():
         raise FileNotFoundError(f"{path}: its folder does not exist; create {path.parent} first")
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_atomically(path, save(plain, header))
+    write_atomically(path, save(plain, {**header, "checksum": checksum(plain)}))
 
 
 def load_model(
@@ -80,9 +90,9 @@ def load_model(
 
     Raises:
         FileNotFoundError: there is no such file, or none in the folder.
-        ValueError: the file is damaged, or another program wrote it.
+        ValueError: the file is damaged, or another program wrote or changed it.
     """
-    saved = _read(Path(path))
+    saved = read_weights(Path(path))
     try:
         model = create_model(**saved.config)
         floats = {tensor.dtype for tensor in saved.tensors.values() if tensor.is_floating_point()}
@@ -93,8 +103,9 @@ def load_model(
                 tensor.data = tensor.data.to(saved.tensors[name].dtype)
         model.load_state_dict(saved.tensors)
     except (TypeError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split("\n\t")[:2])  # PyTorch lists all tensors that do not fit
         raise ValueError(
-            f"{saved.path}: its weights do not fit its configuration {saved.config}: {error}"
+            f"{saved.path}: its weights do not fit its configuration {saved.config}: {reason}"
         ) from error
     model = model.to(device).eval()
     # The fastest way to run it on a CPU with the same error (docs/benchmarks.md); not measured on a GPU yet.
@@ -146,10 +157,11 @@ def init_from(model: nn.Module, path: str | Path, *, classes: Sequence[str] | No
 
     Raises:
         FileNotFoundError: there is no such file, or none in the folder.
-        ValueError: the file is damaged, or of another backbone or number of channels; the model is unchanged.
+        ValueError: the file is damaged, or of another backbone or number of channels, or a weight is NaN or
+            infinite; the model is unchanged.
     """
-    saved, network = _read(Path(path)), unwrapped(model)
-    old, new = {"in_chans": 3, "walks": None, **saved.config}, network.config
+    saved, network = read_weights(Path(path)), unwrapped(model)
+    old, new = saved.config, network.config
     for key, (theirs, ours) in {
         "backbone": tuple(_architecture(config["name"]) for config in (old, new)),
         "in_chans": (old["in_chans"], new["in_chans"]),
@@ -177,6 +189,12 @@ def init_from(model: nn.Module, path: str | Path, *, classes: Sequence[str] | No
         raise ValueError(
             f"{saved.path}: its seed branch does not fit, as {missing[0]} shows; nothing was loaded"
         )
+    for name, tensor in fitting.items():
+        if not tensor.to(state[name].dtype).isfinite().all():
+            raise ValueError(
+                f"{saved.path}: {name} holds numbers that are NaN or infinite, as after a training that "
+                "diverged; nothing was loaded. Start from other weights"
+            )
     network.load_state_dict(fitting, strict=False)
 
     parts = dict.fromkeys(name.partition(".")[0] for name in state)
@@ -250,13 +268,25 @@ def _savable(network: DifNet | SimDeepLab) -> dict[str, Tensor]:
     for name in [*built, *state]:
         if name not in state or name not in built:
             raise _unlike_config(name, "there" if name in state else "missing")
-    places: dict[int, str] = {}
     for name, tensor in state.items():
         _compare_tensors(name, tensor, built[name])
-        other = places.setdefault(tensor.data_ptr(), name)
-        if other != name and tensor.numel():
-            raise _unlike_config(name, f"the same tensor as {other}, which loading would not tie again")
+    _check_apart({name: tensor for name, tensor in state.items() if tensor.numel()})
     return state
+
+
+def _check_apart(state: dict[str, Tensor]) -> None:
+    """See that no two tensors share memory, which loading would not restore."""
+    places = []
+    for name, tensor in state.items():
+        length = 1 + sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True))
+        start = tensor.data_ptr()
+        places.append((str(tensor.device), start, start + length * tensor.element_size(), name))
+    places.sort(key=lambda place: place[:2])  # and the earlier in the network first
+    for (device, start, end, name), (next_device, next_start, next_end, other) in pairwise(places):
+        if (device, start, end) == (next_device, next_start, next_end):
+            raise _unlike_config(other, f"the same tensor as {name}, which loading would not tie again")
+        if device == next_device and next_start < end:
+            raise _unlike_config(other, f"in part in the memory of {name}; give each a tensor of its own")
 
 
 @lru_cache(maxsize=1)
@@ -267,15 +297,49 @@ def _skeleton(config: str) -> DifNet | SimDeepLab:
 
 
 def _compare_layers(name: str, layer: nn.Module | None, expected: nn.Module) -> None:
+    if layer is None:
+        raise _unlike_config(name, f"missing in place of {type(expected).__name__}")
     # In evaluation, a synchronised batch norm is one like any other.
     alike = isinstance(layer, nn.SyncBatchNorm) and isinstance(expected, _BatchNorm)
     if type(layer) is not type(expected) and not alike:
-        found = "missing" if layer is None else f"of class {type(layer).__name__}"
-        raise _unlike_config(name, f"{found} in place of {type(expected).__name__}")
-    for setting in _SETTINGS:
-        value, built = (getattr(it, setting, None) for it in (layer, expected))
-        if value != built:
+        raise _unlike_config(name, f"of class {type(layer).__name__} in place of {type(expected).__name__}")
+    values, built_values = vars(layer), vars(expected)
+    for method in values.keys() - built_values.keys():
+        if callable(getattr(type(layer), method, None)) and not _casts_for_accelerate(layer, method):
+            raise _unlike_config(name, f"given a {method} of its own in place of that of its class")
+    for setting, built in built_values.items():
+        value = values.get(setting)
+        if not setting.startswith("_") and setting not in _OF_TRAINING and _differ(value, built):
             raise _unlike_config(name, f"built with {setting} {built} and has {value} now")
+    for hooks in ("forward_hooks", "forward_pre_hooks"):
+        count, built = (len(vars(it)[f"_{hooks}"]) for it in (layer, expected))
+        if count != built:
+            raise _unlike_config(
+                name, f"built with {built} {hooks} and has {count} now, which must be removed to save it"
+            )
+    inner, built = (list(it._modules) for it in (layer, expected))
+    if added := [child for child in inner if child not in built]:
+        raise _unlike_config(f"{name}.{added[0]}".lstrip("."), "a layer that is not in it")
+    if inner != built and len(inner) == len(built):
+        raise _unlike_config(name, f"built of {', '.join(built)}, which now come as {', '.join(inner)}")
+
+
+def _differ(value: Any, built: Any) -> bool:
+    """Whether two settings are different, as far as they can be compared."""
+    if not (_is_plain(value) and _is_plain(built)):
+        return _is_plain(value) != _is_plain(built)
+    # Functions that are written in a constructor are made anew for each layer.
+    return getattr(value, "__code__", value) != getattr(built, "__code__", built)
+
+
+def _is_plain(value: Any) -> bool:
+    return all(map(_is_plain, value)) if isinstance(value, tuple | list) else isinstance(value, _PLAIN)
+
+
+def _casts_for_accelerate(layer: nn.Module, attribute: str) -> bool:
+    """Whether `attribute` is the method of the class, which Accelerate runs in another precision."""
+    method = inspect.unwrap(vars(layer)[attribute])
+    return f"_original_{attribute}" in vars(layer) and method is getattr(type(layer), attribute)
 
 
 def _compare_tensors(name: str, tensor: Any, expected: Tensor) -> None:
@@ -299,7 +363,7 @@ def _unlike_config(name: str, what: str) -> TypeError:
     )
 
 
-class _Saved(NamedTuple):
+class SavedWeights(NamedTuple):
     """A file of `save_model`."""
 
     path: Path
@@ -308,7 +372,13 @@ class _Saved(NamedTuple):
     tensors: dict[str, Tensor]
 
 
-def _read(path: Path) -> _Saved:
+def read_weights(path: Path) -> SavedWeights:
+    """Read a file of `save_model`, or of a run folder, as `load_model` does, without building the network.
+
+    Raises:
+        FileNotFoundError: there is no such file, or none in the folder.
+        ValueError: the file is damaged, or another program wrote or changed it.
+    """
     path = _find(Path(os.path.expanduser(path)))
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
@@ -317,11 +387,72 @@ def _read(path: Path) -> _Saved:
     except SafetensorError as error:
         raise ValueError(f"{path}: not a whole safetensors file ({error}); copy or save it again") from error
     try:
-        return _Saved(path, json.loads(header["config"]), json.loads(header["metadata"]), tensors)
+        config, metadata = (json.loads(header[key]) for key in ("config", "metadata"))
     except (KeyError, json.JSONDecodeError) as error:
         raise ValueError(
             f"{path}: no configuration in its header; expected a file from difnet.save_model"
         ) from error
+    for key, value in (("config", config), ("metadata", metadata)):
+        if not isinstance(value, dict):
+            raise _bad_header(path, key, value, "a JSON object")
+    if header.get("checksum", known := checksum(tensors)) != known:  # earlier versions wrote none
+        raise ValueError(
+            f"{path}: its weights are not those that were saved (their checksum is {known}, that in the "
+            f"header {header['checksum']}), as after a copy that was cut short; copy it again. If another "
+            "program changed them on purpose, read them with safetensors.torch.load_file, load them into a "
+            "network from difnet.create_model, and save that with difnet.save_model"
+        )
+    return SavedWeights(path, _complete(path, config), metadata, tensors)
+
+
+def checksum(tensors: dict[str, Tensor]) -> str:
+    """What tells damaged tensors from whole ones: the sums of their 64-bit words, and from these one number.
+
+    Safetensors keeps none. zlib's over all bytes would take four times as long.
+    """
+    number = 0
+    for name, tensor in sorted(tensors.items()):
+        data = tensor.reshape(-1).view(torch.uint8)
+        if data.storage_offset() % 8:  # a view of larger memory, in which 64-bit words begin elsewhere
+            data = data.clone()
+        words = data.numel() // 8 * 8
+        found = f"{name} {data[:words].view(torch.int64).sum().item()} {data[words:].tolist()}"
+        number = zlib.crc32(found.encode(), number)
+    return f"{number:08x}"
+
+
+def _complete(path: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """The configuration in a header, with the defaults of what it leaves out.
+
+    Raises:
+        ValueError: it holds what `create_model` does not take.
+    """
+    complete = {
+        **{"name": None, "num_classes": None, "aspp": True, "walks": [0, 1, 2, 3, 4], "in_chans": 3},
+        **config,
+    }
+    for key, value in complete.items():
+        if key == "name":
+            fits, expected = isinstance(value, str), "the name of a network"
+        elif key in ("num_classes", "in_chans"):
+            fits, expected = isinstance(value, int), "a whole number"
+        elif key == "aspp":
+            fits, expected = isinstance(value, int), "true or false"
+        elif key == "walks":
+            numbers = isinstance(value, list) and all(isinstance(walk, int) for walk in value)
+            fits, expected = numbers or value is None, "a list of whole numbers, or null"
+        else:
+            fits, expected = False, "no such key"
+        if not fits:
+            raise _bad_header(path, f"config.{key}", value, expected)
+    return complete
+
+
+def _bad_header(path: Path, key: str, value: Any, expected: str) -> ValueError:
+    return ValueError(
+        f"{path}: its header holds {key} = {value!r}, expected {expected}; save the network again with "
+        "difnet.save_model"
+    )
 
 
 def _find(path: Path) -> Path:
@@ -342,7 +473,7 @@ def _architecture(name: str) -> str:
     return (MODELS[name][1] if name in MODELS else name).partition(".")[0]
 
 
-def _why_classes_differ(saved: _Saved, count: int, names: Sequence[str] | None) -> str | None:
+def _why_classes_differ(saved: SavedWeights, count: int, names: Sequence[str] | None) -> str | None:
     """Why scores of the saved network are not scores of one of `count` classes, called `names`; or None."""
     old, theirs = saved.config["num_classes"], saved.metadata.get("classes")
     if old != count:

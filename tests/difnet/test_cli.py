@@ -275,7 +275,13 @@ def test_predict_names_the_bad_image(trained, tmp_path, capsys):
             ("--batch-size", "0"),
             "--workers must not be negative and --batch-size must be positive, got 2 and 0",
         ),
-        (("--device", "meta"), "--device meta computes no values; choose another, such as cpu"),
+        (("--device", "meta"), "--device meta cannot be used on this machine: Tensor.item()"),
+        (
+            ("--device", "hpu"),
+            "--device hpu cannot be used on this machine: No module named 'torch.hpu'; choose ",
+        ),
+        (("--device", "privateuseone"), "--device privateuseone cannot be used on this machine: "),
+        (("--device", "xla"), "from the 'XLA' backend; choose "),
         (("--device", "mps"), "--device mps cannot be used on this machine: "),
     ],
 )
@@ -371,6 +377,29 @@ def test_a_palette_that_is_none_is_refused(palette, trained, tmp_path, capsys):
         out = ("--out", str(tmp_path / "out"))
         assert command.main([image, "--checkpoint", str(weights), *out, *options]) == 1
         assert "error: the palette saved with the weights is not one colour" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("key", "values", "options"),
+    [
+        ("classes", (3, "abc", {"a": 1}), ()),
+        ("void_value", (255, "255", [255.0], ["255"], [True]), ("--void-value", "255")),
+        ("label_offset", ("0", 0.0, [0], True), ("--label-offset", "0")),
+    ],
+)
+def test_metadata_that_evaluation_cannot_use(key, values, options, trained, tmp_path, capsys):
+    root, run = trained
+    model, _ = load_model(run)
+    weights = tmp_path / "own.safetensors"
+    data = ("--checkpoint", str(weights), "--dataset", "folder", "--data-root", str(root), "--workers", "0")
+    for value in values:
+        save_model(model, weights, metadata={key: value})
+        assert evaluate.main([*data]) == 1
+        assert f"error: {weights}: its metadata hold {key} = {value!r}, expected a" in capsys.readouterr().err
+    if options:
+        assert evaluate.main([*data, *options]) == 0
+    save_model(model, weights, metadata={key: None})
+    assert evaluate.main([*data]) == 0
 
 
 def test_a_network_of_more_classes_than_8_bits_number(trained, tmp_path, capsys):

@@ -324,7 +324,7 @@ def test_bad_images_are_errors():
     model = build("simdeeplab18").eval()
     with pytest.raises(TypeError, match=r"image: expected floating point.*uint8"):
         model(torch.zeros(1, 3, 8, 8, dtype=torch.uint8))
-    with pytest.raises(TypeError, match="image: expected a tensor .*, got ndarray"):
+    with pytest.raises(TypeError, match=r"image: expected a tensor .*, got ndarray"):
         model(np.zeros((1, 3, 8, 8)))
     for shape in [(3, 8, 8), (1, 1, 8, 8), (1, 3, 0, 8)]:
         with pytest.raises(ValueError, match="image: expected shape"):

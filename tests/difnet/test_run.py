@@ -13,9 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import start, tiny, write_pair
+from accelerate.state import AcceleratorState
+from conftest import make_folder, start, tiny, write_pair
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from difnet import checkpoint, create_model, evaluate, files, load_model, save_model, train
 from difnet.checkpoint import RunError, RunFolder
@@ -498,20 +500,213 @@ def test_data_that_goes_bad_while_training(data_root, tmp_path, monkeypatch, cap
     assert error.count("\n") == 1
 
 
-def test_the_best_is_found_again_after_an_interruption(data_root, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("told_by", ["weights", "log"])
+def test_the_best_is_found_again_after_an_interruption(data_root, tmp_path, capsys, told_by):
+    """Weights of earlier versions do not tell their evaluation: then the log does."""
     run = tmp_path / "run"
     assert train.main(tiny(data_root, run, "--epochs", "1")) == 0
-    log = run / "metrics.jsonl"
-    lines = [json.loads(line) for line in log.read_text().splitlines()]
-    lines[-1]["iou"] = {"left": 1.0, "right": 1.0, "block": None}
-    lines[-1]["mean_iou"] = 1.0
-    log.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    config = json.loads((run / "config.json").read_text())
-    (run / "config.json").write_text(json.dumps(config | {"epochs": 2}))
+    record = {"iou": {"left": 1.0, "right": 1.0, "block": None}, "mean_iou": 1.0}
+    model, metadata = load_model(run)
+    kept = {name: value for name, value in metadata.items() if name not in record}
+    save_model(model, run / "best.safetensors", metadata=kept | (record if told_by == "weights" else {}))
+    if told_by == "log":
+        log = run / "metrics.jsonl"
+        lines = [json.loads(line) for line in log.read_text().splitlines()]
+        log.write_text("".join(json.dumps(line | record) + "\n" for line in lines))
+    edit_config(run, epochs=2)
     best = (run / "best.safetensors").read_bytes()
     assert train.main(["--resume", str(run), "--workers", "0"]) == 0
     assert (run / "best.safetensors").read_bytes() == best
     assert "best 100.00% over 2 of 3 classes" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "damage", [Path.unlink, lambda file: file.write_bytes(file.read_bytes()[:-9] + b"xxxxxxxxx")]
+)
+@pytest.mark.parametrize("epochs", [2, 3])
+def test_best_weights_that_are_gone_are_told_and_written_again(data_root, tmp_path, capsys, damage, epochs):
+    run = tmp_path / "run"
+    assert train.main(tiny(data_root, run, "--epochs", "2")) == 0
+    log = run / "metrics.jsonl"
+    log.write_text(log.read_text().replace('"mean_iou": ', '"mean_iou": 1', 1))  # more than 100 %
+    damage(run / "best.safetensors")
+    damage(run / "last.safetensors")
+    edit_config(run, epochs=epochs)
+    capsys.readouterr()
+    assert train.main(["--resume", str(run), "--workers", "0"]) == 0
+    assert f"{run}/best.safetensors is missing or damaged: the weights of the best" in capsys.readouterr().out
+    metadata, last = load_model(run / "best.safetensors")[1], load_model(run / "last.safetensors")[1]
+    assert metadata["step"] >= 4
+    assert last["step"] == 2 * epochs
+    assert train.main(["--resume", str(run), "--workers", "0"]) == 0
+    assert f"best {100 * metadata['mean_iou']:.2f}% over" in capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """A run of two steps with each optimizer."""
+    folder = tmp_path_factory.mktemp("stopped")
+    root = make_folder(folder / "data")
+    for name, rate in (("sgd", "0.05"), ("adamw", "0.001")):
+        AcceleratorState._reset_state(reset_partial_state=True)
+        options = ("--max-steps", "2", "--overlays", "0", "--optimizer", name, "--lr", rate)
+        assert train.main(tiny(root, folder / name, *options)) == 0
+    return folder
+
+
+def edit_config(run: Path, **changes) -> None:
+    file = run / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def resume_fails(run: Path, capsys) -> str:
+    capsys.readouterr()
+    assert train.main(["--resume", str(run), "--workers", "0"]) == 1
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "changes", "words"),
+    [
+        ("sgd", {"model": "resnet18"}, "of another network than"),
+        ("sgd", {"model": "simdeeplab18"}, "restore model, aspp and walks there"),
+        ("sgd", {"walks": [0]}, "(as mu_logit shows)"),
+        ("sgd", {"walks": [2, 0]}, "(as embeddings.0.project.weight shows)"),
+        ("sgd", {"aspp": False}, "(as classifier.branches.1.bias shows)"),
+        ("sgd", {"optimizer": "adamw"}, "of another optimizer than"),
+        ("adamw", {"optimizer": "sgd"}, "of another optimizer than"),
+        ("sgd", {"max_steps": "4"}, "(max_steps is '4', expected int | None)"),
+        ("sgd", {"seed": "x"}, "(seed is 'x', expected int)"),
+        ("sgd", {"model": 3}, "(model is 3, expected str)"),
+        ("sgd", {"walks": ["0"]}, "(walks is ('0',), expected tuple[int, ...])"),
+        ("sgd", {"walks": None}, "(walks is None, expected tuple[int, ...])"),
+        ("sgd", {"scale": [1.0]}, "(scale is (1.0,), expected tuple[float, float] | None)"),
+        ("sgd", {"dataset": "foo"}, "(dataset is 'foo', expected Literal['scenes', 'camvid', 'folder'])"),
+        ("sgd", {"data_root": 3}, "(data_root is 3, expected pathlib.Path | None)"),
+        ("sgd", {"eval_every": 0}, "(--eval-every must be positive, got 0)"),
+    ],
+)
+def test_an_edited_configuration_is_told_in_a_line(stopped, tmp_path, capsys, optimizer, changes, words):
+    run = shutil.copytree(stopped / optimizer, tmp_path / "run")
+    edit_config(run, **({"max_steps": 4} | changes))
+    error = resume_fails(run, capsys)
+    assert words in error
+    assert str(run / "config.json") in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda header, _: header.pop("step"), "(its header holds step = None)"),
+        (lambda header, _: header.update(step="4"), "(its header holds step = '4')"),
+        (lambda header, _: header.update(step=-1), "(its header holds step = -1)"),
+        (lambda header, _: header.update(classes=3), "(its header holds classes = 3)"),
+        (lambda _, tensors: tensors.pop("rng.cpu"), "(rng, the random states: 'cpu')"),
+        (lambda _, tensors: tensors["rng.cpu"].zero_(), "(rng, the random states: Invalid mt19937 state)"),
+        (
+            lambda _, tensors: tensors.update({"optimizer.0.momentum_buffer": torch.zeros(3)}),
+            "(optimizer.0.momentum_buffer is of shape (3,))",
+        ),
+        (lambda header, _: header.update(checksum="0"), "(its checksum is "),
+    ],
+)
+def test_a_state_that_cannot_be_used_is_told_in_a_line(stopped, tmp_path, capsys, change, words):
+    """A state without a checksum is one of an earlier version."""
+    run = shutil.copytree(stopped / "sgd", tmp_path / "run")
+    file = run / "state.safetensors"
+    tensors = load_file(file)
+    with safe_open(file, framework="pt") as opened:
+        header = json.loads(opened.metadata()["difnet.state"])
+    del header["checksum"]
+    change(header, tensors)
+    save_file(tensors, file, metadata={"difnet.state": json.dumps(header)})
+    error = resume_fails(run, capsys)
+    assert f"difnet.train: error: {file} is damaged {words}" in error
+    assert error.count("\n") == 1
+
+
+def test_a_state_without_a_checksum_is_continued(stopped, tmp_path):
+    run = shutil.copytree(stopped / "sgd", tmp_path / "run")
+    file = run / "state.safetensors"
+    with safe_open(file, framework="pt") as opened:
+        header = json.loads(opened.metadata()["difnet.state"])
+    del header["checksum"]
+    save_file(load_file(file), file, metadata={"difnet.state": json.dumps(header)})
+    assert train.main(["--resume", str(run), "--workers", "0"]) == 0
+
+
+def test_a_state_whose_end_was_not_copied_is_told(stopped, tmp_path, capsys):
+    run = shutil.copytree(stopped / "sgd", tmp_path / "run")
+    file = run / "state.safetensors"
+    content = file.read_bytes()
+    for cut in (3000, len(content) // 2):
+        file.write_bytes(content[:-cut] + bytes(cut))
+        assert f"{file} is damaged (its checksum is " in resume_fails(run, capsys)
+
+
+@pytest.mark.parametrize(
+    ("record", "words"),
+    [
+        ({}, "has mean_iou = None"),
+        ({"mean_iou": None, "iou": {}}, "has mean_iou = None"),
+        ({"mean_iou": "x", "iou": {}}, "has mean_iou = 'x'"),
+        ({"mean_iou": 0.5, "iou": [1]}, "has iou = [1]"),
+    ],
+)
+def test_a_record_that_cannot_be_used_is_told_in_a_line(stopped, tmp_path, capsys, record, words):
+    run = shutil.copytree(stopped / "sgd", tmp_path / "run")
+    (run / "metrics.jsonl").write_text(json.dumps({"kind": "val", "step": 2, **record}) + "\n")
+    error = resume_fails(run, capsys)
+    assert f"{run / 'metrics.jsonl'}: the evaluation of step 2 {words}; restore the file" in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--lr", "1e39"), "--lr must be from 1e-37 to 1e+37, got 1e+39"),
+        (("--lr", "1e-50"), "--lr must be from 1e-37 to 1e+37, got 1e-50"),
+        (("--weight-decay", "1e300"), "--weight-decay must be from 0 to 1e+37, got 1e+300"),
+        (("--momentum", "1e300"), "--momentum must be from 0 to 1e+37"),
+        (("--head-lr-multiplier", "1e300"), "--lr times --head-lr-multiplier must be from"),
+        (("--lr", "1e30", "--head-lr-multiplier", "1e30"), "--lr times --head-lr-multiplier must be from"),
+        (("--lr", "1e-30", "--head-lr-multiplier", "1e-30"), "--lr times --head-lr-multiplier must be from"),
+        (
+            ("--optimizer", "adamw", "--lr", "1e20", "--weight-decay", "1e30"),
+            "--lr times --weight-decay must be",
+        ),
+    ],
+)
+def test_rates_are_numbers_that_float32_holds(data_root, tmp_path, capsys, options, words):
+    assert train.main([*tiny(data_root, tmp_path / "run"), *options]) == 1
+    assert f"difnet.train: error: {words}" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("options", [("--weight-decay", "1e37"), ("--weight-decay", "0")])
+@pytest.mark.parametrize("rate", ["1e37", "1e-37"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_the_widest_rates_end_in_a_line(data_root, tmp_path, capsys, options, rate, optimizer):
+    arguments = tiny(
+        data_root, tmp_path / "run", "--max-steps", "2", "--overlays", "0", "--optimizer", optimizer
+    )
+    status = train.main([*arguments, "--lr", rate, *options])
+    assert status == 0 or capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_run_does_not_start_from_weights_that_are_no_numbers(stopped, tmp_path, capsys):
+    model, metadata = load_model(stopped / "sgd")
+    with torch.no_grad():
+        model.classifier.branches[0].bias[0] = torch.nan
+    save_model(model, tmp_path / "nan.safetensors", metadata=metadata)
+    run = tmp_path / "run"
+    arguments = tiny(
+        stopped / "data", run, "--max-steps", "1", "--init-from", str(tmp_path / "nan.safetensors")
+    )
+    assert train.main(arguments) == 1
+    assert "nan.safetensors: classifier.branches.0.bias holds numbers that are NaN" in capsys.readouterr().err
+    assert not run.exists()
 
 
 def test_numbering_goes_with_the_run(data_root, tmp_path, capsys):
@@ -629,19 +824,19 @@ def test_diverging_run_says_so(data_root, tmp_path, capsys, every, kept):
     ("rate", "words"),
     [
         (
-            "1e38",
+            "1e36",
             "validation after step 1: the scores of the network are NaN or infinite, as after a training",
         ),
-        ("3e38", "the weights are NaN or infinite after step 1; start again with a lower --lr"),
+        ("1e37", "the weights are NaN or infinite after step 1; start again with a lower --lr"),
     ],
 )
 def test_a_last_step_that_diverges_says_so(data_root, tmp_path, capsys, rate, words):
-    options = ("--max-steps", "1", "--lr", rate, "--weight-decay", "1e3" if rate == "3e38" else "0")
+    options = ("--max-steps", "1", "--lr", rate, "--weight-decay", "1e3" if rate == "1e37" else "0")
     assert train.main(tiny(data_root, tmp_path / "run", *options)) == 1
     error = capsys.readouterr().err
     assert words in error
     assert "start again with a lower --lr (it was" in error
-    assert (tmp_path / "run/state.safetensors").exists() == (rate == "1e38")
+    assert (tmp_path / "run/state.safetensors").exists() == (rate == "1e36")
     assert not (tmp_path / "run/best.safetensors").exists()
 
 

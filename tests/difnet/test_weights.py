@@ -6,7 +6,10 @@ import shutil
 import accelerate
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from timm.layers import ScaledStdConv2d
+from timm.models.nfnet import GammaAct, NormFreeBlock
 from timm.utils import ModelEmaV3
 from torch import nn
 from torch.nn.utils import parametrizations, prune
@@ -87,13 +90,92 @@ def test_foreign_file_is_an_error(tmp_path):
         load_model(path)
 
 
-@pytest.mark.parametrize("change", [{"num_classes": 3}, {"colour": "red"}, {"name": "difnet19"}])
+@pytest.mark.parametrize("change", [{"num_classes": 3}, {"walks": [7]}, {"name": "difnet19"}])
 def test_weights_that_do_not_fit_their_configuration_are_an_error(model, saved, tmp_path, change):
     path = tmp_path / "odd.safetensors"
     header = {"config": json.dumps(model.config | change), "metadata": "{}"}
     save_file(load_file(saved), path, metadata=header)
     with pytest.raises(ValueError, match=r"odd\.safetensors: its weights do not fit its configuration"):
         load_model(path)
+
+
+@pytest.mark.parametrize("read", [load_model, lambda path: init_from(small(), path)], ids=["load", "init"])
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        *(("config", value, "config = .*expected a JSON object") for value in ([1], None, "difnet18", 3)),
+        *(("metadata", value, "metadata = .*expected a JSON object") for value in ([1], None, "x")),
+        ("config", {}, r"config\.name = None, expected the name of a network"),
+        ("config", {"name": 3, "num_classes": 3}, r"config\.name = 3, expected the name of a network"),
+        ("config", {"name": "test_resnet"}, r"config\.num_classes = None, expected a whole number"),
+        (
+            "config",
+            {"name": "test_resnet", "num_classes": "3"},
+            r"config\.num_classes = '3', expected a whole",
+        ),
+        ("config", {"name": "x", "num_classes": 3, "walks": 2}, r"config\.walks = 2, expected a list"),
+        ("config", {"name": "x", "num_classes": 3, "aspp": None}, r"config\.aspp = None, expected true or"),
+        ("config", {"name": "x", "num_classes": 3, "colour": 1}, r"config\.colour = 1, expected no such key"),
+        ("config", {"name": "x", "num_classes": 3, "pretrained": True}, r"config\.pretrained = True"),
+    ],
+)
+def test_headers_are_read_alike(source, tmp_path, read, key, value, words):
+    path = tmp_path / "odd.safetensors"
+    header = {"config": json.dumps(small().config), "metadata": "{}", key: json.dumps(value)}
+    save_file(load_file(source[0]), path, metadata=header)
+    with pytest.raises(ValueError, match=rf"odd\.safetensors: its header holds {words}"):
+        read(path)
+
+
+def test_a_header_may_leave_out_what_has_a_default(source, tmp_path):
+    path = tmp_path / "short.safetensors"
+    network = small(aspp=True, walks=(0, 1, 2, 3, 4))
+    header = {"config": json.dumps({"name": "test_resnet", "num_classes": 3}), "metadata": "{}"}
+    save_file(network.state_dict(), path, metadata=header)
+    assert load_model(path)[0].config == network.config
+    assert "nothing starts anew" in init_from(copy.deepcopy(network), path)
+
+
+@pytest.mark.parametrize("read", [load_model, lambda path: init_from(small(), path)], ids=["load", "init"])
+def test_damage_within_the_file_is_found(source, tmp_path, read):
+    path = tmp_path / "copy.safetensors"
+    content = source[0].read_bytes()
+    for cut in (1, 7, 4000, 100_000):
+        path.write_bytes(content[:-cut] + bytes(cut))
+        with pytest.raises(ValueError, match=r"copy\.safetensors: its weights are not those that were saved"):
+            read(path)
+
+
+def test_weights_that_another_program_changed_are_told(source, tmp_path):
+    path = tmp_path / "changed.safetensors"
+    with safe_open(source[0], framework="pt") as file:
+        header = file.metadata()
+    half = {name: tensor.half() for name, tensor in load_file(source[0]).items()}
+    save_file(half, path, metadata=header)
+    with pytest.raises(ValueError, match=r"If another program changed them on purpose, read them with"):
+        load_model(path)
+    del header["checksum"]  # as files of earlier versions
+    save_file(half, path, metadata=header)
+    assert load_model(path)[0].mu_logit.dtype == torch.float16
+
+
+def test_a_training_does_not_start_from_weights_that_are_no_numbers(tmp_path):
+    network = small()
+    with torch.no_grad():
+        network.classifier.branches[0].bias[1] = torch.inf
+    save_model(network, tmp_path / "inf.safetensors")
+    fresh = small()
+    before = copy.deepcopy(fresh.state_dict())
+    with pytest.raises(ValueError, match=r"inf\.safetensors: classifier\.branches\.0\.bias holds numbers"):
+        init_from(fresh, tmp_path / "inf.safetensors")
+    assert all(torch.equal(value, before[name]) for name, value in fresh.state_dict().items())
+
+
+def test_metadata_is_a_dict(tmp_path):
+    for metadata in ([1], "classes", 3, [("classes", 3)]):
+        with pytest.raises(TypeError, match="metadata: expected a dict"):
+            save_model(small(), tmp_path / "model.safetensors", metadata=metadata)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_metadata_that_json_cannot_hold_is_an_error(model, tmp_path):
@@ -230,6 +312,25 @@ def tied(network):
     return network
 
 
+def overlapping(network):
+    memory = torch.ones(3)
+    network.mu_logit.data, network.beta_logit.data = memory[:2], memory[1:]
+    return network
+
+
+def hooked(register):
+    def change(network):
+        getattr(network.classifier, register)(lambda *arguments: None)
+        return network
+
+    return change
+
+
+def shuffled(network):
+    network.importance._modules["0"] = network.importance._modules.pop("0")
+    return network
+
+
 def own_class(network):
     network.__class__ = type("MyNet", (DifNet,), {})
     return copy.deepcopy(network)
@@ -242,12 +343,31 @@ def own_class(network):
         (lambda network: nn.Sequential(network), "got Sequential"),
         (lambda network: torch.compile(nn.Linear(2, 2)), "got Linear in OptimizedModule"),
         (own_class, "got MyNet"),
-        (replaced("classifier", Classifier(96, 7, (1,))), r"branches.0.weight is of shape \(7, 96, 3, 3\)"),
+        (
+            replaced("classifier", Classifier(96, 7, (1,))),
+            "0 is built with out_channels 3 and has 7 now",
+        ),
         (replaced("seed_branch.network.act1", nn.GELU()), "act1 is of class GELU in place of ReLU"),
         (replaced("seed_branch.network.bn1.eps", 0.1), "bn1 is built with eps 1e-05 and has 0.1 now"),
         (replaced("walks", (2, 0)), r"built with walks \(0, 2\) and has \(2, 0\) now"),
         (replaced("config", {"name": "test_resnet"}), "its configuration .* builds no network"),
         (tied, "is the same tensor as seed_branch.network.layer1"),
+        (replaced("classifier.branches.0.weight", nn.Parameter(torch.ones(3, 96, 1, 1))), "is of shape"),
+        (replaced("seed_branch.network.maxpool.ceil_mode", True), "built with ceil_mode False and has True"),
+        (replaced("seed_branch.network.maxpool.ceil_mode", torch.ones(2)), "built with ceil_mode False and"),
+        (
+            lambda network: network.importance.append(nn.Tanh()) and network,
+            "10 is a layer that is not",
+        ),
+        (shuffled, "importance is built of 0, 1, 2, .* which now come as 1, 2, "),
+        (
+            replaced("classifier.forward", lambda features: features),
+            "classifier is given a forward of",
+        ),
+        (replaced("_score_map", lambda image: image), "the network is given a _score_map of its own"),
+        (hooked("register_forward_hook"), "classifier is built with 0 forward_hooks and has 1 now"),
+        (hooked("register_forward_pre_hook"), "classifier is built with 0 forward_pre_hooks and has 1 now"),
+        (overlapping, "beta_logit is in part in the memory of mu_logit"),
         (lambda network: network.to("meta"), "on the meta device and holds no values"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -273,6 +393,52 @@ def test_changed_layers_are_refused_at_the_save(change, tmp_path):
     with pytest.raises(TypeError, match=r"could not build it .*: classifier\.branches\.0"):
         save_model(network, tmp_path / "model.safetensors")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("backbone", "kind", "setting", "value"),
+    [
+        ("darknet53", nn.LeakyReLU, "negative_slope", 0.5),
+        ("nf_regnet_b0", ScaledStdConv2d, "scale", 3.0),
+        ("nf_regnet_b0", NormFreeBlock, "beta", 0.1),
+        ("dm_nfnet_f0", GammaAct, "gamma", 9.0),
+        ("dm_nfnet_f0", GammaAct, "act_fn", nn.functional.relu),
+    ],
+)
+def test_settings_of_any_layer_are_kept_or_refused(backbone, kind, setting, value, tmp_path):
+    path = tmp_path / "model.safetensors"
+    with torch.device("meta"):
+        network = create_model(backbone, 3, walks=None)
+    network.to_empty(device="cpu")  # initial values take seconds
+    save_model(network, path)
+    path.unlink()
+    layer = next(layer for layer in network.modules() if isinstance(layer, kind))
+    setattr(layer, setting, value)
+    with pytest.raises(TypeError, match=rf"built with {setting} .* and has .* now"):
+        save_model(network, path)
+    assert not path.exists()
+
+
+def test_settings_that_change_training_alone_are_no_obstacle(tmp_path):
+    network = small()
+    network.train()(torch.rand(2, 3, 32, 48)).sum().backward()
+    network.eval()(torch.rand(1, 3, 57, 40))
+    for layer in network.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.momentum = 0.01
+        if isinstance(layer, nn.ReLU):
+            layer.inplace = not layer.inplace
+    network.concurrent, network.note = True, "mine"
+    pruned = network.classifier.branches[0]
+    prune.remove(prune.l1_unstructured(pruned, "weight", 0.5), "weight")
+    assert_read_back(network, network, tmp_path)
+
+
+def test_weights_that_are_parts_of_one_vector_are_saved(tmp_path):
+    network = small()
+    vector = torch.cat([torch.zeros(1), nn.utils.parameters_to_vector(network.parameters())])
+    nn.utils.vector_to_parameters(vector[1:], network.parameters())
+    assert_read_back(network, network, tmp_path)
 
 
 def test_saving_leaves_the_random_numbers_alone(tmp_path):
