@@ -104,13 +104,15 @@ class Backbone(nn.Module):
 
         Raises:
             ValueError: the network does not take such images in the mode that it is in, training or
-                evaluation; the message names sizes that it takes, where some were found.
+                evaluation; the message names sizes that it takes, or says that it takes none.
         """
         try:
             return self._map_sizes(size, batch)
         except Exception as error:
             self._blame(size, batch, error)
-            raise  # it was not the size
+            raise ValueError(
+                f"backbone {self.name!r} fails for images of {_text(size)} pixels as for other sizes: {error}"
+            ) from error
 
     def _blame(self, size: tuple[int, int], batch: int, error: Exception) -> None:
         """Raise the ValueError of `check` if such images are at fault, which other sizes or batches show."""

@@ -167,8 +167,8 @@ class RunFolder:
                 shutil.rmtree(self.path / name, ignore_errors=True)
             for name in _FILES:
                 (self.path / name).unlink(missing_ok=True)
+            Path(self.lock.lock_file).unlink(missing_ok=True)  # while no other process can hold it
             self.close()
-            Path(self.lock.lock_file).unlink(missing_ok=True)
             if self.made:
                 self.path.rmdir()
 
@@ -196,7 +196,8 @@ class RunFolder:
                     self.lock.acquire(timeout=0)
                 except Timeout as error:
                     raise RunError(
-                        f"another process is writing to {self.path}; wait until it has ended, or stop it"
+                        f"another process, or a Trainer of this one, is writing to {self.path}; wait "
+                        "until it has ended, or stop it"
                     ) from error
         except WriteError as error:
             raise RunError(str(error)) from error
@@ -218,8 +219,9 @@ class RunFolder:
                 if (path / name).exists():
                     prepare_folder(path / name)
             for pattern in (".*.tmp", ".*.partial"):
-                for leftover in path.glob(pattern):
-                    leftover.unlink()
+                for leftover in (*path.glob(pattern), *(path / "overlays").glob(pattern)):
+                    if leftover.is_file():
+                        leftover.unlink()
         except OSError as error:
             run.close()
             raise RunError(f"run folder {path} cannot be written ({error}); make it writable") from error

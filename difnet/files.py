@@ -92,6 +92,11 @@ def file_to_write(path: Path) -> Path:
     if not stat.S_ISREG(mode):
         what = "a folder" if stat.S_ISDIR(mode) else "a device or a pipe, which a file would replace"
         raise WriteError(errno.EEXIST, f"{path} is {what}; name a file")
+    link = os.path.abspath(path)
+    while os.path.islink(link):  # /dev/stdout, say, leads through /proc to the file of its lines
+        link = os.path.join(os.path.realpath(os.path.dirname(link)), os.readlink(link))
+        if link.startswith("/proc/"):
+            raise WriteError(errno.EEXIST, f"{path} is written to by a process already; name a file")
     return Path(os.path.realpath(path))
 
 

@@ -1,5 +1,6 @@
 """A training run from its configuration to its last checkpoint."""
 
+import contextlib
 import errno
 import math
 import os
@@ -128,7 +129,8 @@ class Trainer:
                     f"memory ran out at step {self.step}; lower --eval-batch-size, or in a new run "
                     f"--batch-size or --crop; {self.run_folder.kept()}"
                 ) from error
-            self.report.line(f"an error ended the run at step {self.step}; {self.run_folder.kept()}")
+            with contextlib.suppress(OSError):  # the error itself is what its user must see
+                self.report.line(f"an error ended the run at step {self.step}; {self.run_folder.kept()}")
             raise
         finally:
             self.run_folder.close()
@@ -416,7 +418,7 @@ class Trainer:
                     f"{self.run_folder.path / 'best.safetensors'} is missing or damaged: the weights of the "
                     f"best evaluation so far ({mean}) are lost; the best from step {self.step} on replace it"
                 )
-        elif best.get("mean_iou") is not None and best["step"] <= self.step:
+        elif isinstance(best.get("mean_iou"), float) and best.get("step", self.step + 1) <= self.step:
             self.best = best  # metrics.jsonl may have been cut or lost
         else:  # weights of an earlier version do not tell
             self.best = max(records, key=lambda record: record["mean_iou"], default={})

@@ -305,7 +305,7 @@ def _compare_layers(name: str, layer: nn.Module | None, expected: nn.Module) -> 
         raise _unlike_config(name, f"of class {type(layer).__name__} in place of {type(expected).__name__}")
     values, built_values = vars(layer), vars(expected)
     for method in values.keys() - built_values.keys():
-        if callable(getattr(type(layer), method, None)) and not _casts_for_accelerate(layer, method):
+        if callable(getattr(type(layer), method, None)) and not _does_the_same(layer, method):
             raise _unlike_config(name, f"given a {method} of its own in place of that of its class")
     for setting, built in built_values.items():
         value = values.get(setting)
@@ -336,10 +336,15 @@ def _is_plain(value: Any) -> bool:
     return all(map(_is_plain, value)) if isinstance(value, tuple | list) else isinstance(value, _PLAIN)
 
 
-def _casts_for_accelerate(layer: nn.Module, attribute: str) -> bool:
-    """Whether `attribute` is the method of the class, which Accelerate runs in another precision."""
-    method = inspect.unwrap(vars(layer)[attribute])
-    return f"_original_{attribute}" in vars(layer) and method is getattr(type(layer), attribute)
+def _does_the_same(layer: nn.Module, attribute: str) -> bool:
+    """Whether a method set on a layer changes training alone, or is that of its class.
+
+    That may be compiled, run by Accelerate in another precision, or set by Accelerate when it is unwrapped.
+    """
+    method, original = vars(layer)[attribute], getattr(type(layer), attribute)
+    plain = getattr(method, "_torchdynamo_orig_callable", method)
+    by_accelerate = f"_original_{attribute}" in vars(layer) and inspect.unwrap(method) is original
+    return attribute in ("train", "eval") or getattr(plain, "__func__", None) is original or by_accelerate
 
 
 def _compare_tensors(name: str, tensor: Any, expected: Tensor) -> None:
@@ -359,7 +364,8 @@ def _compare_tensors(name: str, tensor: Any, expected: Tensor) -> None:
 def _unlike_config(name: str, what: str) -> TypeError:
     return TypeError(
         f"model: load_model could not build it from its configuration: {name or 'the network'} is {what}. "
-        "Save a network as difnet.create_model builds it, with weights of its own"
+        "Save a network as difnet.create_model builds it, with weights of its own; where its state_dict() "
+        "fits, difnet.create_model(**model.config) can load that and be saved"
     )
 
 

@@ -17,10 +17,11 @@ def without_autocast(device: torch.device) -> AbstractContextManager[object]:
 
 
 def product(left: Tensor, right: Tensor) -> Tensor:
-    """left @ right in the types of the inputs, and so are its derivatives, of any order.
+    """left @ right; under autocast in the types of the inputs, and so are its derivatives, of any order.
 
     Turning autocast off around `left @ right` is not enough: torch.compile runs the whole backward under the
-    autocast of the forward, and so does a backward that is called inside of autocast.
+    autocast of the forward, and a backward that is called inside of autocast runs under that. (PyTorch rounds
+    the derivatives of a forward outside of autocast whose backward is called inside, here as everywhere.)
 
     Args:
         left: (..., n, m).

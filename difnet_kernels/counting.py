@@ -1,15 +1,19 @@
 """What `torch.utils.flop_counter.FlopCounterMode` counts for the operators: the reference's products."""
 
+import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
+import torch
+
 COUNTER = "torch.utils.flop_counter"
 Shape = Sequence[int]
+Formulas = dict[Any, Callable[..., int]]
 
 
 def forward_flops(feature: Shape, state: Shape, *_: Any, **__: Any) -> int:
@@ -26,27 +30,33 @@ def backward_flops(grad: Shape, feature: Shape, *args: Any, **_: Any) -> int:
     return 2 * batch * nodes**2 * (2 * width * need_feature + of_states)
 
 
-def register_when_imported(forward: Any, backward: Any) -> None:
-    """Register the formulas with PyTorch's counter once a program imports it.
+def product_flops(left: Shape, right: Shape, *_: Any, **__: Any) -> int:
+    """Count a product of matrices."""
+    images = math.prod(torch.broadcast_shapes(left[:-2], right[:-2]))
+    return 2 * images * left[-2] * left[-1] * right[-1]
+
+
+def register_when_imported(formulas: Formulas) -> None:
+    """Register the formulas of operators with PyTorch's counter once a program imports it.
 
     It is not imported here, because it imports Triton, or warns where there is none.
     """
     if COUNTER in sys.modules:
-        _register(sys.modules[COUNTER], forward, backward)
+        _register(sys.modules[COUNTER], formulas)
     else:
-        sys.meta_path.insert(0, _Finder(forward, backward))
+        sys.meta_path.insert(0, _Finder(formulas))
 
 
-def _register(counter: ModuleType, forward: Any, backward: Any) -> None:
-    counter.register_flop_formula(forward)(forward_flops)
-    counter.register_flop_formula(backward)(backward_flops)
+def _register(counter: ModuleType, formulas: Formulas) -> None:
+    for operator, formula in formulas.items():
+        counter.register_flop_formula(operator)(formula)
 
 
 class _Finder(MetaPathFinder):
     """Finds the counter as it is found without it, and registers the formulas after its import."""
 
-    def __init__(self, forward: Any, backward: Any):
-        self.operators = forward, backward
+    def __init__(self, formulas: Formulas):
+        self.formulas = formulas
         self.asking = False
 
     def find_spec(
@@ -68,7 +78,7 @@ class _Finder(MetaPathFinder):
             execute(module)
             if self in sys.meta_path:
                 sys.meta_path.remove(self)
-            _register(module, *self.operators)
+            _register(module, self.formulas)
 
         spec.loader.exec_module = execute_and_register  # type: ignore[method-assign]
         return spec

@@ -194,7 +194,13 @@ for _overload in OVERLOADS:
             vmap=_of_all_calls,
             derivative=_derivative,
         )
-counting.register_when_imported(torch.ops.difnet_kernels.walk_forward, torch.ops.difnet_kernels.walk_backward)
+counting.register_when_imported(
+    {
+        torch.ops.difnet_kernels.walk_forward: counting.forward_flops,
+        torch.ops.difnet_kernels.walk_backward: counting.backward_flops,
+        torch.ops.difnet_kernels.product: counting.product_flops,
+    }
+)
 
 _library.impl(
     "walk_forward.blockwise", _without_autocast(blockwise.walk_forward), "CompositeExplicitAutograd"

@@ -294,9 +294,11 @@ def _refuse_cut_jpeg(path: Path, file: Image.Image) -> None:
     """
     if file.format not in ("JPEG", "MPO"):
         return
+    with path.open("rb") as raw:
+        raw.seek(-min(16, path.stat().st_size), os.SEEK_END)
+        if raw.read() != bytes(16):
+            return
     data = path.read_bytes()
-    if not data.endswith(bytes(16)):
-        return
     end = 2
     # Each marker, and past it the segment whose length follows; the coded pixels after a segment hold only
     # markers that are left out here.

@@ -194,7 +194,7 @@ class Folder(SegmentationDataset):
         return classes
 
     def _check_lines(self, path: Path, classes: list[str]) -> None:
-        """Refuse lines that are no names: comments, and numbers that contradict the place of their line."""
+        """Refuse lines that are no names: comments, and numbers out of order."""
         for index, name in enumerate(classes):
             if name.startswith(("#", "//")):
                 raise DataError(
@@ -208,13 +208,13 @@ class Folder(SegmentationDataset):
         counted = sorted(numbers.values()) == list(range(first, first + len(numbers)))
         if not (numbers.keys() >= set(range(1, len(classes))) and len(numbers) > 1 and counted and first < 2):
             return
+        shift = first if 0 in numbers else 0
         for index, number in numbers.items():
-            if number != index + self.label_offset:
+            if number != index + shift:
                 raise DataError(
-                    f"{path} has {classes[index]!r} on line {index + 1}, which names class "
-                    f"{index + self.label_offset}; sort the lines by number and remove a heading, give "
-                    "--label-offset if the labels begin at another number, or write a number that is part of "
-                    "the name behind it"
+                    f"{path} has {classes[index]!r} on line {index + 1}, and its lines name classes in "
+                    f"order, that one class {index + self.label_offset}; sort the lines by number and remove a "
+                    "heading, or remove the numbers"
                 )
 
     def _pair(self) -> tuple[list[Path], list[Path]]:

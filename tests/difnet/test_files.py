@@ -1,5 +1,6 @@
 """Where results are written: what is replaced, what is refused, and how a failure is told."""
 
+import contextlib
 import errno
 import os
 import resource
@@ -26,15 +27,20 @@ def trained(tmp_path_factory):
     return root, folder / "run"
 
 
-@pytest.fixture
+@contextlib.contextmanager
 def small_files():
-    """No file may grow beyond 1000 bytes: the system refuses more as it does on a full disk."""
+    """No file may grow beyond 1000 bytes: the system refuses more as it does on a full disk.
+
+    It is no fixture, because pytest itself writes to a file that may be longer.
+    """
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    signal.signal(signal.SIGXFSZ, handler)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
 
 
 def make_special(path: Path, kind: str) -> None:
@@ -172,11 +178,23 @@ def test_evaluate_replaces_its_own_report(trained, tmp_path):
     assert (run / "report.json").read_text() == (root / "report.json").read_text()
 
 
-def test_predict_on_a_full_disk(trained, tmp_path, capsys, small_files):
+def test_what_a_process_writes_to_already_is_not_replaced(tmp_path):
+    """/dev/stdout may lead to a log with the lines of other programs."""
+    with (tmp_path / "log").open("a") as log:
+        log.write("old\n")
+        log.flush()
+        (tmp_path / "out").symlink_to(f"/proc/self/fd/{log.fileno()}")
+        with pytest.raises(WriteError, match="out is written to by a process already; name a file"):
+            write_atomically(tmp_path / "out", "x")
+    assert (tmp_path / "log").read_text() == "old\n"
+
+
+def test_predict_on_a_full_disk(trained, tmp_path, capsys):
     """Pictures are whole or absent; the message names the file, the reason and how far it came."""
     root, run = trained
     images, out = [str(path) for path in sorted((root / "images/train").iterdir())], tmp_path / "out"
-    assert predict.main(["--checkpoint", str(run), *images, "--out", str(out), "--device", "cpu"]) == 1
+    with small_files():
+        assert predict.main(["--checkpoint", str(run), *images, "--out", str(out), "--device", "cpu"]) == 1
     error = capsys.readouterr().err
     assert f"{out / 'view0.overlay.png'} cannot be written (File too large); raise the limit" in error
     assert error.endswith("; 0 of 8 images are labelled\n")
@@ -184,9 +202,11 @@ def test_predict_on_a_full_disk(trained, tmp_path, capsys, small_files):
     assert [path.name for path in out.iterdir()] == ["view0.labels.png"]
 
 
-def test_explain_on_a_full_disk(trained, tmp_path, capsys, small_files):
+def test_explain_on_a_full_disk(trained, tmp_path, capsys):
     image, out = str(trained[0] / "images/train/view0.png"), tmp_path / "out"
-    assert explain.main(["--checkpoint", str(trained[1]), image, "--point", "1,1", "--out", str(out)]) == 1
+    arguments = ["--checkpoint", str(trained[1]), image, "--point", "1,1", "--out", str(out)]
+    with small_files():
+        assert explain.main(arguments) == 1
     error = capsys.readouterr().err
     assert f"difnet.explain: error: {out / 'view0_'}" in error
     assert " cannot be written (File too large); raise the limit on the size of files" in error

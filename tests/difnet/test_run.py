@@ -337,7 +337,7 @@ def test_one_process_writes_to_a_run(data_root, tmp_path, capsys):
         assert time.monotonic() < deadline
         time.sleep(0.005)
     assert train.main(["--resume", str(run)]) == 1
-    words = f"another process is writing to {run}; wait until it has ended, or stop it\n"
+    words = f"another process, or a Trainer of this one, is writing to {run}; wait until it has ended"
     assert words in capsys.readouterr().err
     assert first.poll() is None
     first.kill()  # SIGKILL

@@ -226,6 +226,24 @@ def compiled_in_place(network):
     return network
 
 
+def unwrapped_by_accelerate(network):
+    accelerator = accelerate.Accelerator(cpu=True, mixed_precision="bf16")
+    return accelerator.unwrap_model(accelerator.prepare(network), keep_fp32_wrapper=False)
+
+
+def with_frozen_batch_norms(network):
+    for layer in network.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.eval()
+            layer.train = lambda mode=True, layer=layer: layer
+    return network
+
+
+def with_a_compiled_forward(network):
+    network.forward = torch.compile(network.forward, backend="eager")
+    return network
+
+
 @pytest.mark.parametrize(
     "wrap",
     [
@@ -237,6 +255,9 @@ def compiled_in_place(network):
         lambda network: AveragedModel(torch.compile(network)),
         lambda network: torch.compile(nn.DataParallel(network)),
         lambda network: accelerate.Accelerator(cpu=True, mixed_precision="bf16").prepare(network),
+        unwrapped_by_accelerate,
+        with_frozen_batch_norms,
+        with_a_compiled_forward,
         copy.deepcopy,
         nn.SyncBatchNorm.convert_sync_batchnorm,
     ],
@@ -250,7 +271,7 @@ def compiled_in_place(network):
             "averaged compiled",
             "compiled parallel",
         ),
-        *("accelerate", "copy", "synchronised"),
+        *("accelerate", "unwrapped", "frozen", "compiled forward", "copy", "synchronised"),
     ],
 )
 def test_a_network_is_saved_out_of_what_holds_it(wrap, tmp_path):

@@ -162,6 +162,9 @@ def test_products_are_counted_as_in_the_reference(backend, wanted):
 
     assert count("reference")[0] == 2 * 3 * 10 * 10 * (4 + 7)
     assert count(backend) == count("reference")
+    expected = count("reference")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert count(backend) == count("reference") == expected
 
 
 def test_meta_tensors(backend):
