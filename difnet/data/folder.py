@@ -213,8 +213,8 @@ class Folder(SegmentationDataset):
             if number != index + shift:
                 raise DataError(
                     f"{path} has {classes[index]!r} on line {index + 1}, and its lines name classes in "
-                    f"order, that one class {index + self.label_offset}; sort the lines by number and remove a "
-                    "heading, or remove the numbers"
+                    f"order, that one class {index + self.label_offset}; sort the lines by number and "
+                    "remove a heading, or remove the numbers"
                 )
 
     def _pair(self) -> tuple[list[Path], list[Path]]:
