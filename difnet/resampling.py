@@ -72,6 +72,8 @@ def _fake_scatter(grad: Tensor, places: Tensor, size: Sequence[int]) -> Tensor:
 
 
 class _OfPool(Derivative):
+    """The gradient of each maximum goes to the pixel that it came from."""
+
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
         ctx.size = inputs[2].shape[-2:]
@@ -94,6 +96,8 @@ class _OfPool(Derivative):
 
 
 class _OfScatter(Derivative):
+    """Scattering is linear: its derivative gathers from the same places."""
+
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         _, _, _, places, ctx.size = inputs
@@ -142,8 +146,7 @@ for _name, _schema, _kernel, _fake, _derivative in (
         _OfScatter,
     ),
 ):
-    define(_library, _name, _schema, fake=_fake, vmap=_of_all_calls, derivative=_derivative)
-    _library.impl(_name, _kernel, "CompositeExplicitAutograd")
+    define(_library, _name, _schema, fake=_fake, vmap=_of_all_calls, derivative=_derivative, kernel=_kernel)
 
 
 def _disjoint_stride(input_size: int, output_size: int) -> int:

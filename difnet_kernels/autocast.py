@@ -95,5 +95,5 @@ _product = define(
     fake=_matmul,
     vmap=_of_all_calls,
     derivative=_OfProduct,
+    kernel=_matmul,
 )
-_library.impl("product", _matmul, "CompositeExplicitAutograd")

@@ -38,8 +38,9 @@ def define(
     fake: Callable[..., Any],
     vmap: Callable[..., Any],
     derivative: type[Derivative],
+    kernel: Callable[..., Any] | None = None,
 ) -> Any:
-    """Define an operator; its kernels are the caller's to register.
+    """Define an operator.
 
     Args:
         library: `torch.library.Library` of its namespace.
@@ -48,6 +49,7 @@ def define(
         fake: the results' shapes, types and strides, from fake arguments.
         vmap: the rule of `torch.library.register_vmap`, given the operator first.
         derivative: of all its kernels.
+        kernel: for every device. Without it, kernels by device are the caller's to register.
 
     Returns:
         The operator.
@@ -58,6 +60,8 @@ def define(
     torch.library.register_fake(f"{library.ns}::{name}", fake, lib=library)
     torch.library.register_vmap(f"{library.ns}::{name}", partial(vmap, operator), lib=library)
     library.impl(name, _autograd_kernel(operator, derivative), "Autograd", with_keyset=True)
+    if kernel is not None:
+        library.impl(name, kernel, "CompositeExplicitAutograd")
     return operator
 
 

@@ -182,9 +182,9 @@ def _without_autocast(kernel: Callable[..., Any]) -> Callable[..., Any]:
 
 
 for _overload in OVERLOADS:
-    for _packet, _schema, _fake, _derivative in (
-        ("walk_forward", _FORWARD, _fake_forward, _Walk),
-        ("walk_backward", _BACKWARD, _fake_backward, _WalkBackward),
+    for _packet, _schema, _fake, _derivative, _blockwise in (
+        ("walk_forward", _FORWARD, _fake_forward, _Walk, blockwise.walk_forward),
+        ("walk_backward", _BACKWARD, _fake_backward, _WalkBackward, blockwise.walk_backward),
     ):
         define(
             _library,
@@ -193,6 +193,7 @@ for _overload in OVERLOADS:
             fake=_fake,
             vmap=_of_all_calls,
             derivative=_derivative,
+            kernel=_without_autocast(_blockwise) if _overload == "blockwise" else None,
         )
 counting.register_when_imported(
     {
@@ -200,13 +201,6 @@ counting.register_when_imported(
         torch.ops.difnet_kernels.walk_backward: counting.backward_flops,
         torch.ops.difnet_kernels.product: counting.product_flops,
     }
-)
-
-_library.impl(
-    "walk_forward.blockwise", _without_autocast(blockwise.walk_forward), "CompositeExplicitAutograd"
-)
-_library.impl(
-    "walk_backward.blockwise", _without_autocast(blockwise.walk_backward), "CompositeExplicitAutograd"
 )
 
 # The compiled kernels register themselves; where they were not built, or do not load, the reason is kept.

@@ -11,6 +11,8 @@ import torch
 from accelerate.state import AcceleratorState
 from PIL import Image
 
+from difnet import train
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 torch.set_num_threads(1)  # the networks are tiny: a second thread costs more than it gives
 
@@ -45,6 +47,15 @@ def make_folder(root: Path, train: int = 8, val: int = 3, size: tuple[int, int] 
 @pytest.fixture
 def data_root(tmp_path: Path) -> Path:
     return make_folder(tmp_path / "data")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A data set and a run on it."""
+    folder = tmp_path_factory.mktemp("trained")
+    root = make_folder(folder / "data")
+    assert train.main(tiny(root, folder / "run", "--max-steps", "3")) == 0
+    return root, folder / "run"
 
 
 @pytest.fixture(autouse=True)

@@ -19,15 +19,6 @@ from difnet.files import distinct_names
 from difnet_kernels import transition_rows
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """A data set and a run on it."""
-    folder = tmp_path_factory.mktemp("trained")
-    root = make_folder(folder / "data")
-    assert train.main(tiny(root, folder / "run", "--max-steps", "3")) == 0
-    return root, folder / "run"
-
-
 def test_evaluate_repeats_the_training_metrics(trained, tmp_path, capsys):
     root, run = trained
     options = ["--checkpoint", str(run), "--dataset", "folder", "--data-root", str(root), "--workers", "0"]

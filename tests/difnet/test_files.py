@@ -12,19 +12,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import make_folder, tiny
+from conftest import tiny
 
 from difnet import create_model, evaluate, explain, load_model, predict, save_model, train
 from difnet.files import WriteError, write_atomically
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """A data set and a run on it."""
-    folder = tmp_path_factory.mktemp("trained")
-    root = make_folder(folder / "data")
-    assert train.main(tiny(root, folder / "run", "--max-steps", "1")) == 0
-    return root, folder / "run"
 
 
 @contextlib.contextmanager
