@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-SUITE = $(addprefix tests/kernels/test_,accuracy.py derivatives.py properties.py training_twin.py checks.py)
+SUITE = $(addprefix tests/kernels/mathematics/test_,accuracy.py derivatives.py properties.py training_twin.py) tests/kernels/pytorch/test_checks.py
 
 # The kernels without torch, and the program that checks them.
 # Images of few blocks are visited as large ones are.
@@ -73,28 +73,28 @@ bench: $(VENV)/bench           ## measure operator and network, and write the do
 	$(MAKE) tables
 
 tables: $(VENV)/bench          ## docs/benchmarks.md, README and plots from the rows in benchmarks/results
-	$(BIN)/python benchmarks/tables.py
+	cd benchmarks && $(abspath $(BIN))/python -m reporting.tables
 
 backbones: $(VENV)/ready       ## docs/backbones.md: the networks of the installed timm that can be a backbone; twenty minutes
-	$(BIN)/python benchmarks/backbones.py
+	$(BIN)/python tools/backbones.py
 
 aot: $(VENV)/ready             ## compile the GPU kernels for every architecture, without a GPU; registers, spills, cost
-	$(BIN)/python benchmarks/aot_report.py
+	$(BIN)/python tools/aot_report.py
 
 candidates: $(VENV)/ready      ## tiles that could be entries of the table, ranked by the same report; fifteen minutes
 	mkdir -p build
-	$(BIN)/python benchmarks/aot_report.py --candidates --architectures sm_90 --dtypes 16 tf32 tf32x3 fp32 > build/candidates.txt
-	$(BIN)/python benchmarks/aot_report.py --candidates --architectures sm_80 --dtypes 16 tf32 --stages 2 >> build/candidates.txt
+	$(BIN)/python tools/aot_report.py --candidates --architectures sm_90 --dtypes 16 tf32 tf32x3 fp32 > build/candidates.txt
+	$(BIN)/python tools/aot_report.py --candidates --architectures sm_80 --dtypes 16 tf32 --stages 2 >> build/candidates.txt
 	mv build/candidates.txt benchmarks/results/candidates.txt
 
 centring: $(VENV)/ready        ## what centring does to features of each dtype, in Triton's interpreter
-	TRITON_INTERPRET=1 $(BIN)/python benchmarks/centring.py
+	TRITON_INTERPRET=1 $(BIN)/python tools/centring.py
 
 gpu:                           ## on a GPU, with the torch and triton of $(PYTHON): tests, benchmark, sanitizer, tuning
-	$(PYTHON) benchmarks/gpu.py
+	PYTHONPATH=benchmarks $(PYTHON) tools/gpu_checks.py
 
 rehearse: $(VENV)/ready        ## `make gpu` in small, in Triton's interpreter, without a GPU
-	$(BIN)/python benchmarks/gpu.py --rehearse --out $(VENV)/rehearsal
+	PYTHONPATH=benchmarks $(BIN)/python tools/gpu_checks.py --rehearse --out $(VENV)/rehearsal
 
 # torch first, and no build isolation: an isolated build would fetch a torch of its own.
 $(VENV)/ready: pyproject.toml setup.py constraints.txt $(wildcard csrc/*)

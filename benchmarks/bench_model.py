@@ -22,14 +22,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent))
-
 import torch
-from contest import reason
-from measure import LONG, Timing, interleaved, summary
-from memory import Peak, peak_here
-from model_report import plot_networks, print_arrangements, print_networks
-from networks import (
+from harness.compare import reason
+from harness.networks import (
     ARRANGEMENTS,
     INFERENCE,
     NETWORK_MODES,
@@ -40,11 +35,14 @@ from networks import (
     parts,
     whole,
 )
-from providers import multiplies_bfloat16, refusal
-from rows import Rows
-from running import Part, carry_out, parse_run
+from harness.providers import multiplies_bfloat16, refusal
+from harness.rows import Rows
+from harness.runner import Part, carry_out, parse_run
+from machine.memory import Peak, peak_here
+from machine.timing import LONG, Timing, interleaved, summary
+from reporting.model_report import plot_networks, print_arrangements, print_networks
 
-from difnet.model import DifNet
+from difnet.modeling.network import DifNet
 from difnet_kernels import backends
 from difnet_kernels.testing import FORWARD_FACTOR, GRADIENT_FACTOR
 

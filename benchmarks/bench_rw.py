@@ -10,26 +10,23 @@ speed-up is claimed over it. Repetitions of all providers are interleaved. Rows 
 plots beside it at the end, and after Ctrl-C too.
 
 Columns: median, quartiles in ms and number of repetitions (one where a call is long); the best rival's median
-over ours (in brackets the same from opposite quartiles); the floor (benchmarks/floor.py) as a share of the
-median; the error of the output, and of the gradient that is furthest towards its budget; peak memory above
+over ours (in brackets the same from opposite quartiles); the floor (benchmarks/machine/floor.py) as a share of
+the median; the error of the output, and of the gradient that is furthest towards its budget; peak memory above
 the inputs. On a GPU also the median of a CUDA graph's replay.
 """
 
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parent))
 
 import torch
-from cases import DEFAULT, FORWARD, MODES, NAMES, cases
-from contest import DTYPES, Contest, hold
-from plots import plot
-from providers import multiplies_bfloat16, precisions_that_differ, providers
-from report import groups, print_group
-from rows import Rows
-from running import Part, carry_out, parse_run
+from harness.cases import DEFAULT, FORWARD, MODES, NAMES, cases
+from harness.compare import DTYPES, Contest, hold
+from harness.providers import multiplies_bfloat16, precisions_that_differ, providers
+from harness.rows import Rows
+from harness.runner import Part, carry_out, parse_run
+from reporting.plots import plot
+from reporting.report import groups, print_group
 
 from difnet_kernels.testing import SHARPNESS
 

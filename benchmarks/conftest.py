@@ -1,9 +1,9 @@
 """Options of `pytest benchmarks --benchmark-only`."""
 
 import torch
-from cases import NAMES, cases
-from contest import DTYPES, Contest
-from providers import providers
+from harness.cases import NAMES, cases
+from harness.compare import DTYPES, Contest
+from harness.providers import providers
 
 DEFAULT = ["paper-inference", "paper-training"]
 

@@ -9,9 +9,9 @@ Nothing asserts a time; what is asserted is that our own backends run and that t
 
 import pytest
 import torch
-from contest import DTYPES, Patience, enter, hopeless
-from providers import forget_compiled
-from truth import find_truth
+from harness.compare import DTYPES, Patience, enter, hopeless
+from harness.providers import forget_compiled
+from harness.truth import find_truth
 
 PATIENCE = Patience(10.0, "PATIENCE")
 

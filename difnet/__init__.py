@@ -2,12 +2,12 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
-from difnet.extras import train_extra
+from difnet.utils.extras import train_extra
 
 with train_extra():
-    from difnet.factory import MODELS, create_model
-    from difnet.model import Details, DifNet, SimDeepLab
-    from difnet.weights import init_from, load_model, save_model
+    from difnet.modeling.factory import MODELS, create_model
+    from difnet.modeling.network import Details, DifNet, SimDeepLab
+    from difnet.modeling.weights import init_from, load_model, save_model
 
 try:
     __version__ = version("difnet-kernels")

@@ -12,19 +12,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from difnet.extras import train_extra
+from difnet.utils.extras import train_extra
 
 with train_extra():
     import torch
 
-    from difnet.config import EvaluateConfig
-    from difnet.console import Reporter, parse, run_command
     from difnet.data import create_dataset, eval_transform, evaluation_batches
     from difnet.data.base import VOID
-    from difnet.engine import check_views, evaluate, make_views
-    from difnet.files import is_within, prepare_file, write_atomically
-    from difnet.metrics import format_record
-    from difnet.weights import load_for_pictures
+    from difnet.modeling.weights import load_for_pictures
+    from difnet.training.config import EvaluateConfig
+    from difnet.training.engine import check_views, evaluate, make_views
+    from difnet.training.metrics import format_record
+    from difnet.utils.console import Reporter, parse, run_command
+    from difnet.utils.files import is_within, prepare_file, write_atomically
 
 
 def default_device(name: str | None = None) -> torch.device:
@@ -49,7 +49,7 @@ def default_device(name: str | None = None) -> torch.device:
 
 
 def evaluate_checkpoint(config: EvaluateConfig, report: Reporter | None = None) -> dict[str, Any]:
-    """Metrics of a checkpoint on a data set; see `difnet.metrics.Evaluation.as_record`.
+    """Metrics of a checkpoint on a data set; see `difnet.training.metrics.Evaluation.as_record`.
 
     Raises:
         DataError: the data cannot be used.

@@ -17,21 +17,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from difnet.extras import train_extra
+from difnet.utils.extras import train_extra
 from difnet_kernels import transition_rows
 
 with train_extra():
     import tyro
     from PIL import Image, ImageDraw
 
-    from difnet.console import Reporter, parse, run_command
     from difnet.data.disk import read_image
-    from difnet.engine import NotFiniteError
     from difnet.evaluate import default_device
-    from difnet.files import distinct_names, prepare_folder
-    from difnet.model import DifNet
-    from difnet.pictures import overlay, palette_of, save_picture, side_by_side, to_array
-    from difnet.weights import load_for_pictures
+    from difnet.modeling.network import DifNet
+    from difnet.modeling.weights import load_for_pictures
+    from difnet.training.engine import NotFiniteError
+    from difnet.utils.console import Reporter, parse, run_command
+    from difnet.utils.files import distinct_names, prepare_folder
+    from difnet.utils.pictures import overlay, palette_of, save_picture, side_by_side, to_array
 
 SOURCES = ("image", "block 1", "block 2", "block 3", "block 4")
 

@@ -12,23 +12,23 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from difnet.extras import train_extra
+from difnet.utils.extras import train_extra
 
 with train_extra():
     import torch
     import tyro
     from torch import Tensor, nn
 
-    from difnet.config import PredictConfig
-    from difnet.console import Reporter, parse, run_command
     from difnet.data.base import DataError, listed, raise_all
     from difnet.data.disk import IMAGE_SUFFIXES, find_files, read_image
-    from difnet.engine import NotFiniteError, Views, check_views, make_views
     from difnet.evaluate import default_device
-    from difnet.files import WriteError, distinct_names, file_to_write, prepare_folder
-    from difnet.model import DifNet, SimDeepLab
-    from difnet.pictures import colour_labels, overlay, palette_of, save_picture
-    from difnet.weights import load_for_pictures
+    from difnet.modeling.network import DifNet, SimDeepLab
+    from difnet.modeling.weights import load_for_pictures
+    from difnet.training.config import PredictConfig
+    from difnet.training.engine import NotFiniteError, Views, check_views, make_views
+    from difnet.utils.console import Reporter, parse, run_command
+    from difnet.utils.files import WriteError, distinct_names, file_to_write, prepare_folder
+    from difnet.utils.pictures import colour_labels, overlay, palette_of, save_picture
 
 
 LABELS, OVERLAY = ".labels.png", ".overlay.png"

@@ -16,13 +16,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from difnet.extras import train_extra
+from difnet.utils.extras import train_extra
 
 with train_extra():
-    from difnet.checkpoint import RunFolder
-    from difnet.config import TrainConfig
-    from difnet.console import parse, run_command
-    from difnet.trainer import Trainer
+    from difnet.training.config import TrainConfig
+    from difnet.training.run_folder import RunFolder
+    from difnet.training.trainer import Trainer
+    from difnet.utils.console import parse, run_command
 
 
 def train(config: TrainConfig) -> dict[str, Any]:

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from difnet_kernels import ops
-from difnet_kernels.errors import ForwardModeError
-from difnet_kernels.layout import in_layout, layout_of
-from difnet_kernels.operators import Derivative, define
+from difnet_kernels.support.errors import ForwardModeError
+from difnet_kernels.support.layout import in_layout, layout_of
+from difnet_kernels.support.operators import Derivative, define
 
 
 class CascadedRandomWalk(torch.autograd.Function):

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 
 from difnet_kernels import ops
-from difnet_kernels.errors import BackendError
+from difnet_kernels.support.errors import BackendError
 
 ENVIRONMENT_VARIABLE = "DIFNET_BACKEND"
 _log = logging.getLogger("difnet_kernels")

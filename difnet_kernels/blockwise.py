@@ -16,7 +16,7 @@ import itertools
 import torch
 from torch import Tensor
 
-from difnet_kernels.autocast import product
+from difnet_kernels.support.autocast import product
 
 # Edge of a square tile of P by device type. On the CPU the few tiles alive at once stay in the caches;
 # elsewhere they are large enough to hide the launches.

@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import is_fake
 from difnet_kernels import blockwise, reference
 from difnet_kernels.autograd import cascade, same_layout
 from difnet_kernels.backends import choose
-from difnet_kernels.sharding import is_distributed, over_images, replicated
+from difnet_kernels.support.sharding import is_distributed, over_images, replicated
 
 
 def cascaded_random_walk(

@@ -27,11 +27,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from difnet_kernels import blockwise, counting
-from difnet_kernels.autocast import without_autocast
-from difnet_kernels.errors import DoubleBackwardError
-from difnet_kernels.layout import in_layout, layout_of
-from difnet_kernels.operators import Derivative, define
+from difnet_kernels import blockwise
+from difnet_kernels.support import counting
+from difnet_kernels.support.autocast import without_autocast
+from difnet_kernels.support.errors import DoubleBackwardError
+from difnet_kernels.support.layout import in_layout, layout_of
+from difnet_kernels.support.operators import Derivative, define
 
 NAMESPACE = "difnet_kernels"
 OVERLOADS = ("native", "triton", "blockwise")

@@ -30,7 +30,7 @@ the same features, which is what makes S symmetric.
 import torch
 from torch import Tensor
 
-from difnet_kernels.autocast import product
+from difnet_kernels.support.autocast import product
 
 
 def transition_matrix(feature: Tensor, node_bias: Tensor | None = None) -> Tensor:

@@ -1,6 +1,6 @@
 """Data sets for semantic segmentation: labelled images, checked before the first step."""
 
-from difnet.extras import train_extra
+from difnet.utils.extras import train_extra
 
 with train_extra():
     from difnet.data.base import DataError, DataReport, SegmentationDataset

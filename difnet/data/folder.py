@@ -22,7 +22,7 @@ from difnet.data.base import (
     raise_all,
 )
 from difnet.data.disk import IMAGE_SUFFIXES, QUARTER_TURNS, find_files, read_turned_image, read_turned_label
-from difnet.files import read_text
+from difnet.utils.files import read_text
 
 LAYOUT = "a root with images/train, images/val, labels/train, labels/val and classes.txt"
 

@@ -3,7 +3,7 @@
 Keys are kernel, dtype class, D, K and architecture, where D and K are padded widths of features and states
 (pack.py) and the dtype class is "16" (bfloat16, float16), "tf32", "tf32x3", "fp32" or "fp64". Widths between
 the entries take the next larger one. Entries without a device and a date come from the static cost report
-(benchmarks/aot_report.py --candidates); benchmarks/tune_tiles.py replaces them by measured ones.
+(tools/aot_report.py --candidates); tools/tune_tiles.py replaces them by measured ones.
 """
 
 from typing import NamedTuple

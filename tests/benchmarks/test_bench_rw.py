@@ -9,20 +9,20 @@ from functools import partial
 from pathlib import Path
 
 import bench_rw
-import measure
-import memory
 import pytest
 import test_walks
 import torch
-from cases import CASES
-from contest import Contest, Patience, hold, hopeless, patience
-from floor import COMPILERS, Counts, counts, cpu_peak, fastest, floor_milliseconds
-from measure import interleaved
-from memory import peak_mebibytes
-from providers import Provider, providers, step
-from report import groups, incomplete, print_group, speedup
-from rows import DIRTY, Rows, environment, load
-from truth import find_truth, judge
+from harness.cases import CASES
+from harness.compare import Contest, Patience, hold, hopeless, patience
+from harness.providers import Provider, providers, step
+from harness.rows import DIRTY, Rows, environment, load
+from harness.truth import find_truth, judge
+from machine import memory
+from machine import timing as measure
+from machine.floor import COMPILERS, Counts, counts, cpu_peak, fastest, floor_milliseconds
+from machine.memory import peak_mebibytes
+from machine.timing import interleaved
+from reporting.report import groups, incomplete, print_group, speedup
 
 from difnet_kernels.backends import choose
 

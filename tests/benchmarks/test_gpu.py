@@ -1,4 +1,4 @@
-"""benchmarks/gpu.py: which rows the documents get, how stages are bounded. Its stages run in a rehearsal."""
+"""tools/gpu_checks.py: which rows the documents get, how stages are bounded. A rehearsal runs its stages."""
 
 import json
 import subprocess
@@ -6,9 +6,9 @@ import sys
 import time
 from pathlib import Path
 
-import gpu
+import gpu_checks as gpu
 import pytest
-import tables
+from reporting import tables
 
 ROW = {"benchmark": "rw", "device": "cuda", "commit": "1234567", "status": "ok", "versions": {"triton": "3"}}
 

@@ -9,8 +9,8 @@ import pytest
 import timm
 import torch
 from bench_model import main
-from networks import INFERENCE, PLAIN, STEP, Setup, convolution_backward_flops, flops
-from rows import load
+from harness.networks import INFERENCE, PLAIN, STEP, Setup, convolution_backward_flops, flops
+from harness.rows import load
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 

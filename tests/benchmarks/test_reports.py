@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
-import tables
-from plots import plot
-from report import groups, markdown
-from rows import load
+from harness.rows import load
+from reporting import tables
+from reporting.plots import plot
+from reporting.report import groups, markdown
 
 ROOT = Path(__file__).parents[2]
 HALF = "bfloat16, channels-last"

@@ -2,7 +2,7 @@ import re
 from pathlib import Path
 
 import pytest
-import tables
+from reporting import tables
 
 ROOT = Path(__file__).parents[2]
 MEASURED = re.compile(

@@ -1,4 +1,4 @@
-"""benchmarks/tune_tiles.py, what it keeps and what it writes; that it runs is seen in the interpreter."""
+"""tools/tune_tiles.py, what it keeps and what it writes; that it runs is seen in the interpreter."""
 
 import importlib.util
 import shutil

@@ -1,47 +1,15 @@
 """A small folder data set made on the fly, and a network small enough to train in seconds."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from PIL import Image
+from small_runs import make_folder, tiny
 
 from difnet import train
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 torch.set_num_threads(1)  # the networks are tiny: a second thread costs more than it gives
-
-CLASSES = ("left", "right", "block")
-
-
-def write_pair(root: Path, split: str, name: str, size: tuple[int, int], rng: np.random.Generator) -> None:
-    """Two halves of different colour with a block; a void border of two pixels."""
-    height, width = size
-    label = np.zeros((height, width), np.uint8)
-    label[:, width // 2 :] = 1
-    top, left = rng.integers(4, height - 16), rng.integers(4, width - 16)
-    label[top : top + 12, left : left + 12] = 2
-    colours = np.array([[200, 60, 60], [60, 60, 200], [230, 230, 120]], np.float64)
-    image = np.clip(colours[label] + rng.normal(0, 20, (height, width, 3)), 0, 255).astype(np.uint8)
-    label[:2] = 255
-    (root / "images" / split).mkdir(parents=True, exist_ok=True)
-    (root / "labels" / split).mkdir(parents=True, exist_ok=True)
-    Image.fromarray(image).save(root / "images" / split / f"{name}.png")
-    Image.fromarray(label).save(root / "labels" / split / f"{name}.png")
-
-
-def make_folder(root: Path, train: int = 8, val: int = 3, size: tuple[int, int] = (40, 56)) -> Path:
-    rng = np.random.default_rng(0)
-    for split, count in (("train", train), ("val", val)):
-        for index in range(count):
-            write_pair(root, split, f"view{index}", size, rng)
-    (root / "classes.txt").write_text("\n".join(CLASSES) + "\n")
-    return root
 
 
 @pytest.fixture
@@ -64,24 +32,3 @@ def fresh_accelerate():
     AcceleratorState._reset_state(reset_partial_state=True)
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
-
-
-def tiny(data_root: Path, out: Path, *more: str) -> list[str]:
-    """Arguments of a training run that takes a second or two."""
-    return [
-        *("--dataset", "folder", "--data-root", str(data_root), "--out", str(out), "--model", "test_resnet"),
-        *("--walks", "0", "2", "--crop", "32", "--batch-size", "4", "--lr", "0.05", "--workers", "0"),
-        *("--log-every", "1", "--checkpoint-every", "1", *more),
-    ]
-
-
-def start(module: str, *arguments: str, prefix: tuple[str, ...] = ()) -> subprocess.Popen[str]:
-    """A command of the package in a process of its own, on one thread."""
-    path = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
-    return subprocess.Popen(
-        [sys.executable, *prefix, "-m", module, *arguments],
-        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )

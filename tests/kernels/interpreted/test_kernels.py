@@ -53,7 +53,7 @@ def test_budget(sharpness, dtype, value_dtype):
 
 
 def test_closer_than_attention():
-    """What not centring 16-bit features rests on: docs/triton.md, benchmarks/centring.py."""
+    """What not centring 16-bit features rests on: docs/triton.md, tools/centring.py."""
     inputs = testing.make_inputs(1, 300, 64, 21, 1, "pooled").to(torch.bfloat16, torch.float32)
 
     def attention(features, seed, mu, beta, state, _):

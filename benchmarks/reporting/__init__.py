@@ -1,0 +1,1 @@
+"""What is shown of rows: tables in the terminal and in the documents, plots."""

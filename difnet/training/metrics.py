@@ -1,0 +1,137 @@
+"""Segmentation metrics from one confusion matrix, summed over images and processes by torchmetrics."""
+
+import json
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torchmetrics.classification import MulticlassConfusionMatrix
+
+from difnet.data.base import VOID
+
+
+class Scores(NamedTuple):
+    """Metrics over the labelled (non-void) pixels.
+
+    Attributes:
+        iou: (k,) intersection over union; NaN for a class neither labelled nor predicted anywhere.
+        mean_iou: mean of `iou` over the other classes (0-d), `classes` of them.
+        accuracy: share of pixels predicted right (0-d).
+        labelled: (k,) whether any pixel is labelled with the class.
+    """
+
+    iou: Tensor
+    mean_iou: Tensor
+    accuracy: Tensor
+    labelled: Tensor
+
+    @property
+    def classes(self) -> int:
+        """Number of classes that `mean_iou` is over: those labelled or predicted anywhere."""
+        return int((~self.iou.isnan()).sum())
+
+
+class SegmentationMetrics(MulticlassConfusionMatrix):
+    """Accumulate predictions (B, H, W) against labels (B, H, W); pixels labelled 255 count nowhere.
+
+    In a distributed run `compute` sums the matrices of all processes.
+    """
+
+    def __init__(self, num_classes: int):
+        # Labels are checked before training; checking every batch again costs a synchronisation.
+        super().__init__(num_classes=num_classes, ignore_index=VOID, validate_args=False)
+
+    def compute(self) -> Scores:  # type: ignore[override]
+        """The metrics of everything accumulated so far."""
+        return scores_from_confusion(self.confmat)
+
+
+def scores_from_confusion(confusion: Tensor) -> Scores:
+    """Metrics of a confusion matrix (k, k), rows = label, columns = prediction."""
+    counts = confusion.double()
+    right = counts.diagonal()
+    union = counts.sum(0) + counts.sum(1) - right
+    iou = torch.where(union > 0, right / union, torch.nan)
+    return Scores(iou, iou.nanmean(), right.sum() / counts.sum(), counts.sum(1) > 0)
+
+
+class Evaluation(NamedTuple):
+    """What `difnet.training.engine.evaluate` found.
+
+    Attributes:
+        final: metrics of the scores.
+        seed: metrics of the upsampled seed, before any walk; None where the scores average several views.
+        walks: metrics of the upsampled state after each walk.
+        mu, beta: the weights of each walk.
+    """
+
+    final: Scores
+    seed: Scores | None
+    walks: list[Scores]
+    mu: list[float]
+    beta: list[float]
+
+    def as_record(self, classes: list[str]) -> dict[str, Any]:
+        """Plain numbers for JSON; an absent class has IoU null, and each mean says how many it is over."""
+        record: dict[str, Any] = {
+            "mean_iou": _number(self.final.mean_iou),
+            "mean_iou_classes": self.final.classes,
+            "accuracy": _number(self.final.accuracy),
+            "iou": {name: _number(value) for name, value in zip(classes, self.final.iou, strict=True)},
+            "unlabelled": [name for name, seen in zip(classes, self.final.labelled, strict=True) if not seen],
+            "mu": self.mu,
+            "beta": self.beta,
+        }
+        if self.seed is not None:
+            record["seed_mean_iou"] = _number(self.seed.mean_iou)
+            record["seed_mean_iou_classes"] = self.seed.classes
+            record["walk_mean_iou"] = [_number(walk.mean_iou) for walk in self.walks]
+            record["walk_mean_iou_classes"] = [walk.classes for walk in self.walks]
+        return record
+
+
+def _number(value: Tensor) -> float | None:
+    return None if bool(value.isnan()) else float(value)
+
+
+def format_mean(record: dict[str, Any]) -> str:
+    """The mean IoU of a record and what it is over, such as "66.10% over 9 of 11 classes"."""
+    if "iou" not in record:  # the best weights of an older run tell the mean alone
+        return _percent(record["mean_iou"])
+    count = sum(value is not None for value in record["iou"].values())
+    return f"{_percent(record['mean_iou'])} {_over(count, len(record['iou']))}"
+
+
+def format_record(record: dict[str, Any]) -> str:
+    """Lines for people: IoU per class, the means, and what each walk did."""
+    classes = len(record["iou"])
+    width = max(len(name) for name in [*record["iou"], "pixel accuracy"])
+    lines = []
+    for name, value in record["iou"].items():
+        false = "  (predicted, but in no label)" if value is not None and name in record["unlabelled"] else ""
+        lines.append(f"  {name:<{width}} {_percent(value):>9}{false}")
+    count = _over(record["mean_iou_classes"], classes)
+    lines.append(f"  {'mean IoU':<{width}} {_percent(record['mean_iou']):>9} {count}")
+    lines.append(f"  {'pixel accuracy':<{width}} {_percent(record['accuracy']):>9}")
+    if record.get("walk_mean_iou"):
+        seed, count = _percent(record["seed_mean_iou"]), _over(record["seed_mean_iou_classes"], classes)
+        lines.append(f"  mean IoU of the seed, before diffusion: {seed} {count}")
+        walks = zip(record["walk_mean_iou"], record["walk_mean_iou_classes"], strict=True)
+        for walk, (value, number) in enumerate(walks):
+            mu, beta = record["mu"][walk], record["beta"][walk]
+            after = f"  mean IoU after walk {walk + 1}: {_percent(value)}"
+            lines.append(f"{after}  (mu {mu:.3f}, beta {beta:.3f}) {_over(number, classes)}")
+    return "\n".join(lines)
+
+
+def _over(count: int, classes: int) -> str:
+    return f"over {count} of {classes} classes"
+
+
+def _percent(value: float | None) -> str:
+    return "absent" if value is None else f"{100.0 * value:.2f}%"
+
+
+def to_json(record: dict[str, Any]) -> str:
+    """One line of strict JSON (no NaN)."""
+    return json.dumps(record, allow_nan=False)

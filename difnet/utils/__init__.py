@@ -1,0 +1,1 @@
+"""What every command needs: the console, files, pictures, optional packages."""

@@ -1,0 +1,210 @@
+"""Talking to people: progress bars on a terminal, plain lines elsewhere, one-line errors."""
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any
+
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from difnet.data.base import DataError, DataReport, SegmentationDataset, listed
+from difnet.utils.files import writing
+from difnet_kernels.support.errors import BackendError
+
+
+class Reporter:
+    """Prints lines and shows progress; silent where `enabled` is false."""
+
+    def __init__(self, enabled: bool = True):
+        self.console = Console(quiet=not enabled, highlight=False, markup=False, soft_wrap=True)
+
+    def line(self, text: str) -> None:
+        """Print `text`, above a running bar.
+
+        Raises:
+            WriteError: it cannot be printed, as where the output goes to a file on a full disk.
+        """
+        code = self.console.encoding  # file names may hold what a terminal cannot show
+        with writing("standard output"):
+            self.console.print(text.encode(code, "backslashreplace").decode(code))
+            self.console.file.flush()
+
+    @contextlib.contextmanager
+    def bar(self, title: str, total: int) -> Iterator[Callable[[int], None]]:
+        """A progress bar on a terminal, nothing elsewhere; yields a function to call with the number done."""
+        if not self.console.is_terminal or self.console.quiet:
+            yield lambda done: None
+            return
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=self.console, transient=True) as progress:
+            task = progress.add_task(title, total=total)
+            yield lambda done: progress.update(task, completed=done)
+
+    def check(self, dataset: SegmentationDataset) -> DataReport:
+        """Read the whole of `dataset` once, and print what a user should know of it.
+
+        Raises:
+            DataError: it cannot be used.
+        """
+        self.line(f"checking {len(dataset)} {dataset.split} images of {dataset.name}")
+        with self.bar("checking", len(dataset)) as progress:
+            report = dataset.check(progress)
+        for note in report.notes:
+            self.line(note)
+        return report
+
+    def shared_images(self, val_set: SegmentationDataset, train: DataReport, val: DataReport) -> None:
+        """Say how many validation images are training images too, pixel for pixel."""
+        known = set(train.digests)
+        shared = [val_set.item_name(index) for index, digest in enumerate(val.digests) if digest in known]
+        if shared:
+            self.line(
+                f"{len(shared)} of {val.images} validation images are also training images "
+                f"({listed(shared)}): the evaluation tells little of images that the network has never seen"
+            )
+
+    def check_sizes(
+        self, dataset: SegmentationDataset, found: DataReport, check: Callable[[tuple[int, int]], None]
+    ) -> None:
+        """Call `check` with every size, (height, width), that was found among the images of `dataset`.
+
+        Raises:
+            DataError: it raised ValueError for one; the message names an image of that size.
+        """
+        with self.bar("checking sizes", len(found.sizes)) as progress:
+            for done, (size, index) in enumerate(sorted(found.sizes.items()), start=1):
+                try:
+                    check(size)
+                except ValueError as error:
+                    raise DataError(f"{dataset.split} image {dataset.item_name(index)}: {error}") from error
+                progress(done)
+
+
+class Interrupted(Exception):
+    """The run was asked to stop; the message says which checkpoint there is."""
+
+
+class StopSignal:
+    """Turns the first SIGINT or SIGTERM into a flag, so that no step is cut in half; a second one kills."""
+
+    def __init__(self) -> None:
+        self.received = False
+
+    def __enter__(self) -> "StopSignal":
+        self._previous = {
+            number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)
+        }
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
+        if self.received:
+            raise KeyboardInterrupt
+        self.received = True
+        print(
+            "\nstopping with a checkpoint after this step; once more to stop at once",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def parse(
+    target: Callable[..., Any], arguments: Sequence[str] | None, module: str, description: str | None
+) -> Any:
+    """The command line of ``python -m difnet.MODULE`` as tyro reads it for `target`.
+
+    A path may begin with "~": a shell expands it in ``--out ~/x`` but not in ``--out=~/x``.
+    """
+    registry = tyro.constructors.ConstructorRegistry()
+
+    @registry.primitive_rule
+    def path(
+        info: tyro.constructors.PrimitiveTypeInfo,
+    ) -> tyro.constructors.PrimitiveConstructorSpec[Path] | None:
+        if info.type is not Path:
+            return None
+        return tyro.constructors.PrimitiveConstructorSpec(
+            nargs=1,
+            metavar="PATH",
+            instance_from_str=lambda words: _path(words[0]),
+            is_instance=lambda value: isinstance(value, Path),
+            str_from_instance=lambda value: [str(value)],
+        )
+
+    with registry:
+        return tyro.cli(
+            target,
+            args=arguments,
+            prog=f"python -m difnet.{module}",
+            description=description,
+            config=(tyro.conf.OmitArgPrefixes,),
+        )
+
+
+def _path(word: str) -> Path:
+    if not word:  # pathlib takes it for the current folder
+        raise ValueError("expected a path, got nothing; write . for the current folder")
+    return Path(os.path.expanduser(word))
+
+
+def run_command(command: Callable[[], None], name: str) -> int:
+    """Call `command`; a problem that the user can solve becomes one message on stderr.
+
+    Caught are errors of the system, backends that cannot run, unusable data, and this package's own
+    ValueErrors. All other exceptions propagate.
+
+    Returns:
+        Exit status: 0, 1 after an error, 130 after an interruption.
+    """
+    try:
+        command()
+    except Interrupted as stop:
+        print(f"{name}: {stop}", file=sys.stderr)
+        return 130
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted", file=sys.stderr)
+        return 130
+    except (ValueError, OSError, BackendError) as error:
+        if isinstance(error, ValueError) and not _is_ours(error):
+            raise
+        print(f"{name}: error: {error}", file=sys.stderr)
+        return 1
+    except (RuntimeError, MemoryError) as error:
+        if not is_memory_error(error):
+            raise
+        print(f"{name}: error: memory ran out ({_first_line(error)}); use smaller pictures", file=sys.stderr)
+        return 1
+    return 0
+
+
+def is_memory_error(error: BaseException) -> bool:
+    """Whether memory ran out, on the device or for PyTorch on the CPU, which has no error type for it."""
+    words = ("out of memory", "can't allocate memory", "Unable to allocate")
+    return isinstance(error, MemoryError) or any(word in str(error) for word in words)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether this package raised `error` itself; one from deeper down is a bug and keeps its traceback."""
+    if isinstance(error, DataError):  # PyTorch raises the errors of a loader's workers anew
+        return True
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    # The module that `python -m` runs is called __main__; its specification keeps the real name.
+    module = trace.tb_frame.f_globals.get("__spec__") if trace else None
+    return module is not None and module.name.partition(".")[0] == "difnet"

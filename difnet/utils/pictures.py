@@ -1,0 +1,107 @@
+"""Label maps as pictures: palette PNG, overlay on the image, side by side."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from difnet.data.base import VOID, SegmentationDataset, distinct_palette
+from difnet.utils.files import distinct_names, write_atomically
+
+
+def to_array(image: Tensor) -> np.ndarray:
+    """(H, W, 3) uint8 of an image (3, H, W), uint8 or float in [0, 1]."""
+    if image.is_floating_point():
+        image = (image.clamp(0.0, 1.0) * 255.0).round()
+    return image.detach().cpu().permute(1, 2, 0).numpy().astype(np.uint8)
+
+
+def palette_of(metadata: dict[str, Any], classes: int) -> np.ndarray:
+    """(k, 3) uint8 colours of a network's k classes: those saved with its weights, or else made-up ones.
+
+    Raises:
+        ValueError: those saved are not one colour for each class.
+    """
+    saved = metadata.get("palette")
+    if saved is None:
+        return distinct_palette(classes)
+    try:
+        colours = np.array(saved)
+    except ValueError:  # rows of several lengths
+        colours = np.zeros(0)
+    if (
+        colours.shape != (classes, 3)
+        or colours.dtype.kind not in "iu"
+        or not (colours == colours % 256).all()
+    ):
+        raise ValueError(
+            "the palette saved with the weights is not one colour [r, g, b] of whole numbers 0 to 255 for "
+            f"each of the {classes} classes; save them with such a palette, or with none"
+        )
+    return colours.astype(np.uint8)
+
+
+def colour_labels(label: Tensor, palette: np.ndarray) -> Image.Image:
+    """Palette picture of label (H, W): pixel value = class index, void (255) black.
+
+    Args:
+        label: (H, W) class indices, 255 = void.
+        palette: (k, 3) uint8 RGB.
+    """
+    picture = Image.fromarray(label.detach().cpu().numpy().astype(np.uint8))
+    colours = np.zeros((256, 3), np.uint8)
+    colours[: len(palette)] = palette
+    picture.putpalette(colours.tobytes())
+    return picture
+
+
+def overlay(image: Tensor, label: Tensor, palette: np.ndarray, opacity: float = 0.5) -> Image.Image:
+    """RGB picture of image (3, H, W) under the colours of label (H, W); void pixels show the image alone."""
+    base = to_array(image).astype(np.float64)
+    colours = np.asarray(colour_labels(label, palette).convert("RGB"), np.float64)
+    weight = opacity * (label.detach().cpu().numpy() != VOID)[..., None]
+    return Image.fromarray(np.round((1.0 - weight) * base + weight * colours).astype(np.uint8))
+
+
+def save_picture(picture: Image.Image, path: Path) -> None:
+    """Write `picture` as PNG, whole or not at all.
+
+    Raises:
+        WriteError: it cannot be written.
+    """
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    write_atomically(path, buffer.getvalue())
+
+
+def side_by_side(*pictures: Image.Image, gap: int = 4) -> Image.Image:
+    """One RGB picture of pictures of equal height, left to right with a white gap."""
+    width = sum(picture.width for picture in pictures) + gap * (len(pictures) - 1)
+    sheet = Image.new("RGB", (width, pictures[0].height), "white")
+    left = 0
+    for picture in pictures:
+        sheet.paste(picture.convert("RGB"), (left, 0))
+        left += picture.width + gap
+    return sheet
+
+
+@torch.inference_mode()
+def save_overlays(
+    model: torch.nn.Module, dataset: SegmentationDataset, folder: Path, count: int, device: torch.device
+) -> None:
+    """Write `count` pictures, spread over `dataset`: image, true labels, predicted labels."""
+    model.eval()
+    count = min(count, len(dataset))
+    indices = sorted({round(i * (len(dataset) - 1) / max(1, count - 1)) for i in range(count)})
+    names = distinct_names([dataset.item_name(index) for index in indices])
+    for index, name in zip(indices, names, strict=True):
+        image, label = dataset[index]
+        predicted = model(image[None].to(device)).argmax(1)[0].cpu()
+        truth = overlay(image, label, dataset.palette)
+        plain = overlay(image, label, dataset.palette, opacity=0.0)
+        sheet = side_by_side(plain, truth, overlay(image, predicted, dataset.palette))
+        save_picture(sheet, folder / f"{name}.png")

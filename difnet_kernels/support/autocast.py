@@ -1,0 +1,99 @@
+"""Computing in the types of the inputs under autocast, in the backward too."""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from difnet_kernels.support.operators import Derivative, define
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """Within it, operations on the device compute in the types of their inputs."""
+    if torch.amp.is_autocast_available(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()  # torch.autocast rejects some device types, such as meta
+
+
+def product(left: Tensor, right: Tensor) -> Tensor:
+    """left @ right; under autocast in the types of the inputs, and so are its derivatives, of any order.
+
+    Turning autocast off around `left @ right` is not enough: torch.compile runs the whole backward under the
+    autocast of the forward, and a backward that is called inside of autocast runs under that. (PyTorch rounds
+    the derivatives of a forward outside of autocast whose backward is called inside, here as everywhere.)
+
+    Args:
+        left: (..., n, m).
+        right: (..., m, p) of the same type; leading axes are broadcast.
+
+    Returns:
+        (..., n, p).
+    """
+    kind = left.device.type
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        return _product(left, right)
+    return left @ right
+
+
+def _matmul(left: Tensor, right: Tensor) -> Tensor:
+    with without_autocast(left.device):
+        return left @ right
+
+
+def _of_all_calls(
+    operator: Any, info: Any, in_dims: tuple[int | None, ...], *factors: Tensor
+) -> tuple[Tensor, int]:
+    """`torch.vmap` of the product: calls are one more axis in front of all others."""
+    pairs = list(zip(factors, in_dims, strict=True))
+    rank = max(x.ndim - (dim is not None) for x, dim in pairs)
+    aligned = [
+        x if dim is None else x.movedim(dim, 0).unflatten(0, (info.batch_size, *[1] * (rank + 1 - x.ndim)))
+        for x, dim in pairs
+    ]
+    return operator(*aligned), 0
+
+
+class _OfProduct(Derivative):
+    """Derivatives of a product are products."""
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[2:])
+        ctx.save_for_forward(*inputs[2:])
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
+        left, right = ctx.saved_tensors
+        _, _, need_left, need_right = ctx.needs_input_grad
+        return (
+            None,
+            None,
+            _product(grad, right.mT).sum_to_size(left.shape) if need_left and grad is not None else None,
+            _product(left.mT, grad).sum_to_size(right.shape) if need_right and grad is not None else None,
+        )
+
+    @staticmethod
+    def jvp(
+        ctx: Any, operator: None, keys: None, of_left: Tensor | None, of_right: Tensor | None
+    ) -> Tensor | None:
+        left, right = ctx.saved_tensors
+        terms = []
+        if of_left is not None:
+            terms.append(_product(of_left, right))
+        if of_right is not None:
+            terms.append(_product(left, of_right))
+        return sum(terms[1:], terms[0])
+
+
+_library = torch.library.Library("difnet_kernels", "FRAGMENT")
+_product = define(
+    _library,
+    "product",
+    "(Tensor left, Tensor right) -> Tensor",
+    fake=_matmul,
+    vmap=_of_all_calls,
+    derivative=_OfProduct,
+    kernel=_matmul,
+)

@@ -1,0 +1,191 @@
+"""The sweeps compiled ahead of time, without a GPU, at the widths of the network; all else is `make aot`."""
+
+import importlib.util
+import os
+import re
+
+import pytest
+import torch
+
+if importlib.util.find_spec("triton") is None:
+    pytest.skip("Triton is not installed", allow_module_level=True)
+if os.environ.get("TRITON_INTERPRET") == "1":
+    pytest.skip("the interpreter does not compile", allow_module_level=True)
+
+import ahead_of_time
+from ahead_of_time import SHARED_MEMORY, compile_sweep
+from triton.backends.compiler import GPUTarget
+from triton.compiler import make_backend
+from triton.runtime.jit import create_function_from_signature
+
+from difnet_kernels import testing
+from difnet_kernels.triton import launch, tiles
+
+KERNELS = ("walk_forward", "walk_backward")
+
+
+def compiled(kernel, architecture, dtype=torch.bfloat16, **options):
+    tile = tiles.choose(kernel, "16", 64, 32, architecture)
+    return compile_sweep(kernel, dtype, 64, 32, architecture, tile, **options), tile
+
+
+@pytest.mark.parametrize("architecture", tiles.ARCHITECTURES)
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_compiles_fits_and_does_not_spill(kernel, architecture):
+    result, _ = compiled(kernel, architecture)
+    assert result.registers > 0
+    assert result.spills == 0
+    assert 0 < result.shared <= SHARED_MEMORY[architecture]
+    assert result.matrix > 0
+    assert result.exponentials > 0
+
+
+@pytest.mark.parametrize("options", [{"split": True}, {"has_bias": True}, {"dtype": torch.float16}], ids=str)
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_variants_do_not_spill(kernel, options):
+    result, _ = compiled(kernel, "sm_90", **options)
+    assert result.spills == 0
+    assert result.shared <= SHARED_MEMORY["sm_90"]
+
+
+def test_the_largest_variant_spills_next_to_nothing():
+    result, _ = compiled("walk_backward", "sm_90", split=True, has_bias=True)
+    assert result.spills <= 8  # bytes a thread, outside of the table's entries
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_sm_90_uses_wgmma_and_nothing_slower(kernel):
+    result, tile = compiled(kernel, "sm_90")
+    opcodes = [opcode for opcode in result.instructions if "MMA" in opcode]
+    assert opcodes
+    assert all(opcode.startswith("HGMMA") for opcode in opcodes), opcodes
+    # Multiply-adds of the matrix instructions in the loop against those of the tile.
+    done = sum(
+        n * m * w * k
+        for opcode, n in result.instructions.items()
+        if opcode.startswith("HGMMA")
+        for m, w, k in [map(int, opcode.split(".")[1].split("x"))]
+    ) * (tile.num_warps // 4)  # fmt: skip
+    width = 64 + 32 if kernel == "walk_forward" else 2 * 64 + 3 * 32
+    assert done == tile.block_i * tile.block_j * width
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_scores_are_rounded_before_penalties(kernel, dtype, monkeypatch):
+    """As an initial accumulator a penalty would make scores that differ from one sweep to another."""
+    monkeypatch.setattr(ahead_of_time, "_read_cubin", lambda compiled, _: compiled.asm["ttgir"])
+    tile = tiles.choose(kernel, "16", 64, 32, "sm_90")
+    text = compile_sweep(kernel, dtype, 64, 32, "sm_90", tile, has_bias=True, precision="tf32")
+    accumulators = re.findall(r"%s\w* = ttng\.warp_group_dot [^,]+, [^,]+, (%\w+)", text)
+    assert accumulators
+    assert all(name.startswith("%cst") for name in accumulators), accumulators
+
+
+@pytest.mark.parametrize(
+    ("kernel", "exponentials", "slots"), [("walk_forward", 1, 9), ("walk_backward", 2, 17.5)]
+)
+def test_instructions_per_pair(kernel, exponentials, slots):
+    """One exponential per pair forward and two backward, and few enough other instructions to hide."""
+    result, tile = compiled(kernel, "sm_90")
+    per_pair = 32 * tile.num_warps / (tile.block_i * tile.block_j)
+    assert exponentials <= result.exponentials * per_pair <= 1.07 * exponentials
+    assert result.total * per_pair <= slots
+
+
+@pytest.fixture
+def asked_for(monkeypatch):
+    """What each launch would ask to be compiled: {kernel: keys}. Nothing is launched."""
+    backend = make_backend(GPUTarget("cuda", 90, 32))
+    keys = {}
+
+    def record(kernel):
+        bind = create_function_from_signature(kernel.signature, kernel.params, backend)
+
+        def call(*arguments, **options):
+            _, key, _ = bind(*arguments, **options)
+            keys.setdefault(kernel.fn.__name__, set()).add(str(key))
+
+        return {"__getitem__": lambda self, grid: call}
+
+    for name in [name for name in vars(launch) if name.endswith("_kernel")]:
+        monkeypatch.setattr(launch, name, type("Recorder", (), record(getattr(launch, name)))())
+    return keys
+
+
+LAYOUTS = {
+    "contiguous": lambda x: x.contiguous(),
+    "channels first": lambda x: x.mT.contiguous().mT,
+    "a slice": lambda x: torch.nn.functional.pad(x, (1, 2))[..., 1:-2],
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("splits", [1, 3])
+@pytest.mark.parametrize("node_bias", [True, False])
+@pytest.mark.parametrize("wanted", [[True] * 6, [False, True] + [False] * 4])
+def test_one_compilation_for_all_sizes(asked_for, monkeypatch, layout, dtype, splits, node_bias, wanted):
+    """Neither N nor B nor where a tensor starts is a key, not even at 1 or at a multiple of 16."""
+    monkeypatch.setattr(launch, "_splits", lambda *_: splits)
+    wanted = [*wanted[:5], wanted[5] and node_bias]
+
+    def lay(x, offset):
+        x = LAYOUTS[layout](x)
+        base = x.new_empty(offset + sum((n - 1) * s for n, s in zip(x.shape, x.stride(), strict=True)) + 1)
+        assert base.data_ptr() % 16 == 0
+        return base[offset:].as_strided(x.shape, x.stride(), offset).copy_(x)
+
+    sizes = ((1, 130), (1, 144), (2, 257), (16, 33), (3, 128), (1, 4096))
+    for offset, (batch, nodes) in ((offset, size) for size in sizes for offset in (0, 1)):
+        inputs = testing.make_inputs(batch, nodes, 20, 5, 2, "flat", node_bias=node_bias)
+        inputs = inputs.to(dtype, torch.float32)
+        feature, state, seed = (lay(x, offset) for x in (inputs.features[0], inputs.state, inputs.seed))
+        bias = lay(inputs.node_bias[0], offset) if node_bias else None
+        rest = inputs.mu[offset], inputs.beta[offset], bias
+        assert bool(state.data_ptr() % 16) == bool(offset)
+        _, *saved = launch.walk_forward(feature, state, seed, *rest)
+        launch.walk_backward(seed, feature, state, seed, *saved, *rest, wanted)
+    assert len(asked_for) == (4 if dtype == torch.bfloat16 else 5) + 2 * (splits > 1)
+    assert {name: len(keys) for name, keys in asked_for.items()} == dict.fromkeys(asked_for, 1)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_no_alignment_that_a_launch_does_not_promise(kernel, monkeypatch):
+    seen = {}
+
+    def source(function, signature, values, attributes):
+        seen.update({function.arg_names[position]: signature[function.arg_names[position]]
+                     for (position,) in attributes})  # fmt: skip
+        raise NotImplementedError
+
+    monkeypatch.setattr(ahead_of_time, "ASTSource", source)
+    with pytest.raises(NotImplementedError):
+        compiled(kernel, "sm_90")
+    assert {"G", "Y", "lse"} <= seen.keys()
+    assert not {"state", "seed", "grad", "mu", "beta"} & seen.keys()
+
+
+def test_every_architecture_has_every_entry():
+    for architecture in tiles.ARCHITECTURES:
+        keys = set(tiles.entries(architecture))
+        assert keys == {
+            (kernel, dtype, *width, architecture)
+            for kernel in KERNELS
+            for dtype, widths in tiles.WIDTHS.items()
+            for width in widths
+            if not (architecture.startswith("gfx") and dtype == "tf32x3")  # not to be had there
+        }
+
+
+def test_widths_between_entries_take_the_next_larger():
+    assert tiles.key("walk_forward", "16", 16, 64, "sm_90") == ("walk_forward", "16", 64, 64, "sm_90")
+    assert tiles.key("walk_forward", "16", 128, 16, "sm_75") == ("walk_forward", "16", 128, 128, "sm_86")
+
+
+def test_tiles_divide_the_packed_blocks():
+    for architecture in (*tiles.ARCHITECTURES, "interpreter"):
+        for kernel, dtype, d, k, _ in tiles.entries(architecture):
+            tile = tiles.choose(kernel, dtype, d, k, architecture)
+            assert 128 % tile.block_i == 0
+            assert 128 % tile.block_j == 0
