@@ -10,9 +10,9 @@ speed-up is claimed over it. Repetitions of all providers are interleaved. Rows 
 plots beside it at the end, and after Ctrl-C too.
 
 Columns: median, quartiles in ms and number of repetitions (one where a call is long); the best rival's median
-over ours (in brackets the same from opposite quartiles); the floor (benchmarks/machine/floor.py) as a share of
-the median; the error of the output, and of the gradient that is furthest towards its budget; peak memory above
-the inputs. On a GPU also the median of a CUDA graph's replay.
+over ours (in brackets the same from opposite quartiles); the floor (benchmarks/machine/floor.py) as a share
+of the median; the error of the output, and of the gradient that is furthest towards its budget; peak memory
+above the inputs. On a GPU also the median of a CUDA graph's replay.
 """
 
 import argparse

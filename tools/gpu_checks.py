@@ -1,7 +1,7 @@
 """`make gpu`: everything that needs a GPU, one stage after the other, each reported even if others failed.
 
     python tools/gpu_checks.py                     # tests, benchmark, sanitizer, tuning: under eight minutes
-    python tools/gpu_checks.py --rehearse          # the same stages, small, in Triton's interpreter on the CPU
+    python tools/gpu_checks.py --rehearse          # the same, small, in Triton's interpreter on the CPU
 
 Needs torch, triton, numpy and pytest; compute-sanitizer is used where the CUDA toolkit has it. Logs of the
 stages and the benchmark's rows go to --out, which git ignores by default. Rows that the documents may show,

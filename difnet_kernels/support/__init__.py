@@ -1,1 +1,1 @@
-"""What the operator needs of PyTorch: operators with derivatives, autocast, FLOP counts, DTensors, layouts."""
+"""What the operator needs of PyTorch: operators with derivatives, autocast, counts, DTensors, layouts."""
