@@ -86,32 +86,25 @@ difnet::Pool pool() {
   return {static_cast<int>(torch::stable::get_num_threads()), run};
 }
 
-// torch.get_float32_matmul_precision(), which the stable ABI does not have; where it has no answer, "highest".
-difnet::Precision float32_precision(const Tensor& feature) {
-  if (feature.scalar_type() != ScalarType::Float || !Py_IsInitialized()) return difnet::Precision::highest;
-  const PyGILState_STATE state = PyGILState_Ensure();
-  PyObject* torch = PyImport_ImportModule("torch");
-  PyObject* answer = torch == nullptr ? nullptr : PyObject_CallMethod(torch, "get_float32_matmul_precision", nullptr);
-  const char* text = answer == nullptr ? nullptr : PyUnicode_AsUTF8AndSize(answer, nullptr);
-  const std::string name = text == nullptr ? "highest" : text;
-  PyErr_Clear();
-  Py_XDECREF(answer);
-  Py_XDECREF(torch);
-  PyGILState_Release(state);
-  return name == "medium" ? difnet::Precision::medium
-         : name == "high" ? difnet::Precision::high
-                          : difnet::Precision::highest;
+// How products of the features are rounded: `name` is one of torch.get_float32_matmul_precision(), and matters to
+// float32 alone.
+difnet::Precision precision_of(const Tensor& feature, const std::string& name) {
+  if (name != "highest" && name != "high" && name != "medium")
+    throw std::invalid_argument("float32_precision: expected highest, high or medium, got " + name);
+  if (feature.scalar_type() != ScalarType::Float || name == "highest") return difnet::Precision::highest;
+  return name == "high" ? difnet::Precision::high : difnet::Precision::medium;
 }
 
 std::tuple<Tensor, Tensor, Tensor> walk_forward(
-    Tensor feature, Tensor state, Tensor seed, Tensor mu, Tensor beta, std::optional<Tensor> node_bias) {
+    Tensor feature, Tensor state, Tensor seed, Tensor mu, Tensor beta, std::optional<Tensor> node_bias,
+    std::string float32_precision) {
   const difnet::Sizes sizes = sizes_of(feature, state, {state, seed}, node_bias, {mu, beta});
   const std::vector<int64_t> shape{sizes.batch, sizes.nodes, sizes.classes};
   Tensor new_state = torch::stable::new_empty(state, shape), z = torch::stable::new_empty(state, shape);
   Tensor lse = torch::stable::new_empty(state, {sizes.batch, sizes.nodes});
   difnet::chosen_kernels().forward(
       {sizes, array_of(feature), array_of(state), array_of(seed), array_of(node_bias), number(mu), number(beta),
-       float32_precision(feature), new_state.data_ptr(), z.data_ptr(), lse.data_ptr(), pool()});
+       precision_of(feature, float32_precision), new_state.data_ptr(), z.data_ptr(), lse.data_ptr(), pool()});
   return {new_state, z, lse};
 }
 
@@ -124,7 +117,7 @@ void set(const Tensor& tensor, double value) {
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> walk_backward(
     Tensor grad, Tensor feature, Tensor state, Tensor seed, Tensor z, Tensor lse, Tensor mu, Tensor beta,
-    std::optional<Tensor> node_bias, std::vector<bool> output_mask) {
+    std::optional<Tensor> node_bias, std::string float32_precision, std::vector<bool> output_mask) {
   const difnet::Sizes sizes = sizes_of(feature, state, {grad, state, seed, z}, node_bias, {mu, beta});
   const std::vector<int64_t> per_node{sizes.batch, sizes.nodes}, none{0}, scalar;
   const std::vector<int64_t> per_class{sizes.batch, sizes.nodes, sizes.classes};
@@ -140,7 +133,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> walk_backward(
   double of_mu = 0, of_beta = 0;
   difnet::chosen_kernels().backward(
       {sizes, array_of(grad), array_of(feature), array_of(state), array_of(seed), array_of(z), array_of(lse),
-       array_of(node_bias), number(mu), number(beta), float32_precision(feature), pointer(0, grad_feature), pointer(1, grad_state),
+       array_of(node_bias), number(mu), number(beta), precision_of(feature, float32_precision), pointer(0, grad_feature), pointer(1, grad_state),
        pointer(2, grad_seed), pointer(5, grad_bias), &of_mu, &of_beta, pool()});
   if (output_mask[3]) set(grad_mu, of_mu);
   if (output_mask[4]) set(grad_beta, of_beta);

@@ -18,7 +18,7 @@ from difnet_kernels.support.operators import Derivative, define
 
 
 class CascadedRandomWalk(torch.autograd.Function):
-    """(backend, seed, mu, beta, state, node_bias, *features) -> (y_1 .. y_T, z_1 .. z_T, lse_1 .. lse_T).
+    """T walks: outputs y_1 .. y_T, z_1 .. z_T, lse_1 .. lse_T.
 
     `node_bias` is (T, B, N) or None. The states are differentiable, the rest is there to be saved.
     """
@@ -26,6 +26,7 @@ class CascadedRandomWalk(torch.autograd.Function):
     @staticmethod
     def forward(
         backend: str,
+        float32_precision: str,
         seed: Tensor,
         mu: Tensor,
         beta: Tensor,
@@ -38,7 +39,7 @@ class CascadedRandomWalk(torch.autograd.Function):
         states, zs, lses = [], [], []
         for t, feature in enumerate(features):
             bias = None if node_bias is None else node_bias[t]
-            state, z, lse = walk(feature, state, seed, mu[t], beta[t], bias)
+            state, z, lse = walk(feature, state, seed, mu[t], beta[t], bias, float32_precision)
             states.append(state)
             zs.append(z)
             lses.append(lse)
@@ -47,10 +48,10 @@ class CascadedRandomWalk(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         """Keep what the backward reads."""
-        backend, seed, mu, beta, state, node_bias, *features = inputs
+        backend, float32_precision, seed, mu, beta, state, node_bias, *features = inputs
         walks = len(features)
         states, saved = output[:walks], output[walks:]
-        ctx.backend = backend
+        ctx.backend, ctx.float32_precision = backend, float32_precision
         ctx.walks = walks
         ctx.layouts = layout_of(seed), layout_of(state), [layout_of(feature) for feature in features]
         ctx.save_for_backward(seed, mu, beta, node_bias, *features, state, *states[:-1], *saved)
@@ -64,7 +65,7 @@ class CascadedRandomWalk(torch.autograd.Function):
         seed_layout, state_layout, feature_layouts = ctx.layouts
         seed, mu, beta, node_bias, *rest = ctx.saved_tensors
         features, states, zs, lses = (rest[n * walks : (n + 1) * walks] for n in range(4))
-        _, need_seed, need_mu, need_beta, need_state, need_bias, *need_feature = ctx.needs_input_grad
+        _, _, need_seed, need_mu, need_beta, need_state, need_bias, *need_feature = ctx.needs_input_grad
 
         walk = ops.walk_backward(ctx.backend)
         grad_features: list[Tensor | None] = [None] * walks
@@ -88,7 +89,17 @@ class CascadedRandomWalk(torch.autograd.Function):
             ]
             bias = None if node_bias is None else node_bias[t]
             of_feature, of_state, of_seed, of_mu, of_beta, of_bias = walk(
-                grad, features[t], states[t], seed, zs[t], lses[t], mu[t], beta[t], bias, mask
+                grad,
+                features[t],
+                states[t],
+                seed,
+                zs[t],
+                lses[t],
+                mu[t],
+                beta[t],
+                bias,
+                ctx.float32_precision,
+                mask,
             )
             if need_feature[t]:
                 grad_features[t] = in_layout(feature_layouts[t], of_feature)
@@ -104,6 +115,7 @@ class CascadedRandomWalk(torch.autograd.Function):
 
         return (
             None,
+            None,
             None if grad_seed is None else in_layout(seed_layout, grad_seed),
             torch.stack(grad_mu) if need_mu else None,
             torch.stack(grad_beta) if need_beta else None,
@@ -118,20 +130,45 @@ class CascadedRandomWalk(torch.autograd.Function):
         raise ForwardModeError()
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], backend: str, *tensors: Tensor | None) -> Any:
+    def vmap(
+        info: Any,
+        in_dims: tuple[int | None, ...],
+        backend: str,
+        float32_precision: str,
+        *tensors: Tensor | None,
+    ) -> Any:
         """Walk over the images of all calls in one cascade, or call by call where mu or beta differ."""
-        count, dims = info.batch_size, in_dims[1:]
+        count, dims = info.batch_size, in_dims[2:]
+        how = backend, float32_precision
         calls: list[tuple[Tensor, ...]]
         if dims[1] is not None or dims[2] is not None:
-            calls = [cascade(backend, *ops.slices(tensors, dims, n)) for n in range(count)]
+            calls = [_apply(*how, *ops.slices(tensors, dims, n)) for n in range(count)]
             return tuple(torch.stack(results) for results in zip(*calls, strict=True)), 0
         # The axis of each tensor that counts images.
         images = (0, None, None, 0, 1, *(0 for _ in tensors[5:]))
         folded = [ops.fold(x, dim, count, axis) for x, dim, axis in zip(tensors, dims, images, strict=True)]
-        return tuple(x.unflatten(0, (count, -1)) for x in cascade(backend, *folded)), 0
+        return tuple(x.unflatten(0, (count, -1)) for x in _apply(*how, *folded)), 0
 
 
 def cascade(backend: str, *tensors: Tensor | None) -> tuple[Tensor, ...]:
+    """Apply `CascadedRandomWalk` at the precision that torch.get_float32_matmul_precision() names now.
+
+    The backward takes the same precision, whatever the setting is by then.
+    """
+    return _apply(backend, _float32_precision(), *tensors)
+
+
+def _float32_precision() -> str:
+    return torch.get_float32_matmul_precision()
+
+
+# A constant of compiled graphs (as torch.compiler.assume_constant_result makes it, without importing Dynamo).
+# A compiled function is compiled again when the setting changes between "highest" and the other two, which
+# PyTorch guards; it takes "high" and "medium" for the same.
+_float32_precision._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def _apply(backend: str, float32_precision: str, *tensors: Tensor | None) -> tuple[Tensor, ...]:
     """Apply `CascadedRandomWalk`; in a compiled graph the operators of its walks, which have derivatives too.
 
     torch.compile differentiates through a Function at most once, without a word, and vectorises none.
@@ -139,7 +176,7 @@ def cascade(backend: str, *tensors: Tensor | None) -> tuple[Tensor, ...]:
     apply: Callable[..., tuple[Tensor, ...]] = (
         CascadedRandomWalk.forward if torch.compiler.is_compiling() else CascadedRandomWalk.apply
     )
-    return apply(backend, *tensors)
+    return apply(backend, float32_precision, *tensors)
 
 
 class _OfSameLayout(Derivative):

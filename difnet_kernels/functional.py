@@ -32,9 +32,9 @@ def cascaded_random_walk(
 
     Args:
         features: F_t, a sequence of T tensors (B, N, d_t), or one tensor (T, B, N, d). Their dtype decides
-            the matrix arithmetic, for float32 together with torch.set_float32_matmul_precision, which must
-            not be called between a forward and its backward; scores and sums are float32 at least. Nothing
-            scales the scores.
+            the matrix arithmetic, for float32 together with torch.set_float32_matmul_precision, which is
+            read once, in the forward, or when a graph is compiled. Scores and sums are float32 at least.
+            Nothing scales the scores.
         seed: s, (B, N, k).
         mu: (T,) on the inputs' device: the share of the walk against the seed. A share lies in [0, 1], but
             any finite number is taken as it is: to check it would synchronise with the device.

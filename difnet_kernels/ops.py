@@ -3,14 +3,17 @@
 Two operators with one overload per backend, so that a backend is chosen by its name and never by
 a hidden rule:
 
-    walk_forward.<backend>   (feature, state, seed, mu, beta, node_bias) -> (new_state, z, lse)
-    walk_backward.<backend>  (grad, ..., output_mask) -> the six gradients
+    walk_forward.<backend>   (feature, state, seed, mu, beta, node_bias, float32_precision)
+                             -> (new_state, z, lse)
+    walk_backward.<backend>  (grad, ..., float32_precision, output_mask) -> the six gradients
 
 What a kernel may rely on (`functional` sees to it):
 
 - `feature` (B, N, d) is float64, float32, bfloat16 or float16 and decides the matrix arithmetic;
 - everything else is float64 when `feature` is, float32 otherwise; `mu` and `beta` are 0-d tensors on
   the inputs' device; strides are arbitrary; B, N, d, k >= 1;
+- `float32_precision` is that of matrix products of float32 features, as torch.get_float32_matmul_precision
+  names it: "highest", "high" or "medium". The forward reads the setting once, and hands it to the backward;
 - `lse` is the kernel's own: forward and backward of one backend must agree on the row constant in it.
 
 Results are contiguous whatever the inputs' strides are, as compilers are told. A gradient whose entry in
@@ -29,7 +32,7 @@ from torch import Tensor
 
 from difnet_kernels import blockwise
 from difnet_kernels.support import counting
-from difnet_kernels.support.autocast import without_autocast
+from difnet_kernels.support.autocast import matmul_precision, without_autocast
 from difnet_kernels.support.errors import DoubleBackwardError
 from difnet_kernels.support.layout import in_layout, layout_of
 from difnet_kernels.support.operators import Derivative, define
@@ -38,12 +41,12 @@ NAMESPACE = "difnet_kernels"
 OVERLOADS = ("native", "triton", "blockwise")
 
 _FORWARD = (
-    "(Tensor feature, Tensor state, Tensor seed, Tensor mu, Tensor beta, Tensor? node_bias)"
-    " -> (Tensor new_state, Tensor z, Tensor lse)"
+    "(Tensor feature, Tensor state, Tensor seed, Tensor mu, Tensor beta, Tensor? node_bias,"
+    " str float32_precision) -> (Tensor new_state, Tensor z, Tensor lse)"
 )
 _BACKWARD = (
     "(Tensor grad, Tensor feature, Tensor state, Tensor seed, Tensor z, Tensor lse, Tensor mu, Tensor beta,"
-    " Tensor? node_bias, bool[6] output_mask)"
+    " Tensor? node_bias, str float32_precision, bool[6] output_mask)"
     " -> (Tensor grad_feature, Tensor grad_state, Tensor grad_seed, Tensor grad_mu, Tensor grad_beta,"
     " Tensor grad_node_bias)"
 )
@@ -62,7 +65,13 @@ def walk_backward(backend: str) -> Callable[..., tuple[Tensor, ...]]:
 
 
 def _fake_forward(
-    feature: Tensor, state: Tensor, seed: Tensor, mu: Tensor, beta: Tensor, node_bias: Tensor | None
+    feature: Tensor,
+    state: Tensor,
+    seed: Tensor,
+    mu: Tensor,
+    beta: Tensor,
+    node_bias: Tensor | None,
+    float32_precision: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     return state.new_empty(state.shape), state.new_empty(state.shape), state.new_empty(state.shape[:2])
 
@@ -77,6 +86,7 @@ def _fake_backward(
     mu: Tensor,
     beta: Tensor,
     node_bias: Tensor | None,
+    float32_precision: str,
     output_mask: list[bool],
 ) -> tuple[Tensor, ...]:
     bias_like = lse if node_bias is None else node_bias
@@ -91,7 +101,7 @@ class _Walk(Derivative):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        operator, _, feature, state, seed, mu, beta, node_bias = inputs
+        operator, _, feature, state, seed, mu, beta, node_bias, ctx.float32_precision = inputs
         _, z, lse = output
         ctx.operator = walk_backward(operator._overloadname)
         ctx.layouts = [layout_of(x) for x in (feature, state, seed)]
@@ -101,10 +111,10 @@ class _Walk(Derivative):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
-        mask = list(ctx.needs_input_grad[2:])
+        _, _, *mask, _ = ctx.needs_input_grad
         if grad is None:
-            return (None,) * (2 + len(mask))
-        grads = ctx.operator(grad, *ctx.saved_tensors, mask)
+            return (None,) * (3 + len(mask))
+        grads = ctx.operator(grad, *ctx.saved_tensors, ctx.float32_precision, mask)
         layouts = (*ctx.layouts, None, None, None)
         return (
             None,
@@ -113,6 +123,7 @@ class _Walk(Derivative):
                 in_layout(layout, x) if wanted else None
                 for layout, x, wanted in zip(layouts, grads, mask, strict=True)
             ),
+            None,
         )
 
 
@@ -171,13 +182,17 @@ def fold(argument: Any, dim: int | None, count: int, axis: int | None) -> Any:
     return calls_first.expand(sizes).flatten(axis, axis + 1)
 
 
-def _without_autocast(kernel: Callable[..., Any]) -> Callable[..., Any]:
-    """Autocast would otherwise reach the matrix products inside a kernel made of PyTorch operations."""
+def _of_pytorch_operations(kernel: Callable[..., Any]) -> Callable[..., Any]:
+    """The kernel of an operator from one whose products are PyTorch's, which obey settings, not arguments.
+
+    Autocast is off inside, and torch.set_float32_matmul_precision is what the argument says.
+    """
 
     @wraps(kernel)
     def call(first: Tensor, *args: Any) -> Any:
-        with without_autocast(first.device):
-            return tuple(result.contiguous() for result in kernel(first, *args))
+        (float32_precision,) = (x for x in args if isinstance(x, str))
+        with without_autocast(first.device), matmul_precision(float32_precision):
+            return tuple(x.contiguous() for x in kernel(first, *(x for x in args if not isinstance(x, str))))
 
     return call
 
@@ -194,7 +209,7 @@ for _overload in OVERLOADS:
             fake=_fake,
             vmap=_of_all_calls,
             derivative=_derivative,
-            kernel=_without_autocast(_blockwise) if _overload == "blockwise" else None,
+            kernel=_of_pytorch_operations(_blockwise) if _overload == "blockwise" else None,
         )
 counting.register_when_imported(
     {

@@ -4,8 +4,9 @@
     python tools/backbones.py --names halonet26t  # print the rows of some names, write nothing
 
 Networks are built without weights and run without values, on the meta device, by
-`difnet.modeling.backbones.Backbone` itself. The rows go to benchmarks/results/backbones.csv, the page is drawn from them. Names that cannot be
-built at stride 8 have no row; "networks" in the first line counts them too.
+`difnet.modeling.backbones.Backbone` itself. The rows go to benchmarks/results/backbones.csv, the page is
+drawn from them. Names that cannot be built at stride 8 have no row;
+"networks" in the first line counts them too.
 """
 
 import argparse

@@ -1,6 +1,7 @@
 """Computing in the types of the inputs under autocast, in the backward too."""
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -14,6 +15,20 @@ def without_autocast(device: torch.device) -> AbstractContextManager[object]:
     if torch.amp.is_autocast_available(device.type):
         return torch.autocast(device.type, enabled=False)
     return nullcontext()  # torch.autocast rejects some device types, such as meta
+
+
+@contextmanager
+def matmul_precision(name: str) -> Iterator[None]:
+    """Within it, torch.get_float32_matmul_precision() is `name`."""
+    before = torch.get_float32_matmul_precision()
+    if name == before:
+        yield
+        return
+    torch.set_float32_matmul_precision(name)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def product(left: Tensor, right: Tensor) -> Tensor:

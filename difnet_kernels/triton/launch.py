@@ -65,10 +65,10 @@ class Layout(NamedTuple):
         return {"D": self.d, "D_CHUNKS": self.d_chunks, "K": self.k, "K_CHUNKS": self.k_chunks}
 
 
-def layout_of(feature: Tensor, classes: int, has_node_bias: bool) -> Layout:
+def layout_of(feature: Tensor, classes: int, has_node_bias: bool, float32_precision: str) -> Layout:
     """The layout for features (B, N, d) and k classes."""
     batch, nodes, width = feature.shape
-    dtype, precision = arithmetic(feature)
+    dtype, precision = arithmetic(feature, float32_precision)
     largest = tiles.WIDTHS[dtype][-1][0]
     d = min(max(16, _power_of_two(width)), largest)
     k = min(max(16, _power_of_two(classes + 1)), largest)
@@ -78,13 +78,13 @@ def layout_of(feature: Tensor, classes: int, has_node_bias: bool) -> Layout:
     )  # fmt: skip
 
 
-def arithmetic(feature: Tensor) -> tuple[str, str]:
+def arithmetic(feature: Tensor, float32_precision: str) -> tuple[str, str]:
     """The dtype class of tiles.py and the input_precision of every matrix product."""
     if feature.dtype == torch.float64:
         return "fp64", "ieee"
     if feature.dtype != torch.float32:
         return "16", "ieee"
-    wanted = {"highest": "ieee", "high": "tf32x3", "medium": "tf32"}[torch.get_float32_matmul_precision()]
+    wanted = {"highest": "ieee", "high": "tf32x3", "medium": "tf32"}[float32_precision]
     architecture = architecture_of(feature.device)
     if architecture.startswith("gfx") and (wanted == "tf32x3" or architecture != "gfx942"):
         wanted = "ieee"  # the only one there
@@ -154,17 +154,29 @@ def _pack_features(feature: Tensor, like: Tensor, at: Layout) -> _Packed:
 
 
 def walk_forward(
-    feature: Tensor, state: Tensor, seed: Tensor, mu: Tensor, beta: Tensor, node_bias: Tensor | None
+    feature: Tensor,
+    state: Tensor,
+    seed: Tensor,
+    mu: Tensor,
+    beta: Tensor,
+    node_bias: Tensor | None,
+    float32_precision: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(new_state, z, lse); the contract is in `difnet_kernels.ops`."""
     with torch.cuda.device_of(feature):
-        return _walk_forward(feature, state, seed, mu, beta, node_bias)
+        return _walk_forward(feature, state, seed, mu, beta, node_bias, float32_precision)
 
 
 def _walk_forward(
-    feature: Tensor, state: Tensor, seed: Tensor, mu: Tensor, beta: Tensor, node_bias: Tensor | None
+    feature: Tensor,
+    state: Tensor,
+    seed: Tensor,
+    mu: Tensor,
+    beta: Tensor,
+    node_bias: Tensor | None,
+    float32_precision: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    at = layout_of(feature, state.shape[-1], node_bias is not None)
+    at = layout_of(feature, state.shape[-1], node_bias is not None, float32_precision)
     tile = tiles.choose("walk_forward", at.dtype, at.d, at.k, architecture_of(feature.device))
     packed = _pack_features(feature, state, at)
     Y = state.new_empty(at.batch, at.k_chunks, at.size, at.k, dtype=_operand_dtypes(feature)[1])
@@ -211,11 +223,14 @@ def walk_backward(
     mu: Tensor,
     beta: Tensor,
     node_bias: Tensor | None,
+    float32_precision: str,
     output_mask: list[bool],
 ) -> tuple[Tensor, ...]:
     """The six gradients; the contract is in `difnet_kernels.ops`."""
     with torch.cuda.device_of(feature):
-        return _walk_backward(grad, feature, state, seed, z, lse, mu, beta, node_bias, output_mask)
+        return _walk_backward(
+            grad, feature, state, seed, z, lse, mu, beta, node_bias, float32_precision, output_mask
+        )
 
 
 def _walk_backward(
@@ -228,10 +243,11 @@ def _walk_backward(
     mu: Tensor,
     beta: Tensor,
     node_bias: Tensor | None,
+    float32_precision: str,
     output_mask: list[bool],
 ) -> tuple[Tensor, ...]:
     need_feature, need_state, need_seed, need_mu, need_beta, need_bias = output_mask
-    at = layout_of(feature, state.shape[-1], node_bias is not None)
+    at = layout_of(feature, state.shape[-1], node_bias is not None, float32_precision)
     tile = tiles.choose("walk_backward", at.dtype, at.d, at.k, architecture_of(feature.device))
     packed = _pack_features(feature, state, at)
     values = _operand_dtypes(feature)[1]

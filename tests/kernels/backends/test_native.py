@@ -307,7 +307,7 @@ def test_the_operator_refuses_what_its_kernels_cannot_read():
         (feature, state, state, half, half, torch.zeros(2, 4)),
     ):
         with pytest.raises(ValueError, match="the walk's compiled kernels: expected"):
-            walk(*wrong)
+            walk(*wrong, "highest")
 
 
 def test_images_of_all_forms_in_one_batch():

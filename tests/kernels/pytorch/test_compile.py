@@ -32,9 +32,9 @@ def one_walk(dtype=torch.float32, nodes=17):
 def test_opcheck(backend, bias, mask):
     inputs, (feature, state, seed, mu, beta) = one_walk()
     node_bias = inputs.node_bias[0] if bias else None
-    torch.library.opcheck(ops.walk_forward(backend), (feature, state, seed, mu, beta, node_bias))
-    grad, z, lse = ops.walk_forward(backend)(feature, state, seed, mu, beta, node_bias)
-    arguments = (grad, feature, state, seed, z, lse, mu, beta, node_bias, mask)
+    torch.library.opcheck(ops.walk_forward(backend), (feature, state, seed, mu, beta, node_bias, "highest"))
+    grad, z, lse = ops.walk_forward(backend)(feature, state, seed, mu, beta, node_bias, "highest")
+    arguments = (grad, feature, state, seed, z, lse, mu, beta, node_bias, "highest", mask)
     torch.library.opcheck(ops.walk_backward(backend), arguments)
 
 
@@ -63,11 +63,23 @@ def test_fakes_and_kernels_agree_on_strides(backend, of_feature, of_values):
     state, seed = LAYOUTS[of_values](state), LAYOUTS[of_feature](seed)
     checks = ("test_schema", "test_faketensor")
     torch.library.opcheck(
-        ops.walk_forward(backend), (feature, state, seed, mu, beta, bias), test_utils=checks
+        ops.walk_forward(backend), (feature, state, seed, mu, beta, bias, "highest"), test_utils=checks
     )
-    grad, z, lse = ops.walk_forward(backend)(feature, state, seed, mu, beta, bias)
+    grad, z, lse = ops.walk_forward(backend)(feature, state, seed, mu, beta, bias, "highest")
     for layout in LAYOUTS.values():
-        arguments = (layout(grad), feature, state, seed, layout(z), lse, mu, beta, bias, [True] * 6)
+        arguments = (
+            layout(grad),
+            feature,
+            state,
+            seed,
+            layout(z),
+            lse,
+            mu,
+            beta,
+            bias,
+            "highest",
+            [True] * 6,
+        )
         torch.library.opcheck(ops.walk_backward(backend), arguments, test_utils=checks)
 
 
@@ -186,7 +198,7 @@ def test_operators_are_differentiable_once(backend, layout):
     inputs, (feature, state, seed, mu, beta) = one_walk(torch.float64)
     tensors = [*(LAYOUTS[layout](x) for x in (feature, state, seed)), mu, beta, inputs.node_bias[0]]
     leaves = [x.detach().requires_grad_() for x in tensors]
-    y, z, lse = ops.walk_forward(backend)(*leaves)
+    y, z, lse = ops.walk_forward(backend)(*leaves, "highest")
     assert not z.requires_grad
     assert not lse.requires_grad
     truth = random_walk(*leaves[:5], node_bias=leaves[5], backend="reference")

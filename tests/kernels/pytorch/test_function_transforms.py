@@ -169,7 +169,7 @@ def test_forward_mode_of_the_operators_is_a_named_error(backend):
     inputs = make()
 
     def run(seed):
-        arguments = (inputs.features[0], seed, seed, inputs.mu[0], inputs.beta[0], None)
+        arguments = (inputs.features[0], seed, seed, inputs.mu[0], inputs.beta[0], None, "highest")
         return ops.walk_forward(backend)(*arguments)[0].sum()
 
     with pytest.raises(ForwardModeError, match='backend="reference"'):
