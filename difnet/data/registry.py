@@ -1,13 +1,15 @@
 """Data sets by name."""
 
 from pathlib import Path
+from typing import Literal, get_args
 
 from difnet.data.base import VOID, SegmentationDataset, Split, Transform
 from difnet.data.camvid import Camvid
 from difnet.data.folder import Folder
 from difnet.data.scenes import Scenes
 
-DATASETS = ("scenes", "camvid", "folder")
+DatasetName = Literal["scenes", "camvid", "folder"]
+DATASETS: tuple[str, ...] = get_args(DatasetName)
 
 
 def create_dataset(
