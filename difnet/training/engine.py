@@ -117,7 +117,7 @@ def evaluate(
     model.eval()
     final, seed = (SegmentationMetrics(model.num_classes).to(device) for _ in range(2))
     count = len(model.walk_sources) if isinstance(model, DifNet) and views is None else 0
-    walks = [SegmentationMetrics(model.num_classes).to(device) for _ in range(count)]
+    states = [SegmentationMetrics(model.num_classes).to(device) for _ in range(count)]
     mu, beta = torch.empty(0), torch.empty(0)
     finite = torch.tensor(True, device=device)
     done = 0
@@ -130,7 +130,7 @@ def evaluate(
             details = model(image, details=True)
             mu, beta, outputs = details.mu, details.beta, details.logits
             seed.update(model.upsample(details.seed.float(), size).argmax(1), label)
-            for metric, state in zip(walks, details.states, strict=True):
+            for metric, state in zip(states, details.states, strict=True):
                 metric.update(model.upsample(state.float(), size).argmax(1), label)
         final.update(outputs.argmax(1), label)
         finite &= outputs.isfinite().all()
@@ -142,7 +142,7 @@ def evaluate(
     return Evaluation(
         final=final.compute(),
         seed=seed.compute() if views is None else None,
-        walks=[metric.compute() for metric in walks],
+        states=[metric.compute() for metric in states],
         mu=mu.tolist(),
         beta=beta.tolist(),
     )

@@ -61,18 +61,18 @@ class Evaluation(NamedTuple):
     Attributes:
         final: metrics of the logits.
         seed: metrics of the upsampled seed, before any walk; None if several views are averaged.
-        walks: metrics of the upsampled state after each walk.
+        states: metrics of the upsampled state after each walk.
         mu, beta: the weights of each walk.
     """
 
     final: SegmentationScores
     seed: SegmentationScores | None
-    walks: list[SegmentationScores]
+    states: list[SegmentationScores]
     mu: list[float]
     beta: list[float]
 
     def as_record(self, classes: list[str]) -> dict[str, Any]:
-        """Convert to plain numbers for JSON. An absent class has IoU null; each mean comes with a class count."""
+        """Convert to plain numbers for JSON; an absent class has IoU null."""
         record: dict[str, Any] = {
             "mean_iou": _number(self.final.mean_iou),
             "mean_iou_classes": self.final.classes,
@@ -85,8 +85,8 @@ class Evaluation(NamedTuple):
         if self.seed is not None:
             record["seed_mean_iou"] = _number(self.seed.mean_iou)
             record["seed_mean_iou_classes"] = self.seed.classes
-            record["walk_mean_iou"] = [_number(walk.mean_iou) for walk in self.walks]
-            record["walk_mean_iou_classes"] = [walk.classes for walk in self.walks]
+            record["walk_mean_iou"] = [_number(state.mean_iou) for state in self.states]
+            record["walk_mean_iou_classes"] = [state.classes for state in self.states]
         return record
 
 

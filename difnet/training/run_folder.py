@@ -239,9 +239,7 @@ class RunFolder:
                 shutil.rmtree(self.path / name, ignore_errors=True)
             for name in _FILES:
                 (self.path / name).unlink(missing_ok=True)
-            Path(self.lock.lock_file).unlink(
-                missing_ok=True
-            )  # before `close`, while no other process holds it
+            Path(self.lock.lock_file).unlink(missing_ok=True)  # while this process still holds it
             self.close()
             if self.made_folder:
                 self.path.rmdir()

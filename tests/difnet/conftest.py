@@ -9,7 +9,7 @@ from small_runs import make_folder, tiny
 
 from difnet import train
 
-torch.set_num_threads(1)  # the networks are tiny: a second thread costs more than it gives
+torch.set_num_threads(1)  # for networks so small, a second thread costs more time than it saves
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def data_root(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A data set and a run on it."""
+    """A data set and a finished run on it."""
     folder = tmp_path_factory.mktemp("trained")
     root = make_folder(folder / "data")
     assert train.main(tiny(root, folder / "run", "--max-steps", "3")) == 0
@@ -28,7 +28,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 @pytest.fixture(autouse=True)
 def fresh_accelerate():
-    """Accelerate keeps its settings in process-wide singletons; every test starts without them."""
+    """Reset the process-wide singletons in which Accelerate keeps its settings."""
     AcceleratorState._reset_state(reset_partial_state=True)
     yield
     AcceleratorState._reset_state(reset_partial_state=True)

@@ -1,4 +1,4 @@
-"""Small data sets and runs that the tests of the network share."""
+"""Small data sets and runs for the tests of the network."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ CLASSES = ("left", "right", "block")
 
 
 def write_pair(root: Path, split: str, name: str, size: tuple[int, int], rng: np.random.Generator) -> None:
-    """Two halves of different colour with a block; a void border of two pixels."""
+    """Write an image of two halves in different colours with a block, and its label with a void border."""
     height, width = size
     label = np.zeros((height, width), np.uint8)
     label[:, width // 2 :] = 1
@@ -39,16 +39,16 @@ def make_folder(root: Path, train: int = 8, val: int = 3, size: tuple[int, int] 
 
 
 def tiny(data_root: Path, out: Path, *more: str) -> list[str]:
-    """Arguments of a training run that takes a second or two."""
+    """Arguments of a training run that takes one or two seconds."""
     return [
         *("--dataset", "folder", "--data-root", str(data_root), "--out", str(out), "--model", "test_resnet"),
-        *("--walks", "0", "2", "--crop", "32", "--batch-size", "4", "--lr", "0.05", "--workers", "0"),
+        *("--walk-sources", "0", "2", "--crop", "32", "--batch-size", "4", "--lr", "0.05", "--workers", "0"),
         *("--log-every", "1", "--checkpoint-every", "1", *more),
     ]
 
 
 def start(module: str, *arguments: str, prefix: tuple[str, ...] = ()) -> subprocess.Popen[str]:
-    """A command of the package in a process of its own, on one thread."""
+    """Start a command of the package in another process, with one thread."""
     path = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
     return subprocess.Popen(
         [sys.executable, *prefix, "-m", module, *arguments],

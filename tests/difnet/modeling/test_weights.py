@@ -24,7 +24,7 @@ METADATA = {"classes": ["Himmel", "road"], "palette": [[1, 2, 3], [4, 5, 6]], "r
 @pytest.fixture(scope="module")
 def model():
     torch.manual_seed(0)
-    model = create_model("difnet18", 2, aspp=False, walks=(4, 1))
+    model = create_model("difnet18", 2, aspp=False, walk_sources=(4, 1))
     with torch.no_grad():
         for value in model.state_dict().values():
             if value.is_floating_point():
@@ -90,7 +90,7 @@ def test_foreign_file_is_an_error(tmp_path):
         load_model(path)
 
 
-@pytest.mark.parametrize("change", [{"num_classes": 3}, {"walks": [7]}, {"name": "difnet19"}])
+@pytest.mark.parametrize("change", [{"num_classes": 3}, {"walk_sources": [7]}, {"name": "difnet19"}])
 def test_weights_that_do_not_fit_their_configuration_are_an_error(model, saved, tmp_path, change):
     path = tmp_path / "odd.safetensors"
     header = {"config": json.dumps(model.config | change), "metadata": "{}"}
@@ -113,13 +113,17 @@ def test_weights_that_do_not_fit_their_configuration_are_an_error(model, saved, 
             {"name": "test_resnet", "num_classes": "3"},
             r"config\.num_classes = '3', expected a whole",
         ),
-        ("config", {"name": "x", "num_classes": 3, "walks": 2}, r"config\.walks = 2, expected a list"),
+        (
+            "config",
+            {"name": "x", "num_classes": 3, "walk_sources": 2},
+            r"config\.walk_sources = 2, expected a list",
+        ),
         ("config", {"name": "x", "num_classes": 3, "aspp": None}, r"config\.aspp = None, expected true or"),
         ("config", {"name": "x", "num_classes": 3, "colour": 1}, r"config\.colour = 1, expected no such key"),
         ("config", {"name": "x", "num_classes": 3, "pretrained": True}, r"config\.pretrained = True"),
     ],
 )
-def test_headers_are_read_alike(source, tmp_path, read, key, value, words):
+def test_invalid_headers_are_refused_alike(source, tmp_path, read, key, value, words):
     path = tmp_path / "odd.safetensors"
     header = {"config": json.dumps(small().config), "metadata": "{}", key: json.dumps(value)}
     save_file(load_file(source[0]), path, metadata=header)
@@ -127,9 +131,21 @@ def test_headers_are_read_alike(source, tmp_path, read, key, value, words):
         read(path)
 
 
-def test_a_header_may_leave_out_what_has_a_default(source, tmp_path):
+def test_header_with_the_old_key_of_walk_sources_is_read(source, tmp_path):
+    """Earlier versions called walk_sources walks."""
+    path = tmp_path / "old.safetensors"
+    config = {"walks" if key == "walk_sources" else key: value for key, value in small().config.items()}
+    save_file(load_file(source[0]), path, metadata={"config": json.dumps(config), "metadata": "{}"})
+    network, _ = load_model(path)
+    assert network.config == small().config
+    assert network.walk_sources == (0, 2)
+    assert all(torch.equal(value, source[1][name]) for name, value in network.state_dict().items())
+    assert "nothing starts anew" in init_from(small(), path)
+
+
+def test_header_may_leave_out_defaults(source, tmp_path):
     path = tmp_path / "short.safetensors"
-    network = small(aspp=True, walks=(0, 1, 2, 3, 4))
+    network = small(aspp=True, walk_sources=(0, 1, 2, 3, 4))
     header = {"config": json.dumps({"name": "test_resnet", "num_classes": 3}), "metadata": "{}"}
     save_file(network.state_dict(), path, metadata=header)
     assert load_model(path)[0].config == network.config
@@ -146,7 +162,7 @@ def test_damage_within_the_file_is_found(source, tmp_path, read):
             read(path)
 
 
-def test_weights_that_another_program_changed_are_told(source, tmp_path):
+def test_weights_changed_by_another_program_are_refused(source, tmp_path):
     path = tmp_path / "changed.safetensors"
     with safe_open(source[0], framework="pt") as file:
         header = file.metadata()
@@ -154,19 +170,19 @@ def test_weights_that_another_program_changed_are_told(source, tmp_path):
     save_file(half, path, metadata=header)
     with pytest.raises(ValueError, match=r"If another program changed them on purpose, read them with"):
         load_model(path)
-    del header["checksum"]  # as files of earlier versions
+    del header["checksum"]  # as in files of earlier versions
     save_file(half, path, metadata=header)
     assert load_model(path)[0].mu_logit.dtype == torch.float16
 
 
-def test_a_training_does_not_start_from_weights_that_are_no_numbers(tmp_path):
+def test_training_does_not_start_from_infinite_weights(tmp_path):
     network = small()
     with torch.no_grad():
         network.classifier.branches[0].bias[1] = torch.inf
     save_model(network, tmp_path / "inf.safetensors")
     fresh = small()
     before = copy.deepcopy(fresh.state_dict())
-    with pytest.raises(ValueError, match=r"inf\.safetensors: classifier\.branches\.0\.bias holds numbers"):
+    with pytest.raises(ValueError, match=r"inf\.safetensors: classifier\.branches\.0\.bias holds values"):
         init_from(fresh, tmp_path / "inf.safetensors")
     assert all(torch.equal(value, before[name]) for name, value in fresh.state_dict().items())
 
@@ -179,7 +195,7 @@ def test_metadata_is_a_dict(tmp_path):
 
 
 def test_metadata_that_json_cannot_hold_is_an_error(model, tmp_path):
-    with pytest.raises(TypeError, match="metadata: expected what JSON can hold"):
+    with pytest.raises(TypeError, match="metadata: expected values that JSON can hold"):
         save_model(model, tmp_path / "model.safetensors", metadata={"palette": torch.zeros(2)})
     assert list(tmp_path.iterdir()) == []
 
@@ -206,11 +222,11 @@ def test_missing_folder_is_named(model, tmp_path):
 
 def small(**options):
     torch.manual_seed(0)
-    return create_model("test_resnet", 3, **{"aspp": False, "walks": (0, 2), **options})
+    return create_model("test_resnet", 3, **{"aspp": False, "walk_sources": (0, 2), **options})
 
 
 def assert_read_back(saved, network, folder):
-    """What `save_model` writes of `saved` is read as `network`, bit by bit."""
+    """Check that saving `saved` and loading it gives `network`, bit by bit."""
     save_model(saved, folder / "model.safetensors")
     twin, _ = load_model(folder / "model.safetensors")
     assert type(twin) is type(network)
@@ -274,12 +290,12 @@ def with_a_compiled_forward(network):
         *("accelerate", "unwrapped", "frozen", "compiled forward", "copy", "synchronised"),
     ],
 )
-def test_a_network_is_saved_out_of_what_holds_it(wrap, tmp_path):
+def test_wrapped_network_is_saved(wrap, tmp_path):
     network = small()
     assert_read_back(wrap(network), network, tmp_path)
 
 
-def test_a_distributed_network_is_saved(tmp_path):
+def test_distributed_network_is_saved(tmp_path):
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     try:
         network = small()
@@ -295,7 +311,7 @@ def test_a_distributed_network_is_saved(tmp_path):
     assert not (tmp_path / "sharded.safetensors").exists()
 
 
-def test_compiled_parts_are_saved_as_the_network_they_are_of(tmp_path):
+def test_network_with_compiled_parts_is_saved(tmp_path):
     network = small()
     expected = copy.deepcopy(network)
     network.similarity_branch.network.layer1 = torch.compile(network.similarity_branch.network.layer1)
@@ -305,7 +321,7 @@ def test_compiled_parts_are_saved_as_the_network_they_are_of(tmp_path):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
-def test_dtypes_are_those_that_were_saved(dtype, tmp_path):
+def test_dtypes_are_kept(dtype, tmp_path):
     network = small().to(dtype)
     assert_read_back(network, network, tmp_path)
     mixed = small()
@@ -314,7 +330,7 @@ def test_dtypes_are_those_that_were_saved(dtype, tmp_path):
 
 
 @pytest.mark.parametrize("build", [SimDeepLab, DifNet])
-def test_a_network_built_by_its_class_is_read_back(build, tmp_path):
+def test_network_built_by_its_class_is_read_back(build, tmp_path):
     network = build("test_resnet", 3)
     assert_read_back(network, network, tmp_path)
 
@@ -366,34 +382,37 @@ def own_class(network):
         (own_class, "got MyNet"),
         (
             replaced("classifier", Classifier(96, 7, (1,))),
-            "0 is built with out_channels 3 and has 7 now",
+            "0 is built with out_channels 3 and now has 7",
         ),
-        (replaced("seed_branch.network.act1", nn.GELU()), "act1 is of class GELU in place of ReLU"),
-        (replaced("seed_branch.network.bn1.eps", 0.1), "bn1 is built with eps 1e-05 and has 0.1 now"),
-        (replaced("walks", (2, 0)), r"built with walks \(0, 2\) and has \(2, 0\) now"),
+        (replaced("seed_branch.network.act1", nn.GELU()), "act1 is of class GELU instead of ReLU"),
+        (replaced("seed_branch.network.bn1.eps", 0.1), "bn1 is built with eps 1e-05 and now has 0.1"),
+        (replaced("walk_sources", (2, 0)), r"built with walk_sources \(0, 2\) and now has \(2, 0\)"),
         (replaced("config", {"name": "test_resnet"}), "its configuration .* builds no network"),
         (tied, "is the same tensor as seed_branch.network.layer1"),
         (replaced("classifier.branches.0.weight", nn.Parameter(torch.ones(3, 96, 1, 1))), "is of shape"),
-        (replaced("seed_branch.network.maxpool.ceil_mode", True), "built with ceil_mode False and has True"),
+        (
+            replaced("seed_branch.network.maxpool.ceil_mode", True),
+            "built with ceil_mode False and now has True",
+        ),
         (replaced("seed_branch.network.maxpool.ceil_mode", torch.ones(2)), "built with ceil_mode False and"),
         (
             lambda network: network.importance.append(nn.Tanh()) and network,
-            "10 is a layer that is not",
+            "10 is a layer that the configuration does not build",
         ),
-        (shuffled, "importance is built of 0, 1, 2, .* which now come as 1, 2, "),
+        (shuffled, "importance is built of 0, 1, 2, .* and now has the order 1, 2, "),
         (
             replaced("classifier.forward", lambda features: features),
-            "classifier is given a forward of",
+            "classifier is given its own forward",
         ),
-        (replaced("_score_map", lambda image: image), "the network is given a _score_map of its own"),
-        (hooked("register_forward_hook"), "classifier is built with 0 forward_hooks and has 1 now"),
-        (hooked("register_forward_pre_hook"), "classifier is built with 0 forward_pre_hooks and has 1 now"),
-        (overlapping, "beta_logit is in part in the memory of mu_logit"),
+        (replaced("_score_map", lambda image: image), "the network is given its own _score_map"),
+        (hooked("register_forward_hook"), "classifier is built with 0 forward_hooks and now has 1"),
+        (hooked("register_forward_pre_hook"), "classifier is built with 0 forward_pre_hooks and now has 1"),
+        (overlapping, "beta_logit is partly in the memory of mu_logit"),
         (lambda network: network.to("meta"), "on the meta device and holds no values"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_what_could_not_be_read_is_refused_at_the_save(change, words, tmp_path):
+def test_network_that_could_not_be_loaded_is_not_saved(change, words, tmp_path):
     with pytest.raises(TypeError, match=words):
         save_model(change(small()), tmp_path / "model.safetensors")
     assert list(tmp_path.iterdir()) == []
@@ -408,7 +427,7 @@ def test_what_could_not_be_read_is_refused_at_the_save(change, words, tmp_path):
     ],
     ids=["weight norm", "pruning", "lora"],
 )
-def test_changed_layers_are_refused_at_the_save(change, tmp_path):
+def test_network_with_changed_layers_is_not_saved(change, tmp_path):
     network = small()
     change(network.classifier.branches[0])
     with pytest.raises(TypeError, match=r"could not build it .*: classifier\.branches\.0"):
@@ -426,21 +445,21 @@ def test_changed_layers_are_refused_at_the_save(change, tmp_path):
         ("dm_nfnet_f0", GammaAct, "act_fn", nn.functional.relu),
     ],
 )
-def test_settings_of_any_layer_are_kept_or_refused(backbone, kind, setting, value, tmp_path):
+def test_changed_setting_of_any_layer_is_refused(backbone, kind, setting, value, tmp_path):
     path = tmp_path / "model.safetensors"
     with torch.device("meta"):
-        network = create_model(backbone, 3, walks=None)
-    network.to_empty(device="cpu")  # initial values take seconds
+        network = create_model(backbone, 3, walk_sources=None)
+    network.to_empty(device="cpu")  # initialisation takes seconds
     save_model(network, path)
     path.unlink()
     layer = next(layer for layer in network.modules() if isinstance(layer, kind))
     setattr(layer, setting, value)
-    with pytest.raises(TypeError, match=rf"built with {setting} .* and has .* now"):
+    with pytest.raises(TypeError, match=rf"built with {setting} .* and now has"):
         save_model(network, path)
     assert not path.exists()
 
 
-def test_settings_that_change_training_alone_are_no_obstacle(tmp_path):
+def test_training_settings_may_change(tmp_path):
     network = small()
     network.train()(torch.rand(2, 3, 32, 48)).sum().backward()
     network.eval()(torch.rand(1, 3, 57, 40))
@@ -449,20 +468,20 @@ def test_settings_that_change_training_alone_are_no_obstacle(tmp_path):
             layer.momentum = 0.01
         if isinstance(layer, nn.ReLU):
             layer.inplace = not layer.inplace
-    network.concurrent, network.note = True, "mine"
+    network.note = "mine"
     pruned = network.classifier.branches[0]
     prune.remove(prune.l1_unstructured(pruned, "weight", 0.5), "weight")
     assert_read_back(network, network, tmp_path)
 
 
-def test_weights_that_are_parts_of_one_vector_are_saved(tmp_path):
+def test_weights_in_one_vector_are_saved(tmp_path):
     network = small()
     vector = torch.cat([torch.zeros(1), nn.utils.parameters_to_vector(network.parameters())])
     nn.utils.vector_to_parameters(vector[1:], network.parameters())
     assert_read_back(network, network, tmp_path)
 
 
-def test_saving_leaves_the_random_numbers_alone(tmp_path):
+def test_saving_keeps_the_random_state(tmp_path):
     network, state = small(), torch.get_rng_state()
     save_model(network, tmp_path / "model.safetensors")
     assert torch.equal(torch.get_rng_state(), state)
@@ -470,7 +489,7 @@ def test_saving_leaves_the_random_numbers_alone(tmp_path):
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    """Weights of a network of three classes, a, b and c."""
+    """File and weights of a network with the classes a, b and c."""
     path = tmp_path_factory.mktemp("source") / "model.safetensors"
     network = small()
     with torch.no_grad():
@@ -494,17 +513,17 @@ WALKS = {"embeddings", "mu_logit", "beta_logit"}
         ({"num_classes": 5}, None, HEADS, "3 classes there, 5 here"),
         ({"aspp": True}, None, {"classifier"}, "aspp False there, True here"),
         (
-            {"walks": (2, 0)},
+            {"walk_sources": (2, 0)},
             None,
             {"embeddings", "mu_logit", "beta_logit"},
-            r"walks \[0, 2\] there, \[2, 0\] here",
+            r"walk_sources \[0, 2\] there, \[2, 0\] here",
         ),
-        ({"walks": None}, None, set(), "nothing starts anew"),
+        ({"walk_sources": None}, None, set(), "nothing starts anew"),
     ],
 )
-def test_a_training_starts_from_what_fits(source, options, classes, anew, words):
+def test_fitting_weights_are_loaded(source, options, classes, anew, words):
     path, weights = source
-    settings = {"num_classes": 3, "aspp": False, "walks": (0, 2), **options}
+    settings = {"num_classes": 3, "aspp": False, "walk_sources": (0, 2), **options}
     torch.manual_seed(1)
     network = create_model("test_resnet", **settings)
     before = copy.deepcopy(network.state_dict())
@@ -517,8 +536,8 @@ def test_a_training_starts_from_what_fits(source, options, classes, anew, words)
         assert (part in line.partition("starting anew: ")[2]) == (part in anew)
 
 
-def test_a_deeper_similarity_branch_is_loaded_in_part(source):
-    network = small(walks=(0, 2, 3))
+def test_deeper_similarity_branch_is_loaded_in_part(source):
+    network = small(walk_sources=(0, 2, 3))
     before = network.similarity_branch.network.layer3[0].conv1.weight.clone()
     assert "similarity_branch in part" in init_from(network, source[0])
     for layer, expected in (
@@ -533,8 +552,8 @@ def test_a_deeper_similarity_branch_is_loaded_in_part(source):
 @pytest.mark.parametrize(
     ("name", "options", "words"),
     [
-        ("difnet18", {}, "its backbone is test_resnet, that of the network to be trained resnet18"),
-        ("test_resnet", {"in_chans": 4}, "its in_chans is 3, that of the network to be trained 4"),
+        ("difnet18", {}, "its backbone is test_resnet, that of the network to be trained is resnet18"),
+        ("test_resnet", {"in_chans": 4}, "its in_chans is 3, that of the network to be trained is 4"),
     ],
 )
 def test_weights_of_another_backbone_are_refused(source, name, options, words):
@@ -545,14 +564,14 @@ def test_weights_of_another_backbone_are_refused(source, name, options, words):
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
-def test_a_compiled_network_starts_from_weights_too(source):
+def test_compiled_network_loads_fitting_weights(source):
     network = small()
     init_from(torch.compile(network), source[0])
     assert all(torch.equal(value, source[1][name]) for name, value in network.state_dict().items())
 
 
 @pytest.mark.parametrize("classes", [["a", "b"], 7, None])
-def test_odd_names_of_classes_are_no_obstacle(source, tmp_path, classes):
+def test_invalid_class_names_in_metadata(source, tmp_path, classes):
     save_model(small(), tmp_path / "odd.safetensors", metadata={"classes": classes})
     line = init_from(small(), tmp_path / "odd.safetensors", classes=["a", "b", "c"])
     assert ("class 2 is None there and c here" in line) == (classes == ["a", "b"])
