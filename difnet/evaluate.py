@@ -115,7 +115,7 @@ def evaluate_checkpoint(config: EvaluateConfig, report: Reporter | None = None) 
 
 
 def _numbering(config: EvaluateConfig, metadata: dict[str, Any]) -> tuple[tuple[int, ...], int]:
-    """Void numbers and offset of the labels: the options, else, for a folder, those of the training.
+    """Void numbers and offset of the labels: from the options, else, for a folder, as in training.
 
     Raises:
         ValueError: the weights' metadata do not hold such numbers.

@@ -170,7 +170,7 @@ class SegmentationDataset(Dataset[Any], ABC):
         if np.count_nonzero(pixels) == 1:
             hint = f"; {self._void_hint()}" if void else ""
             raise DataError(
-                f"{self.name} {self.split}: {found}; one class alone can be neither learned nor measured, "
+                f"{self.name} {self.split}: {found}; a single class can be neither learned nor measured, "
                 f"because to predict it everywhere is always correct{hint}"
             )
         return f"{self.split} labels: {found}"

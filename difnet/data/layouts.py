@@ -39,7 +39,7 @@ def refuse_frames(path: Path, file: Image.Image) -> None:
     # In an MPO, the pictures after the first are the camera's previews.
     count = getattr(file, "n_frames", 1)
     if count > 1 and file.format != "MPO":
-        raise DataError(f"{path} holds {count} pictures; save the one to be read as a file of its own")
+        raise DataError(f"{path} holds {count} pictures; save the one to be read as a separate file")
 
 
 def refuse_layout(path: Path, file: Image.Image, layout: str) -> None:

@@ -2,7 +2,7 @@
 
 Sky, ground, discs, squares, triangles and rings each have a mean colour. But colours vary and overlap under
 texture and shading, and one surface in four has the colour of a random class. So the colour of a patch only
-hints at its class: sky and ground are told apart by the horizon, shapes by their outlines.
+hints at its class: the horizon separates sky and ground, and outlines show the shapes.
 """
 
 from collections.abc import Callable

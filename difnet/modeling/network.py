@@ -105,7 +105,7 @@ class SegmentationNetwork(nn.Module):
         ]
 
     def _normalized(self, image: Tensor) -> Tensor:
-        """The normalised image in the dtype of the backbone's weights, which sharding may cast alone."""
+        """The normalised image in the dtype of the backbone's weights, which sharding may have cast."""
         return self.normalize(image).to(next(self.seed_branch.parameters()).dtype)
 
     def _score_map(self, normalized: Tensor) -> Tensor:
@@ -153,7 +153,7 @@ class DifNet(SegmentationNetwork):
         aspp: use the ASPP classifier of DeepLab-v2 instead of one 3x3 convolution.
         walk_sources: where the features f_t of each walk come from, in order: 0 is the normalised image, 1 to
             4 are the outputs of the blocks of the similarity branch. A source may come twice; with an empty
-            sequence there are no walks, and the seed is upsampled as it is.
+            sequence there are no walks, and the seed itself is upsampled.
         pretrained: load timm's weights for both backbones.
         in_chans: number of channels of the image.
 

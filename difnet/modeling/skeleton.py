@@ -118,7 +118,7 @@ def _check_no_shared_memory(state: dict[str, Tensor]) -> None:
         if (device, start, end) == (next_device, next_start, next_end):
             raise _unlike_config(other, f"the same tensor as {name}, and loading would not tie them again")
         if device == next_device and next_start < end:
-            raise _unlike_config(other, f"partly in the memory of {name}; give each a tensor of its own")
+            raise _unlike_config(other, f"partly in the memory of {name}; give each its own memory")
 
 
 def _compare_layers(name: str, layer: nn.Module | None, expected: nn.Module) -> None:
@@ -194,6 +194,6 @@ def _compare_tensors(name: str, tensor: Any, expected: Tensor) -> None:
 def _unlike_config(name: str, what: str) -> TypeError:
     return TypeError(
         f"model: load_model could not build it from its configuration: {name or 'the network'} is {what}. "
-        "Save a network as difnet.create_model builds it, with weights of its own; where its state_dict() "
-        "fits, difnet.create_model(**model.config) can load that and be saved"
+        "Save a network as difnet.create_model builds it, with its own weights. If its state_dict() fits, "
+        "load that into difnet.create_model(**model.config) and save the result"
     )

@@ -33,8 +33,8 @@ def save_model(model: nn.Module, path: str | Path, *, metadata: dict[str, Any] |
 
     Raises:
         TypeError: `model` is not such a network; or its layers are not those that its configuration builds
-            (they have other settings, say, or forward hooks); or `metadata` is not a dict that JSON can hold.
-            Nothing is written.
+            (for example, they have other settings or forward hooks); or `metadata` is not a dict that JSON
+            can hold. Nothing is written.
         OSError: the file cannot be written, or `path` is a folder, a device or a pipe. A file that was there
             before is unchanged.
     """
@@ -152,7 +152,7 @@ def init_from(model: nn.Module, path: str | Path, *, classes: Sequence[str] | No
             )
     other_classes = _why_classes_differ(saved, new["num_classes"], classes)
     other_walks = _why_settings_differ("walk_sources", old, new)
-    reasons_anew = {
+    why_not = {
         "classifier": other_classes or _why_settings_differ("aspp", old, new),
         "importance": other_classes,
         **dict.fromkeys(("embeddings", "mu_logit", "beta_logit"), other_walks),
@@ -161,7 +161,7 @@ def init_from(model: nn.Module, path: str | Path, *, classes: Sequence[str] | No
     fitting = {
         name: tensor
         for name, tensor in saved.tensors.items()
-        if name in state and state[name].shape == tensor.shape and not reasons_anew.get(_part(name))
+        if name in state and state[name].shape == tensor.shape and not why_not.get(_part(name))
     }
     missing = [name for name in state if name.startswith("seed_branch.") and name not in fitting]
     if missing:
@@ -181,10 +181,10 @@ def init_from(model: nn.Module, path: str | Path, *, classes: Sequence[str] | No
     started = {_part(name) for name in fitting}
     loaded = [f"{part} in part" if part in incomplete else part for part in parts if part in started]
     fresh = [part for part in parts if part in incomplete]
-    reasons = "; ".join(dict.fromkeys(reason for part in fresh if (reason := reasons_anew.get(part))))
+    reasons = "; ".join(dict.fromkeys(reason for part in fresh if (reason := why_not.get(part))))
     return (
         f"weights from {saved.path}: loaded {', '.join(loaded)}; "
-        + (f"starting anew: {', '.join(fresh)}" if fresh else "nothing starts anew")
+        + (f"newly initialised: {', '.join(fresh)}" if fresh else "nothing newly initialised")
         + (f" ({reasons})" if reasons else "")
     )
 

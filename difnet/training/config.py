@@ -97,7 +97,7 @@ class TrainConfig:
     """Start the backbones from timm's ImageNet weights, which are downloaded."""
     init_from: Annotated[Path | None, shown_default("none")] = None
     """Start from the weights of a network on the same backbone: a run folder (its best weights) or a weights
-    file. Parts that do not fit start anew, such as the classifier if the classes differ."""
+    file. Parts that do not fit keep their random weights, such as the classifier if the classes differ."""
 
     crop: Annotated[int | None, _by_recipe("crop")] = None
     """Side of the square training crop, in pixels."""

@@ -142,7 +142,7 @@ def make_optimizer(run: Run, network: DifNet | SimDeepLab) -> torch.optim.Optimi
 
 
 def open_logs(run: Run, data: Data, walk_backend: str) -> None:
-    """Cut the logs back to the current step, record the environment, and say what will be trained."""
+    """Cut the logs back to the current step, record the environment, and print what will be trained."""
     config, accelerator, report = run.config, run.accelerator, run.report
     images = f"{len(data.train_set)} training, {len(data.val_set)} validation"
     if accelerator.is_main_process:

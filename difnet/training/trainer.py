@@ -1,4 +1,4 @@
-"""The training loop: steps, checkpoints, evaluations, and the last word of a run."""
+"""The training loop: steps, checkpoints, evaluations, and the end of a run."""
 
 import math
 import time
@@ -170,7 +170,7 @@ class Trainer:
             run.report.line(f"validation after step {run.step}\n{format_record(run.record)}")
 
     def finish(self) -> None:
-        """Save overlays, say where everything is, and end the processes' group."""
+        """Save overlays, print where all results are, and end the group of processes."""
         run, accelerator = self.run, self.run.accelerator
         if accelerator.is_main_process:
             folder = run.folder.path / "overlays"

@@ -26,6 +26,18 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return root, folder / "run"
 
 
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """Two finished runs of two steps, one with each optimizer."""
+    folder = tmp_path_factory.mktemp("stopped")
+    root = make_folder(folder / "data")
+    for name, rate in (("sgd", "0.05"), ("adamw", "0.001")):
+        AcceleratorState._reset_state(reset_partial_state=True)
+        options = ("--max-steps", "2", "--overlays", "0", "--optimizer", name, "--lr", rate)
+        assert train.main(tiny(root, folder / name, *options)) == 0
+    return folder
+
+
 @pytest.fixture(autouse=True)
 def fresh_accelerate():
     """Reset the process-wide singletons in which Accelerate keeps its settings."""

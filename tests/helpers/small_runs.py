@@ -1,12 +1,17 @@
 """Small data sets and runs for the tests of the network."""
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
+from safetensors.torch import load_file
+
+from difnet import train
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -57,3 +62,32 @@ def start(module: str, *arguments: str, prefix: tuple[str, ...] = ()) -> subproc
         stderr=subprocess.STDOUT,
         text=True,
     )
+
+
+def losses(run: Path) -> list[tuple[int, float]]:
+    """Return (step, loss) of all logged steps."""
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [(record["step"], record["loss"]) for record in records if record["kind"] == "train"]
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    """Check that losses, weights, optimizer state and random states are bitwise equal."""
+    assert losses(one) == losses(other)
+    first, second = (load_file(run / "state.safetensors") for run in (one, other))
+    assert first.keys() == second.keys()
+    assert any(name.startswith("optimizer.") for name in first)
+    for name, tensor in first.items():
+        assert torch.equal(tensor, second[name]), name
+
+
+def edit_config(run: Path, **changes) -> None:
+    """Change settings in the config.json of a run."""
+    file = run / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def resume_error(run: Path, capsys) -> str:
+    """Resume a run, which must fail, and return what it prints to stderr."""
+    capsys.readouterr()
+    assert train.main(["--resume", str(run), "--workers", "0"]) == 1
+    return capsys.readouterr().err

@@ -89,7 +89,7 @@ def test_single_class_is_refused(data_root, split, word):
         f"folder {split}: 1 of 3 classes occur, classes 1 (right), 2 (block) in no {word} label; 255 is void:"
     )
     assert absent in message
-    assert "one class alone can be neither learned nor measured" in message
+    assert "a single class can be neither learned nor measured" in message
     assert "if 255 stands for a class here, write the class's number there" in message
     relabel(data_root, split, 255, 0)
     assert problem(data_root, split).endswith("because to predict it everywhere is always correct")

@@ -119,7 +119,7 @@ def named(axis, least):
 
 
 def dynamic(axis, least):
-    """At each call, PyTorch checks its assumptions on sizes that it cannot prove, as for pools that round up."""
+    """Let PyTorch check at each call what it cannot prove about a size, as for pools that round up."""
     return torch.export.Dim.DYNAMIC
 
 

@@ -140,7 +140,7 @@ def test_header_with_the_old_key_of_walk_sources_is_read(source, tmp_path):
     assert network.config == small().config
     assert network.walk_sources == (0, 2)
     assert all(torch.equal(value, source[1][name]) for name, value in network.state_dict().items())
-    assert "nothing starts anew" in init_from(small(), path)
+    assert "nothing newly initialised" in init_from(small(), path)
 
 
 def test_header_may_leave_out_defaults(source, tmp_path):
@@ -149,7 +149,7 @@ def test_header_may_leave_out_defaults(source, tmp_path):
     header = {"config": json.dumps({"name": "test_resnet", "num_classes": 3}), "metadata": "{}"}
     save_file(network.state_dict(), path, metadata=header)
     assert load_model(path)[0].config == network.config
-    assert "nothing starts anew" in init_from(copy.deepcopy(network), path)
+    assert "nothing newly initialised" in init_from(copy.deepcopy(network), path)
 
 
 @pytest.mark.parametrize("read", [load_model, lambda path: init_from(small(), path)], ids=["load", "init"])
@@ -505,10 +505,10 @@ WALKS = {"embeddings", "mu_logit", "beta_logit"}
 
 
 @pytest.mark.parametrize(
-    ("options", "classes", "anew", "words"),
+    ("options", "classes", "fresh", "words"),
     [
-        ({}, ["a", "b", "c"], set(), "nothing starts anew"),
-        ({}, None, set(), "nothing starts anew"),
+        ({}, ["a", "b", "c"], set(), "nothing newly initialised"),
+        ({}, None, set(), "nothing newly initialised"),
         ({}, ["a", "c", "b"], HEADS, "class 1 is b there and c here"),
         ({"num_classes": 5}, None, HEADS, "3 classes there, 5 here"),
         ({"aspp": True}, None, {"classifier"}, "aspp False there, True here"),
@@ -518,10 +518,10 @@ WALKS = {"embeddings", "mu_logit", "beta_logit"}
             {"embeddings", "mu_logit", "beta_logit"},
             r"walk_sources \[0, 2\] there, \[2, 0\] here",
         ),
-        ({"walk_sources": None}, None, set(), "nothing starts anew"),
+        ({"walk_sources": None}, None, set(), "nothing newly initialised"),
     ],
 )
-def test_fitting_weights_are_loaded(source, options, classes, anew, words):
+def test_fitting_weights_are_loaded(source, options, classes, fresh, words):
     path, weights = source
     settings = {"num_classes": 3, "aspp": False, "walk_sources": (0, 2), **options}
     torch.manual_seed(1)
@@ -532,8 +532,8 @@ def test_fitting_weights_are_loaded(source, options, classes, anew, words):
     assert re.search(words, line)
     for name, value in network.state_dict().items():
         part = name.partition(".")[0]
-        assert torch.equal(value, (before if part in anew else weights)[name]), name
-        assert (part in line.partition("starting anew: ")[2]) == (part in anew)
+        assert torch.equal(value, (before if part in fresh else weights)[name]), name
+        assert (part in line.partition("newly initialised: ")[2]) == (part in fresh)
 
 
 def test_deeper_similarity_branch_is_loaded_in_part(source):
