@@ -21,9 +21,16 @@ from difnet.utils.extras import train_extra
 with train_extra():
     from difnet.training.config import TrainConfig
     from difnet.training.data_check import check_data
-    from difnet.training.run import explained_errors, open_run
+    from difnet.training.run import Run, explained_errors, open_run
     from difnet.training.run_folder import RunFolder
-    from difnet.training.setup import build_network, make_accelerator, open_data, open_logs, walk_backend_of
+    from difnet.training.setup import (
+        Data,
+        build_network,
+        make_accelerator,
+        open_data,
+        open_logs,
+        walk_backend_of,
+    )
     from difnet.training.state import read_state
     from difnet.training.trainer import Trainer
     from difnet.utils.console import Reporter, parse, run_command
@@ -48,23 +55,34 @@ def train(config: TrainConfig) -> dict[str, Any]:
 
     with open_run(config, accelerator, report, steps) as run:
         with run.folder.removed_on_error():
-            report.line(f"run folder {run.folder.path}")
-            state = read_state(run.folder.state_file) if config.resume is not None else None
-            network = build_network(run, data, new=state is None)
-            class_weights = check_data(run, data, network)
-            walk_backend = walk_backend_of(run, network)
-            trainer = Trainer(run, data, network, class_weights)
-            if state is not None:
-                trainer.restore(state)
-            elif config.resume is not None:
-                report.line("no checkpoint was written yet: starting from the first step")
-            open_logs(run, data, walk_backend)
-            if config.init_from is not None and state is None:
-                trainer.save()  # so that the run can be resumed without the file of --init-from
+            trainer = prepare(run, data)
         with explained_errors(run):
             trainer.train()
             trainer.finish()
     return run.record
+
+
+def prepare(run: Run, data: Data) -> Trainer:
+    """Build the network, check the data, and restore the checkpoint of a run to resume.
+
+    Raises:
+        DataError, RunError, ValueError: the run cannot begin; the message says what to correct.
+    """
+    config, report = run.config, run.report
+    report.line(f"run folder {run.folder.path}")
+    state = read_state(run.folder.state_file) if config.resume is not None else None
+    network = build_network(run, data, new=state is None)
+    class_weights = check_data(run, data, network)
+    walk_backend = walk_backend_of(run, network)
+    trainer = Trainer(run, data, network, class_weights)
+    if state is not None:
+        trainer.restore(state)
+    elif config.resume is not None:
+        report.line("no checkpoint was written yet: starting from the first step")
+    open_logs(run, data, walk_backend)
+    if config.init_from is not None and state is None:
+        trainer.save()  # so that the run can be resumed without the file of --init-from
+    return trainer
 
 
 def settings_of_run(request: TrainConfig) -> TrainConfig:

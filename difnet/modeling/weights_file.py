@@ -80,10 +80,9 @@ def read_weights(path: Path) -> SavedWeights:
 
 
 def checksum(tensors: dict[str, Tensor]) -> str:
-    """Return 8 hexadecimal digits that differ if names or values of the tensors do; safetensors has no such.
+    """Compute 8 hexadecimal digits that reveal damaged tensors; safetensors files have no checksum.
 
-    Each tensor's 64-bit words are summed by PyTorch, and zlib combines the sums: zlib over all bytes would be
-    slow.
+    PyTorch sums the 64-bit words of each tensor, and zlib combines the sums; zlib alone would be slow.
     """
     number = 0
     for name, tensor in sorted(tensors.items()):

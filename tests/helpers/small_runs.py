@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from difnet import train
+from difnet import DifNet, SimDeepLab, create_model, train
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -91,3 +91,9 @@ def resume_error(run: Path, capsys) -> str:
     capsys.readouterr()
     assert train.main(["--resume", str(run), "--workers", "0"]) == 1
     return capsys.readouterr().err
+
+
+def small_network(**options) -> DifNet | SimDeepLab:
+    """Build a network of three classes and two walks, always with the same weights."""
+    torch.manual_seed(0)
+    return create_model("test_resnet", 3, **{"aspp": False, "walk_sources": (0, 2), **options})

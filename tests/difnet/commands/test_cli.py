@@ -213,7 +213,7 @@ def test_home_folder_is_expanded_in_every_path(trained, tmp_path, monkeypatch, c
 def test_outputs_are_checked_before_the_work(trained, command, tmp_path, capsys, monkeypatch):
     root, run = trained
     for module in (evaluate, predict, explain):
-        monkeypatch.setattr(module, "load_for_pictures", None)  # not reached
+        monkeypatch.setattr(module, "load_for_pictures", None)  # must not be called
     taken = tmp_path / "taken"
     taken.mkdir() if command == "evaluate" else taken.touch()
     image = str(root / "images/train/view0.png")

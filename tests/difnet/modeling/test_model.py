@@ -55,7 +55,9 @@ def test_logits_have_the_size_of_the_image(name, size):
 
 
 def test_details_follow_the_equations(image):
-    model = softened(build(walk_sources=(0, 1, 2, 3, 4))).double()  # batch statistics: embeddings spread
+    model = softened(
+        build(walk_sources=(0, 1, 2, 3, 4))
+    ).double()  # in training, so that batch norm spreads the embeddings
     with torch.no_grad():
         image = image.double()
         out = model(image, details=True)

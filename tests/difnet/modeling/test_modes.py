@@ -30,8 +30,10 @@ def _no_graphs_of_other_tests():
 
 
 def build(name="test_resnet", **options):
-    """Build a network with small embeddings: at the start of training P is nearly the identity, which would
-    hide errors."""
+    """Build a network with small embeddings.
+
+    At the start of training P is nearly the identity, which would hide errors.
+    """
     torch.manual_seed(0)
     model = create_model(name, K, aspp=False, **options)
     if isinstance(model, DifNet):

@@ -36,8 +36,10 @@ from difnet.utils.console import parse
         ("sgd", {"eval_every": 0}, "(--eval-every must be positive, got 0)"),
     ],
 )
-def test_edited_configuration_is_an_error_of_one_line(stopped, tmp_path, capsys, optimizer, changes, words):
-    run = shutil.copytree(stopped / optimizer, tmp_path / "run")
+def test_edited_configuration_is_an_error_of_one_line(
+    finished_runs, tmp_path, capsys, optimizer, changes, words
+):
+    run = shutil.copytree(finished_runs / optimizer, tmp_path / "run")
     edit_config(run, **({"max_steps": 4} | changes))
     error = resume_error(run, capsys)
     assert words in error

@@ -337,14 +337,14 @@ def test_lost_best_weights_are_reported_and_replaced(data_root, tmp_path, capsys
     assert f"best {100 * metadata['mean_iou']:.2f}% over" in capsys.readouterr().out
 
 
-def test_run_does_not_start_from_nan_weights(stopped, tmp_path, capsys):
-    model, metadata = load_model(stopped / "sgd")
+def test_run_does_not_start_from_nan_weights(finished_runs, tmp_path, capsys):
+    model, metadata = load_model(finished_runs / "sgd")
     with torch.no_grad():
         model.classifier.branches[0].bias[0] = torch.nan
     save_model(model, tmp_path / "nan.safetensors", metadata=metadata)
     run = tmp_path / "run"
     arguments = tiny(
-        stopped / "data", run, "--max-steps", "1", "--init-from", str(tmp_path / "nan.safetensors")
+        finished_runs / "data", run, "--max-steps", "1", "--init-from", str(tmp_path / "nan.safetensors")
     )
     assert train.main(arguments) == 1
     assert "nan.safetensors: classifier.branches.0.bias holds values that are NaN" in capsys.readouterr().err

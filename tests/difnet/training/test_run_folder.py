@@ -225,9 +225,9 @@ def test_run_that_cannot_begin_leaves_its_folder_free(
         (lambda header, _: header.update(checksum="0"), "(its checksum is "),
     ],
 )
-def test_damaged_state_is_an_error_of_one_line(stopped, tmp_path, capsys, change, words):
+def test_damaged_state_is_an_error_of_one_line(finished_runs, tmp_path, capsys, change, words):
     """The checksum is removed, as in a state of an earlier version, so that the other checks are reached."""
-    run = shutil.copytree(stopped / "sgd", tmp_path / "run")
+    run = shutil.copytree(finished_runs / "sgd", tmp_path / "run")
     file = run / "state.safetensors"
     tensors = load_file(file)
     with safe_open(file, framework="pt") as opened:
@@ -240,8 +240,8 @@ def test_damaged_state_is_an_error_of_one_line(stopped, tmp_path, capsys, change
     assert error.count("\n") == 1
 
 
-def test_state_without_checksum_can_be_continued(stopped, tmp_path):
-    run = shutil.copytree(stopped / "sgd", tmp_path / "run")
+def test_state_without_checksum_can_be_continued(finished_runs, tmp_path):
+    run = shutil.copytree(finished_runs / "sgd", tmp_path / "run")
     file = run / "state.safetensors"
     with safe_open(file, framework="pt") as opened:
         header = json.loads(opened.metadata()["difnet.state"])
@@ -250,8 +250,8 @@ def test_state_without_checksum_can_be_continued(stopped, tmp_path):
     assert train.main(["--resume", str(run), "--workers", "0"]) == 0
 
 
-def test_state_whose_end_is_lost_is_refused(stopped, tmp_path, capsys):
-    run = shutil.copytree(stopped / "sgd", tmp_path / "run")
+def test_state_whose_end_is_lost_is_refused(finished_runs, tmp_path, capsys):
+    run = shutil.copytree(finished_runs / "sgd", tmp_path / "run")
     file = run / "state.safetensors"
     content = file.read_bytes()
     for cut in (3000, len(content) // 2):
@@ -268,8 +268,8 @@ def test_state_whose_end_is_lost_is_refused(stopped, tmp_path, capsys):
         ({"mean_iou": 0.5, "iou": [1]}, "has iou = [1]"),
     ],
 )
-def test_damaged_record_is_an_error_of_one_line(stopped, tmp_path, capsys, record, words):
-    run = shutil.copytree(stopped / "sgd", tmp_path / "run")
+def test_damaged_record_is_an_error_of_one_line(finished_runs, tmp_path, capsys, record, words):
+    run = shutil.copytree(finished_runs / "sgd", tmp_path / "run")
     (run / "metrics.jsonl").write_text(json.dumps({"kind": "val", "step": 2, **record}) + "\n")
     error = resume_error(run, capsys)
     assert f"{run / 'metrics.jsonl'}: the evaluation of step 2 {words}; restore the file" in error

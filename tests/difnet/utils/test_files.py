@@ -209,7 +209,7 @@ def test_explain_on_a_full_disk(trained, tmp_path, capsys):
 
 def test_predict_checks_every_output_before_the_work(trained, tmp_path, capsys, monkeypatch):
     root, run = trained
-    monkeypatch.setattr(predict, "load_for_pictures", None)  # not reached
+    monkeypatch.setattr(predict, "load_for_pictures", None)  # must not be called
     (tmp_path / "view2.overlay.png").mkdir()
     images = [str(root / f"images/train/view{number}.png") for number in range(3)]
     assert predict.main(["--checkpoint", str(run), *images, "--out", str(tmp_path)]) == 1
