@@ -82,22 +82,7 @@ def evaluate_checkpoint(config: EvaluateConfig, report: Reporter | None = None) 
         void_value=void_value,
         label_offset=label_offset,
     )
-    known = metadata.get("classes")
-    if known is not None and not isinstance(known, list):
-        raise ValueError(
-            f"{config.checkpoint}: its metadata hold classes = {known!r}, expected a list of names; save it "
-            "with such a list or without classes, and choose the data it was trained for"
-        )
-    if known is not None and known != dataset.classes:
-        raise ValueError(
-            f"{config.checkpoint} was trained on the classes {', '.join(map(str, known))}; "
-            f"{config.dataset} has {', '.join(dataset.classes)}; choose the data it was trained for"
-        )
-    if len(dataset.classes) != model.num_classes:
-        raise ValueError(
-            f"{config.checkpoint} has {model.num_classes} classes, {config.dataset} has "
-            f"{len(dataset.classes)}; choose the data it was trained for"
-        )
+    _check_classes(config, metadata.get("classes"), model.num_classes, dataset.classes)
     if (void_value, label_offset) != ((VOID,), 0):
         numbers = ", ".join(map(str, void_value)) or "no number"
         report.line(
@@ -112,6 +97,29 @@ def evaluate_checkpoint(config: EvaluateConfig, report: Reporter | None = None) 
     with report.bar("evaluating", len(dataset)) as progress:
         found = evaluate(model, batches, device, views=views, progress=progress)
     return found.as_record(dataset.classes)
+
+
+def _check_classes(config: EvaluateConfig, known: Any, num_classes: int, classes: list[str]) -> None:
+    """Check that a network of `num_classes` classes, called `known` in its metadata, fits the data.
+
+    Raises:
+        ValueError: it does not.
+    """
+    if known is not None and not isinstance(known, list):
+        raise ValueError(
+            f"{config.checkpoint}: its metadata hold classes = {known!r}, expected a list of names; save it "
+            "with such a list or without classes, and choose the data it was trained for"
+        )
+    if known is not None and known != classes:
+        raise ValueError(
+            f"{config.checkpoint} was trained on the classes {', '.join(map(str, known))}; "
+            f"{config.dataset} has {', '.join(classes)}; choose the data it was trained for"
+        )
+    if len(classes) != num_classes:
+        raise ValueError(
+            f"{config.checkpoint} has {num_classes} classes, {config.dataset} has "
+            f"{len(classes)}; choose the data it was trained for"
+        )
 
 
 def _numbering(config: EvaluateConfig, metadata: dict[str, Any]) -> tuple[tuple[int, ...], int]:

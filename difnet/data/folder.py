@@ -82,7 +82,6 @@ class Folder(SegmentationDataset):
         return self.images[index].relative_to(folder).with_suffix("").as_posix()
 
     def read(self, index: int) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
-        """See `SegmentationDataset.read`."""
         image, label, _ = self._read_turned(index)
         return image, label
 

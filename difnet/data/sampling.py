@@ -1,8 +1,7 @@
 """Which items make up which step, so that a run can continue at any step.
 
-The order of an epoch depends only on (seed, epoch), the augmentation of an item only on (seed, epoch, item).
-So neither the number of workers nor an interruption changes the data of a step. In this module, a seed is the
-seed of a random generator.
+The order of an epoch depends only on (rng_seed, epoch), the augmentation of an item only on (rng_seed, epoch,
+item). So neither the number of workers nor an interruption changes the data of a step.
 """
 
 import atexit
@@ -36,11 +35,11 @@ def stable_seed(*key: int) -> int:
 
 
 class SeededView(Dataset[Any]):
-    """`dataset` indexed by `Draw`: the transform draws from a generator seeded by (seed, epoch, item)."""
+    """`dataset` indexed by `Draw`: the transform draws from a generator seeded by (rng_seed, epoch, item)."""
 
-    def __init__(self, dataset: SegmentationDataset, seed: int):
+    def __init__(self, dataset: SegmentationDataset, rng_seed: int):
         self.dataset = dataset
-        self.seed = seed
+        self.rng_seed = rng_seed
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -49,7 +48,7 @@ class SeededView(Dataset[Any]):
         """Return the augmented pair; the state of the global CPU generator is restored."""
         # torch.manual_seed would also seed every accelerator.
         state = torch.get_rng_state()
-        torch.default_generator.manual_seed(stable_seed(self.seed, draw.epoch, draw.item))
+        torch.default_generator.manual_seed(stable_seed(self.rng_seed, draw.epoch, draw.item))
         try:
             return self.dataset[draw.item]
         finally:
@@ -65,7 +64,7 @@ class StepSampler(Sampler[list[Draw]]):
     Args:
         length: number of items.
         batch_size: items per optimizer step, over all processes and micro-batches.
-        seed: the random seed of the run.
+        rng_seed: the random seed of the run.
         processes, rank: number of processes of the distributed run, and the number of this one.
         accumulation: micro-batches per step and process.
 
@@ -77,7 +76,7 @@ class StepSampler(Sampler[list[Draw]]):
         self,
         length: int,
         batch_size: int,
-        seed: int,
+        rng_seed: int,
         *,
         processes: int = 1,
         rank: int = 0,
@@ -92,7 +91,7 @@ class StepSampler(Sampler[list[Draw]]):
             raise ValueError(
                 f"batch_size {batch_size} is larger than the {length} training images; lower --batch-size"
             )
-        self.length, self.batch_size, self.seed = length, batch_size, seed
+        self.length, self.batch_size, self.rng_seed = length, batch_size, rng_seed
         self.rank, self.accumulation = rank, accumulation
         self.micro = batch_size // (processes * accumulation)
         self.epoch, self.first_step = 0, 0
@@ -110,7 +109,7 @@ class StepSampler(Sampler[list[Draw]]):
         return (self.steps_per_epoch - self.first_step) * self.accumulation
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        generator = torch.Generator().manual_seed(stable_seed(self.seed, self.epoch))
+        generator = torch.Generator().manual_seed(stable_seed(self.rng_seed, self.epoch))
         order = torch.randperm(self.length, generator=generator).tolist()
         share = self.micro * self.accumulation
         for step in range(self.first_step, self.steps_per_epoch):

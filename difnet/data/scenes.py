@@ -28,14 +28,14 @@ _COUNTS = {"train": 1920, "val": 96}
 
 
 class Scenes(SegmentationDataset):
-    """Drawn scenes of six classes; item i depends only on (seed, split, i).
+    """Drawn scenes of six classes; item i depends only on (rng_seed, split, i).
 
     Args:
         split: "train" or "val"; the two never share an item.
         transform: see `SegmentationDataset`.
         count: number of items, 1920 for training and 96 for validation by default.
         size: side of the square image in pixels.
-        seed: the random seed of the whole data set.
+        rng_seed: the random seed of the whole data set.
     """
 
     name = "scenes"
@@ -52,13 +52,13 @@ class Scenes(SegmentationDataset):
         transform: Transform | None = None,
         count: int | None = None,
         size: int = 96,
-        seed: int = 0,
+        rng_seed: int = 0,
     ):
         self.split = split
         self.transform = transform
         self.count = _COUNTS[split] if count is None else count
         self.size = size
-        self.seed = seed
+        self.rng_seed = rng_seed
 
     def __len__(self) -> int:
         return self.count
@@ -69,14 +69,14 @@ class Scenes(SegmentationDataset):
 
     def check(self, progress: Callable[[int], None] | None = None) -> DataReport:
         """Estimate the class frequencies from the first 64 items; drawn scenes need no further check."""
-        sample = Scenes(self.split, count=min(64, self.count), size=self.size, seed=self.seed)
+        sample = Scenes(self.split, count=min(64, self.count), size=self.size, rng_seed=self.rng_seed)
         return super(Scenes, sample).check(progress)
 
     def read(self, index: int) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
         """Draw item `index`."""
         if not 0 <= index < self.count:
             raise IndexError(f"scenes {self.split} has items 0 to {self.count - 1}, asked for {index}")
-        rng = np.random.default_rng([self.seed, _SPLIT_KEYS[self.split], index])
+        rng = np.random.default_rng([self.rng_seed, _SPLIT_KEYS[self.split], index])
         image, label = draw_scene(rng, self.size)
         return (
             tv_tensors.Image(torch.from_numpy(image).permute(2, 0, 1).contiguous()),

@@ -37,7 +37,6 @@ class RandomScale(v2.Transform):
         return {"size": [1, 2] if size == [1, 1] else size}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        """Resize the image or the label."""
         size = params["size"]
         if isinstance(inpt, tv_tensors.Mask):
             plain = inpt.as_subclass(torch.Tensor)[None]

@@ -66,13 +66,13 @@ class Backbone(nn.Module):
             reason = str(error).rstrip(".")
             raise RuntimeError(
                 f"the pretrained weights of {name!r} could not be read: {reason}. Use pretrained=False, or "
-                "let HF_HOME name a cache that holds them"
+                "set HF_HOME to a cache that holds them"
             ) from error
         except RuntimeError as error:
             if "pretrained tag" not in str(error):
                 raise
             known = ", ".join(timm.list_pretrained(f"{name.partition('.')[0]}.*"))
-            raise ValueError(f"name: timm knows no weights {name!r}; it knows {known}") from error
+            raise ValueError(f"name: timm has no weights {name!r}; it has {known}") from error
         except (TypeError, AssertionError, NotImplementedError, ValueError, IndexError) as error:
             raise _unsupported(name, str(error) or "timm refuses output_stride=8") from error
         info = network.feature_info

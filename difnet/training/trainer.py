@@ -40,6 +40,7 @@ class Trainer:
         self.network = network.to(memory_format=torch.channels_last) if config.channels_last else network
         self.plain_optimizer = make_optimizer(run, self.network)
         torch.manual_seed(config.seed + accelerator.process_index)
+        # The same network and optimizer, wrapped for several processes and mixed precision.
         self.model, self.optimizer = accelerator.prepare(self.network, self.plain_optimizer)
         self.began, self.first_step = time.monotonic(), run.step  # of `train`, to estimate the time left
 

@@ -513,12 +513,12 @@ def test_registry_errors(data_root):
         create_dataset("camvid", data_root, "train")
 
 
-def test_scenes_depend_only_on_seed_split_and_index():
+def test_scenes_depend_only_on_rng_seed_split_and_index():
     image, label = Scenes("train")[5]
     again, label_again = Scenes("train", count=7)[5]
     assert torch.equal(image, again)
     assert torch.equal(label, label_again)
-    for other in (Scenes("train")[6], Scenes("val")[5], Scenes("train", seed=1)[5]):
+    for other in (Scenes("train")[6], Scenes("val")[5], Scenes("train", rng_seed=1)[5]):
         assert not torch.equal(image, other[0])
     with pytest.raises(IndexError):
         Scenes("train", count=7)[7]
@@ -539,7 +539,7 @@ def test_scenes_show_every_class_and_colour_alone_does_not_reveal_it():
 def test_step_sampler_splits_one_order_over_processes_and_micro_batches():
     def samplers(processes, accumulation):
         return [
-            StepSampler(50, 8, seed=3, processes=processes, rank=rank, accumulation=accumulation)
+            StepSampler(50, 8, rng_seed=3, processes=processes, rank=rank, accumulation=accumulation)
             for rank in range(processes)
         ]
 
@@ -566,7 +566,7 @@ def test_step_sampler_errors():
         StepSampler(8, 16, 0)
 
 
-def test_augmentation_depends_only_on_seed_epoch_and_item():
+def test_augmentation_depends_only_on_rng_seed_epoch_and_item():
     dataset = create_dataset("scenes", None, "train", transform=train_transform(32))
     torch.manual_seed(1)
     state = torch.get_rng_state()
@@ -582,7 +582,7 @@ def test_workers_change_nothing():
     dataset = SeededView(create_dataset("scenes", None, "train", transform=train_transform(32)), 0)
     batches = []
     for workers in (0, 2):
-        sampler = StepSampler(12, 4, seed=0)
+        sampler = StepSampler(12, 4, rng_seed=0)
         batches.append(list(make_loader(dataset, workers, batch_sampler=sampler)))
     assert len(batches[0]) == 3
     for one, two in zip(*batches, strict=True):
