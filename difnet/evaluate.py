@@ -9,51 +9,62 @@ Write ``python -m difnet.evaluate --help`` for all options.
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from difnet.utils.extras import train_extra
 
 with train_extra():
-    import torch
-
     from difnet.data import create_dataset, eval_transform, evaluation_batches
     from difnet.data.base import VOID
+    from difnet.data.registry import DatasetName
     from difnet.modeling.weights import load_for_pictures
-    from difnet.training.config import EvaluateConfig
+    from difnet.training.data_check import check_sizes, read_all
     from difnet.training.engine import check_views, evaluate, make_views
     from difnet.training.metrics import format_record
-    from difnet.utils.console import Reporter, parse, run_command
+    from difnet.utils.console import DEVICE_DEFAULT, Reporter, parse, run_command, shown_default
+    from difnet.utils.devices import default_device
     from difnet.utils.files import is_within, prepare_file, write_atomically
 
 
-def default_device(name: str | None = None) -> torch.device:
-    """The device called `name`, or the best one present.
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Evaluate a trained network on the validation images of a data set."""
 
-    Raises:
-        ValueError: PyTorch does not know the name, or the device is absent.
-    """
-    best = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
-    if name is None:
-        return best
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device).add(1).item()  # of the meta device, which computes nothing, an error
-    except (RuntimeError, AssertionError, NotImplementedError, ImportError, AttributeError) as error:
-        reason = str(error).partition("\n")[0].partition(". ")[0].rstrip(".")
-        present = " or ".join(dict.fromkeys((best.type, "cpu")))
-        raise ValueError(
-            f"--device {name} cannot be used on this machine: {reason}; choose {present}"
-        ) from error
-    return device
+    checkpoint: Path
+    """Run folder (its best weights) or weights file."""
+    dataset: DatasetName = "scenes"
+    """Data set, as in training."""
+    data_root: Annotated[Path | None, shown_default("none")] = None
+    """Folder of the data, for camvid and folder."""
+    split: Literal["val", "train"] = "val"
+    """Split to evaluate."""
+    void_value: Annotated[tuple[int, ...] | None, shown_default("as in training")] = None
+    """Numbers that mean void in the labels of folder; void pixels are ignored."""
+    label_offset: Annotated[int | None, shown_default("as in training")] = None
+    """Number of the first class in the labels of folder; 1 if classes are numbered from 1."""
+    multi_scale: bool = False
+    """Average class probabilities over scales 0.5, 0.75, 1, 1.25 and 1.5."""
+    flip: bool = False
+    """Average class probabilities with those of the mirrored image."""
+    batch_size: int = 1
+    """Images per batch; images of different sizes go to different batches. It changes only speed."""
+    workers: int = 2
+    """Data-loading processes; 0 loads in the main process. It changes only speed."""
+    device: Annotated[str | None, DEVICE_DEFAULT] = None
+    """Device, such as cuda or cpu."""
+    out: Annotated[Path | None, shown_default("not written")] = None
+    """File for the metrics as JSON. It may replace an earlier report, but no file of the run or the data."""
 
 
 def evaluate_checkpoint(config: EvaluateConfig, report: Reporter | None = None) -> dict[str, Any]:
-    """Metrics of a checkpoint on a data set; see `difnet.training.metrics.Evaluation.as_record`.
+    """Compute metrics of a checkpoint on a data set, in the form of `Evaluation.as_record`.
 
     Raises:
         DataError: the data cannot be used.
         ValueError: the data's classes are not those of the checkpoint, or a setting is out of its range.
+        NotFiniteError: a logit is NaN or infinite.
     """
     if config.workers < 0 or config.batch_size < 1:
         raise ValueError(
@@ -71,22 +82,7 @@ def evaluate_checkpoint(config: EvaluateConfig, report: Reporter | None = None) 
         void_value=void_value,
         label_offset=label_offset,
     )
-    known = metadata.get("classes")
-    if known is not None and not isinstance(known, list):
-        raise ValueError(
-            f"{config.checkpoint}: its metadata hold classes = {known!r}, expected a list of names; save it "
-            "with such a list or none, and choose the data it was trained for"
-        )
-    if known is not None and known != dataset.classes:
-        raise ValueError(
-            f"{config.checkpoint} was trained on the classes {', '.join(map(str, known))}; "
-            f"{config.dataset} has {', '.join(dataset.classes)}; choose the data it was trained for"
-        )
-    if len(dataset.classes) != model.num_classes:
-        raise ValueError(
-            f"{config.checkpoint} has {model.num_classes} classes, {config.dataset} has "
-            f"{len(dataset.classes)}; choose the data it was trained for"
-        )
+    _check_classes(config, metadata.get("classes"), model.num_classes, dataset.classes)
     if (void_value, label_offset) != ((VOID,), 0):
         numbers = ", ".join(map(str, void_value)) or "no number"
         report.line(
@@ -94,8 +90,8 @@ def evaluate_checkpoint(config: EvaluateConfig, report: Reporter | None = None) 
             "--void-value and --label-offset change this"
         )
     views = make_views(config.multi_scale, config.flip)
-    found_data = report.check(dataset)
-    report.check_sizes(dataset, found_data, lambda size: check_views(model, size, views))
+    data_report = read_all(dataset, report)
+    check_sizes(dataset, data_report, lambda size: check_views(model, size, views), report)
     batches = evaluation_batches(dataset, config.workers, config.batch_size)
     device = next(model.parameters()).device
     with report.bar("evaluating", len(dataset)) as progress:
@@ -103,11 +99,34 @@ def evaluate_checkpoint(config: EvaluateConfig, report: Reporter | None = None) 
     return found.as_record(dataset.classes)
 
 
-def _numbering(config: EvaluateConfig, metadata: dict[str, Any]) -> tuple[tuple[int, ...], int]:
-    """Void numbers and offset of the labels: as the options say, else as in training on a folder.
+def _check_classes(config: EvaluateConfig, known: Any, num_classes: int, classes: list[str]) -> None:
+    """Check that a network of `num_classes` classes, called `known` in its metadata, fits the data.
 
     Raises:
-        ValueError: those that were saved with the weights are no such numbers.
+        ValueError: it does not.
+    """
+    if known is not None and not isinstance(known, list):
+        raise ValueError(
+            f"{config.checkpoint}: its metadata hold classes = {known!r}, expected a list of names; save it "
+            "with such a list or without classes, and choose the data it was trained for"
+        )
+    if known is not None and known != classes:
+        raise ValueError(
+            f"{config.checkpoint} was trained on the classes {', '.join(map(str, known))}; "
+            f"{config.dataset} has {', '.join(classes)}; choose the data it was trained for"
+        )
+    if len(classes) != num_classes:
+        raise ValueError(
+            f"{config.checkpoint} has {num_classes} classes, {config.dataset} has "
+            f"{len(classes)}; choose the data it was trained for"
+        )
+
+
+def _numbering(config: EvaluateConfig, metadata: dict[str, Any]) -> tuple[tuple[int, ...], int]:
+    """Void numbers and offset of the labels: from the options, else, for a folder, as in training.
+
+    Raises:
+        ValueError: the weights' metadata do not hold such numbers.
     """
     known = metadata if config.dataset == "folder" else {}
     void, offset = config.void_value, config.label_offset
@@ -132,10 +151,10 @@ def _bad_number(config: EvaluateConfig, key: str, value: Any, expected: str) -> 
 
 
 def _check_out(config: EvaluateConfig, out: Path) -> None:
-    """See that the metrics replace no file of the checkpoint, a run or the data; an earlier report they may.
+    """Check that `out` does not replace a file of the checkpoint, a run or the data, except a report.
 
     Raises:
-        ValueError: they would.
+        ValueError: it would.
     """
     if not out.is_file() or _is_report(out):
         return
@@ -146,8 +165,8 @@ def _check_out(config: EvaluateConfig, out: Path) -> None:
     for name, root in roots.items():
         if root is not None and is_within(out, root):
             raise ValueError(
-                f"--out {out} is a file of {name} {root} and no report of metrics, which alone may be "
-                "replaced there; choose another --out"
+                f"--out {out} is a file of {name} {root}; only reports of metrics may be replaced there; "
+                "choose another --out"
             )
 
 
@@ -156,12 +175,12 @@ def _is_report(path: Path) -> bool:
         record = json.loads(path.read_bytes())
     except ValueError:
         return False
-    # The lines of a run's log have a "kind" besides.
+    # The records in a run's metrics.jsonl also have a "kind".
     return isinstance(record, dict) and {"mean_iou", "iou"} <= record.keys() and "kind" not in record
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit status."""
+    """Run the command line; return its exit status."""
     config = parse(EvaluateConfig, arguments, "evaluate", __doc__)
 
     def command() -> None:

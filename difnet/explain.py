@@ -1,10 +1,11 @@
-"""Where a pixel takes its label from: the row of each walk's transition matrix, drawn on the image.
+"""Show where a pixel takes its label from: the row of each walk's transition matrix, drawn on the image.
 
-    python -m difnet.explain --checkpoint RUN_OR_FILE --point 120,80 --out DIR IMAGE
+    python -m difnet.explain --checkpoint RUN photo.jpg --point 120,80 --out explained
 
-writes DIR/IMAGE-NAME_*.png: the row of every walk as a heat-map (brightest where the walk looks most), the
-importance map, the labels of the seed before the walks and after them, and all of them side by side. The
-chosen pixel is marked by a cross.
+This writes explained/photo.walk1.png and so on, a heat map of the pixel's row for each walk, brightest where
+the weight is largest; photo.importance.png, the importance map; photo.before.png and photo.after.png, the
+labels of the seed and those after the walks; and photo.all.png, all of them side by side. A cross marks the
+pixel. Write ``python -m difnet.explain --help`` for all options.
 """
 
 import sys
@@ -25,30 +26,30 @@ with train_extra():
     from PIL import Image, ImageDraw
 
     from difnet.data.disk import read_image
-    from difnet.evaluate import default_device
     from difnet.modeling.network import DifNet
     from difnet.modeling.weights import load_for_pictures
     from difnet.training.engine import NotFiniteError
-    from difnet.utils.console import Reporter, parse, run_command
+    from difnet.utils.console import DEVICE_DEFAULT, Reporter, parse, run_command
+    from difnet.utils.devices import default_device
     from difnet.utils.files import distinct_names, prepare_folder
     from difnet.utils.pictures import overlay, palette_of, save_picture, side_by_side, to_array
 
 SOURCES = ("image", "block 1", "block 2", "block 3", "block 4")
 
 
-@dataclass
+@dataclass(frozen=True)
 class ExplainConfig:
-    """What to explain."""
+    """Explain the label of one pixel of a picture."""
 
     image: Annotated[Path, tyro.conf.Positional]
     """The picture, of any size."""
     checkpoint: Path
-    """A run folder or a weights file of a DifNet."""
+    """Run folder (its best weights) or weights file of a DifNet."""
     point: str
-    """The pixel, as x,y from the upper left corner of the picture, turned as its camera says."""
+    """The pixel, as x,y from the upper left corner of the upright picture."""
     out: Path
-    """Folder for the pictures, created if need be."""
-    device: str = "cpu"
+    """Folder for the pictures, created if it does not exist."""
+    device: Annotated[str | None, DEVICE_DEFAULT] = None
     """Device, such as cuda or cpu."""
 
 
@@ -71,7 +72,7 @@ def node_of(point: tuple[int, int], image_size: tuple[int, int], map_size: tuple
 
 @torch.inference_mode()
 def explain(model: DifNet, image: Tensor, point: tuple[int, int]) -> tuple[dict[str, Tensor], list[str]]:
-    """Compute what a pixel's scores are made of.
+    """Compute the maps that show where the label of a pixel comes from.
 
     Args:
         model: in evaluation mode.
@@ -83,11 +84,11 @@ def explain(model: DifNet, image: Tensor, point: tuple[int, int]) -> tuple[dict[
         int64 label maps "before" and "after"; and one line of text for each walk.
 
     Raises:
-        NotFiniteError: a score is NaN or infinite.
+        NotFiniteError: a logit is NaN or infinite.
         ValueError: the pixel lies outside the image.
     """
     details = model(image[None], details=True)
-    if not details.scores.isfinite().all():
+    if not details.logits.isfinite().all():
         raise NotFiniteError
     size = (image.shape[-2], image.shape[-1])
     grid = (details.seed.shape[-2], details.seed.shape[-1])
@@ -95,17 +96,17 @@ def explain(model: DifNet, image: Tensor, point: tuple[int, int]) -> tuple[dict[
 
     maps = {"importance": model.upsample(details.importance, size)[0, 0]}
     lines = []
-    walks = zip(model.walks, model.embed(image[None]), details.mu, details.beta, strict=True)
+    walks = zip(model.walk_sources, model.embed(image[None]), details.mu, details.beta, strict=True)
     for number, (source, embedding, mu, beta) in enumerate(walks, 1):
         row = transition_rows(embedding, node)[0, 0]
         maps[f"walk{number}"] = model.upsample(row.view(1, 1, *grid), size)[0, 0]
-        reach = torch.special.entr(row).sum().exp()
+        spread = torch.special.entr(row).sum().exp()
         lines.append(
             f"walk {number} ({SOURCES[source]}): mu {mu:.3f}, beta {beta:.3f}, weight on itself "
-            f"{row[node].item():.3f}, spread over {reach:.1f} of {row.numel()} nodes (exp of the entropy)"
+            f"{row[node].item():.3f}, spread over {spread:.1f} of {row.numel()} nodes (exp of the entropy)"
         )
     maps["before"] = model.upsample(details.seed, size)[0].argmax(0)
-    maps["after"] = details.scores[0].argmax(0)
+    maps["after"] = details.logits[0].argmax(0)
     return maps, lines
 
 
@@ -123,7 +124,7 @@ def draw(
 
 
 def heat_map(image: Tensor, values: Tensor) -> Image.Image:
-    """Draw values (H, W) >= 0 over a darkened grey image (3, H, W): nothing, red, yellow, white."""
+    """Draw values (H, W) >= 0 over a darkened grey image (3, H, W), through red and yellow to white."""
     grey = to_array(image).mean(-1, keepdims=True)
     heat = (values / values.max().clamp(min=torch.finfo(values.dtype).tiny)).cpu().numpy()[..., None]
     colour = 255 * np.clip(3 * heat - np.arange(3), 0, 1)
@@ -131,7 +132,7 @@ def heat_map(image: Tensor, values: Tensor) -> Image.Image:
 
 
 def mark(picture: Image.Image, point: tuple[int, int], radius: int = 4) -> None:
-    """Draw a cross at `point` = (x, y): white in black, to be seen on any ground."""
+    """Draw a cross at `point` = (x, y), white with a black edge so that it is visible on any picture."""
     x, y = point
     pen = ImageDraw.Draw(picture)
     for colour, width in (("black", 3), ("white", 1)):
@@ -144,13 +145,14 @@ def run(config: ExplainConfig) -> None:
 
     Raises:
         ValueError: the point, the device or the checkpoint cannot be used; the message says what to change.
+        NotFiniteError: a logit is NaN or infinite.
         DataError: the picture cannot be read.
         OSError: the checkpoint cannot be read, or the results cannot be written.
     """
     point, device = _parse(config.point), default_device(config.device)
     prepare_folder(config.out)
     model, metadata = load_for_pictures(config.checkpoint, device)
-    if not isinstance(model, DifNet) or not model.walks:
+    if not isinstance(model, DifNet) or not model.walk_sources:
         raise ValueError(
             f"--checkpoint {config.checkpoint}: {model.config['name']!r} has no walks to explain; "
             "choose a difnet with walks"
@@ -160,7 +162,7 @@ def run(config: ExplainConfig) -> None:
     maps, lines = explain(model, image.to(device), point)
     (stem,) = distinct_names([config.image.stem])
     for name, picture in draw(image, maps, palette, point).items():
-        save_picture(picture, config.out / f"{stem}_{name}.png")
+        save_picture(picture, config.out / f"{stem}.{name}.png")
     report = Reporter()
     report.line("\n".join(lines))
     before, after = (int(maps[name][point[1], point[0]]) for name in ("before", "after"))

@@ -3,14 +3,16 @@
     python -m difnet.predict --checkpoint RUN photo.jpg other.png --out labelled
     python -m difnet.predict --checkpoint RUN photos --out labelled
 
-writes labelled/photo.labels.png (palette PNG, pixel value = class index) and labelled/photo.overlay.png; of a
-folder all images in it and in the folders below, photos/rome/1.jpg as labelled/rome_1.labels.png.
-Write ``python -m difnet.predict --help`` for all options.
+For each image this writes labelled/photo.labels.png (a palette PNG, pixel value = class index) and
+labelled/photo.overlay.png. Of a folder, all images in it and in folders below are labelled; photos/rome/1.jpg
+becomes labelled/rome_1.labels.png. Write ``python -m difnet.predict --help`` for all options.
 """
 
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from difnet.utils.extras import train_extra
 
@@ -21,33 +23,47 @@ with train_extra():
 
     from difnet.data.base import DataError, listed, raise_all
     from difnet.data.disk import IMAGE_SUFFIXES, find_files, read_image
-    from difnet.evaluate import default_device
     from difnet.modeling.network import DifNet, SimDeepLab
     from difnet.modeling.weights import load_for_pictures
-    from difnet.training.config import PredictConfig
     from difnet.training.engine import NotFiniteError, Views, check_views, make_views
-    from difnet.utils.console import Reporter, parse, run_command
+    from difnet.utils.console import DEVICE_DEFAULT, Reporter, parse, run_command
+    from difnet.utils.devices import default_device
     from difnet.utils.files import WriteError, distinct_names, file_to_write, prepare_folder
     from difnet.utils.pictures import colour_labels, overlay, palette_of, save_picture
 
-
 LABELS, OVERLAY = ".labels.png", ".overlay.png"
-"""How the names of the written pictures end; in a folder of images such files are passed over."""
+"""Endings of the written pictures' names; such files in a folder of images are not read."""
+
+
+@dataclass(frozen=True)
+class PredictConfig:
+    """Label images of any size: a palette PNG and an overlay for each."""
+
+    checkpoint: Path
+    """Run folder (its best weights) or weights file."""
+    out: Path
+    """Folder for the pictures, created if it does not exist."""
+    multi_scale: bool = False
+    """Average class probabilities over scales 0.5, 0.75, 1, 1.25 and 1.5."""
+    flip: bool = False
+    """Average class probabilities with those of the mirrored image."""
+    device: Annotated[str | None, DEVICE_DEFAULT] = None
+    """Device, such as cuda or cpu."""
 
 
 @torch.inference_mode()
 def predict_labels(model: nn.Module, image: Tensor, views: Views | None = None) -> Tensor:
-    """Class indices (H, W) on the CPU for one uint8 image (3, H, W).
+    """Predict the class indices (H, W), on the CPU, of one uint8 image (3, H, W).
 
     Raises:
-        NotFiniteError: a score is NaN or infinite.
+        NotFiniteError: a logit is NaN or infinite.
     """
     device = next(model.parameters()).device
     batch = image.as_subclass(torch.Tensor)[None].to(device).float() / 255.0
-    scores = model(batch) if views is None else views.probabilities(model, batch)
-    if not scores.isfinite().all():
+    outputs = model(batch) if views is None else views.probabilities(model, batch)
+    if not outputs.isfinite().all():
         raise NotFiniteError
-    return scores.argmax(1)[0].cpu()
+    return outputs.argmax(1)[0].cpu()
 
 
 def predict_files(
@@ -56,15 +72,16 @@ def predict_files(
     """Write a label map and an overlay for each image; return the label maps' paths.
 
     Args:
-        config: where to, and how.
-        images: image files, and folders, of which all images are taken.
-        report: told of each picture, and of what in a folder is not read.
+        config: the checkpoint, the folder to write to, and the views.
+        images: image files, and folders whose images are all labelled.
+        report: prints a line for each picture, and the files in folders that are not read.
 
     Raises:
         DataError: an image cannot be read, or the network does not take images of its size; the pictures of
             all others have been written.
-        ValueError: there is no image, or a picture would replace one of them.
+        ValueError: there is no image, or a picture would replace one.
         WriteError: a picture cannot be written; the message says how many images are labelled.
+        NotFiniteError: a logit is NaN or infinite.
     """
     report = report or Reporter(enabled=False)
     prepare_folder(config.out)
@@ -107,7 +124,7 @@ def _target(config: PredictConfig, stem: str, end: str) -> Path:
 
 
 def _list_images(paths: Sequence[Path], report: Reporter) -> tuple[list[Path], list[Path]]:
-    """Image files, those in folders included, and a file name for each that tells of its folders."""
+    """All image files, also those in folders, and a name for each that includes its folders."""
     sources: list[Path] = []
     names: list[Path] = []
     for given in paths:
@@ -118,7 +135,7 @@ def _list_images(paths: Sequence[Path], report: Reporter) -> tuple[list[Path], l
             names.append(Path(given.name))
             continue
         files, others = find_files(given, IMAGE_SUFFIXES)
-        results = [file for file in files if file.name.endswith((LABELS, OVERLAY))]  # of an earlier call
+        results = [file for file in files if file.name.endswith((LABELS, OVERLAY))]  # from an earlier call
         files = [file for file in files if file not in results]
         others = sorted(others + results)
         if not files:
@@ -133,7 +150,7 @@ def _list_images(paths: Sequence[Path], report: Reporter) -> tuple[list[Path], l
 
 
 def _check_size(model: DifNet | SimDeepLab, path: Path, image: Tensor, views: Views | None) -> None:
-    """See that the network takes an image (3, H, W), and its views.
+    """Check that the network takes an image (3, H, W), and its views.
 
     Raises:
         DataError: it does not; the message names the file, its size and the remedy.
@@ -159,7 +176,7 @@ def _command(images: tyro.conf.Positional[tuple[Path, ...]], config: PredictConf
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit status."""
+    """Run the command line; return its exit status."""
     return parse(_command, arguments, "predict", __doc__)
 
 

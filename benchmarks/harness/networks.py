@@ -230,12 +230,12 @@ def flops(setup: Setup, mode: str, model: nn.Module) -> tuple[float, float]:
         with torch.set_grad_enabled(mode == STEP):
             found = model(torch.rand(1, 3, size, size, device=device), details=True)
         if mode == STEP:
-            found.scores.sum().backward()
+            found.logits.sum().backward()
     operations = counter.get_flop_counts()["Global"]
     counted = sum(count for name, count in operations.items() if not str(name).startswith("difnet_kernels."))
     walks = 0.0
     if isinstance(model, DifNet):
-        case = Case("walks", 1, found.seed.shape[-2:].numel(), len(model.walks), CLASSES)
+        case = Case("walks", 1, found.seed.shape[-2:].numel(), len(model.walk_sources), CLASSES)
         walk_mode = FORWARD if mode == INFERENCE else TRAINING
         walks = counts(case, walk_mode, torch.float32, torch.device(device)).flops
     return float(counted), walks

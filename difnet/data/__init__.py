@@ -1,4 +1,4 @@
-"""Data sets for semantic segmentation: labelled images, checked before the first step."""
+"""Data sets for semantic segmentation, checked before the first step."""
 
 from difnet.utils.extras import train_extra
 

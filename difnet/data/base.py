@@ -1,4 +1,4 @@
-"""What every data set here has in common: items, classes, palette, and the check before training."""
+"""The base class of all data sets: items, classes, palette, and the check before training."""
 
 import hashlib
 import os
@@ -14,31 +14,31 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
 VOID = 255
-"""Label value that carries no class: ignored by the loss and by every metric."""
+"""Label value of pixels without a class, which the loss and every metric ignore."""
 
 Split = Literal["train", "val"]
 Transform = Callable[[tv_tensors.Image, tv_tensors.Mask], tuple[Tensor, Tensor]]
 
 
 class DataError(ValueError):
-    """Something is wrong with the data on disk; the message names file, value and remedy."""
+    """The data on disk cannot be used; the message names file, value and remedy."""
 
     def __init__(self, message: str):
-        # A loader's worker puts its traceback before the message.
+        # In a data-loading worker, PyTorch puts a traceback before the message.
         super().__init__(message.rpartition(f"{type(self).__name__}: ")[2].strip())
 
 
 class DataReport(NamedTuple):
-    """What a complete reading of a split found.
+    """The result of reading a whole split.
 
     Attributes:
         images: number of images.
-        pixels: (k,) labelled pixels of each class.
-        present: (k,) labelled pixels in the images that show the class at all.
-        sizes: each (height, width) among the images, with the number of an image that has it.
+        pixels: (k,) number of labelled pixels of each class.
+        present: (k,) number of labelled pixels in the images that show the class.
+        sizes: each (height, width) that occurs, with the index of an image of that size.
         void: number of void pixels.
-        digests: of the pixels of each image, in order.
-        notes: what a user should know of the data, a sentence each.
+        digests: a digest of the pixels of each image, in order.
+        notes: what the user should know of the data, one sentence each.
     """
 
     images: int
@@ -50,10 +50,9 @@ class DataReport(NamedTuple):
     notes: tuple[str, ...] = ()
 
     def median_frequency_weights(self) -> list[float]:
-        """Class weights median(f) / f_c, f_c = pixels of c / labelled pixels of images showing c.
+        """Compute class weights median(f) / f_c, f_c = pixels of c / labelled pixels of images showing c.
 
-        Source: Eigen and Fergus, ICCV 2015, as used by SegNet on CamVid. A class that never occurs gets 0:
-        no pixel asks for it.
+        Source: Eigen and Fergus, ICCV 2015, as used by SegNet on CamVid. A class that never occurs gets 0.
         """
         frequency = self.pixels / np.maximum(self.present, 1)
         median = np.median(frequency[frequency > 0]) if (frequency > 0).any() else 0.0
@@ -69,8 +68,8 @@ class SegmentationDataset(Dataset[Any], ABC):
         classes: class names in index order.
         palette: (k, 3) uint8 RGB, one colour per class.
         transform: applied to (image, label) by ``__getitem__``; None returns them as read.
-        void_value: the numbers that mean void in the labels as stored.
-        label_offset: the number of the first class in the labels as stored.
+        void_value: the numbers that mean void in the stored labels.
+        label_offset: the number of the first class in the stored labels.
     """
 
     name: str
@@ -86,7 +85,7 @@ class SegmentationDataset(Dataset[Any], ABC):
 
     @abstractmethod
     def read(self, index: int) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
-        """Image (3, H, W) uint8 RGB and label (H, W) uint8, untransformed.
+        """Read image (3, H, W) uint8 RGB and label (H, W) uint8, untransformed.
 
         Raises:
             DataError: the item cannot be used; the message names file, value and remedy.
@@ -94,29 +93,29 @@ class SegmentationDataset(Dataset[Any], ABC):
 
     @abstractmethod
     def item_name(self, index: int) -> str:
-        """Short name of an item, unique in the split, with ``/`` between folders."""
+        """Return a short name of an item, unique in the split, with ``/`` between folders."""
 
     def __getitem__(self, index: int) -> Any:
-        """The transformed pair; see `read` for the untransformed one."""
+        """Return the transformed pair; see `read` for the untransformed one."""
         pair = self.read(index)
         return self.transform(*pair) if self.transform is not None else pair
 
     def check(self, progress: Callable[[int], None] | None = None) -> DataReport:
-        """Read every item once, in a thread pool, and report all that cannot be used.
+        """Read every item once, in a thread pool.
 
         Args:
-            progress: called with the number of items done, after each.
+            progress: called after each item with the number of items done.
 
         Raises:
-            DataError: lists the first ten unusable items and the number of the others, or says that no pixel
-                is labelled, or that a single class is.
+            DataError: items cannot be used (the message lists the first ten and the number of the rest), or
+                the labels show no class, or a single one.
         """
         pixels, void = np.zeros(len(self.classes), np.int64), 0
         present = np.zeros(len(self.classes), np.int64)
         sizes: dict[tuple[int, int], int] = {}
         digests: list[bytes] = []
-        one_and_void: list[int] = []  # items of one class and void; and whether void is found among several
-        several, several_and_void = False, False
+        one_and_void: list[int] = []  # items whose labels hold one class and void
+        several, several_and_void = False, False  # whether any label holds several classes, also with void
         errors: list[str] = []
         with ThreadPoolExecutor(max_workers=min(16, 2 * (os.cpu_count() or 1))) as pool:
             for done, found in enumerate(pool.map(self._count, range(len(self))), start=1):
@@ -138,7 +137,7 @@ class SegmentationDataset(Dataset[Any], ABC):
                 if progress is not None:
                     progress(done)
         raise_all(errors, f"{self.name} {self.split}")
-        notes = [self._judge(pixels, void)]
+        notes = [self._class_note(pixels, void)]
         if one_and_void and several and not several_and_void:
             names = listed([self.item_name(index) for index in one_and_void])
             notes.append(
@@ -147,8 +146,12 @@ class SegmentationDataset(Dataset[Any], ABC):
             )
         return DataReport(len(self), pixels, present, sizes, void, tuple(digests), tuple(notes))
 
-    def _judge(self, pixels: np.ndarray, void: int) -> str:
-        """One sentence on which classes occur; `DataError` where nothing can be made of them."""
+    def _class_note(self, pixels: np.ndarray, void: int) -> str:
+        """Say which classes occur.
+
+        Raises:
+            DataError: no class occurs, or a single one.
+        """
         numbers = self._void_numbers()
         if not pixels.any():
             raise DataError(
@@ -157,18 +160,18 @@ class SegmentationDataset(Dataset[Any], ABC):
             )
         absent = [f"{i + self.label_offset} ({self.classes[i]})" for i in np.flatnonzero(pixels == 0)]
         split = {"train": "training", "val": "validation"}[self.split]
-        lack = f"{'class' if len(absent) == 1 else 'classes'} {listed(absent)} in no {split} label"
+        missing = f"{'class' if len(absent) == 1 else 'classes'} {listed(absent)} in no {split} label"
         found = (
             f"{len(self.classes) - len(absent)} of {len(self.classes)} classes occur"
-            + (f", {lack}" if absent else "")
+            + (f", {missing}" if absent else "")
             + f"; {numbers} {'are' if len(self.void_value) > 1 else 'is'} void: "
             + f"{100.0 * void / (void + pixels.sum()):.1f} % of the pixels"
         )
         if np.count_nonzero(pixels) == 1:
             hint = f"; {self._void_hint()}" if void else ""
             raise DataError(
-                f"{self.name} {self.split}: {found}; one class alone can be neither learned nor measured: to "
-                f"answer it everywhere would always be right{hint}"
+                f"{self.name} {self.split}: {found}; a single class can be neither learned nor measured, "
+                f"because to predict it everywhere is always correct{hint}"
             )
         return f"{self.split} labels: {found}"
 
@@ -179,11 +182,11 @@ class SegmentationDataset(Dataset[Any], ABC):
         return f"if {self._void_numbers()} stands for a class here, write the class's number there"
 
     def _item(self, index: int) -> tuple[Tensor, Tensor]:
-        """Image and label of an item as `check` reads them."""
+        """Read an item for `check`."""
         return self.read(index)
 
     def _count(self, index: int) -> tuple[np.ndarray, tuple[int, int], bytes] | DataError:
-        """(256,) pixels of each value of a label, its (height, width), and a digest of the image."""
+        """Count the pixels of each label value, (256,); with (height, width) and a digest of the image."""
         try:
             image, label = self._item(index)
         except DataError as error:
@@ -194,13 +197,13 @@ class SegmentationDataset(Dataset[Any], ABC):
 
 
 def listed(items: list[str], shown: int = 5) -> str:
-    """The first `shown` items, and how many more there are."""
+    """Join the first `shown` items, and say how many more there are."""
     more = f" and {len(items) - shown} more" if len(items) > shown else ""
     return ", ".join(items[:shown]) + more
 
 
 def raise_all(errors: list[str], where: str, shown: int = 10) -> None:
-    """Raise one `DataError` that lists the first `shown` errors, if there are any."""
+    """Raise a `DataError` that lists the first `shown` errors, if there are any."""
     if not errors:
         return
     lines = [f"{where}: {len(errors)} item(s) cannot be used", *(f"  {error}" for error in errors[:shown])]
@@ -210,14 +213,14 @@ def raise_all(errors: list[str], where: str, shown: int = 10) -> None:
 
 
 def distinct_palette(count: int) -> np.ndarray:
-    """(count, 3) uint8 colours for data without a palette: golden-ratio hues, three brightnesses."""
+    """Make (count, 3) uint8 colours for data without a palette: golden-ratio hues, three brightnesses."""
     hue = (np.arange(count) * 0.618034) % 1.0
     value = np.array([0.95, 0.7, 0.45])[np.arange(count) % 3]
     return hsv_to_rgb(hue, np.full(count, 0.75), value)
 
 
 def hsv_to_rgb(hue: np.ndarray, saturation: np.ndarray, value: np.ndarray) -> np.ndarray:
-    """uint8 RGB (..., 3) of hue, saturation and value in [0, 1]."""
+    """Convert hue, saturation and value in [0, 1] to uint8 RGB (..., 3)."""
     sector = (np.array([5.0, 3.0, 1.0]) + hue[..., None] * 6.0) % 6.0
     ramp = np.clip(np.minimum(sector, 4.0 - sector), 0.0, 1.0)
     rgb = value[..., None] * (1.0 - saturation[..., None] * ramp)

@@ -15,7 +15,7 @@ class Camvid(Folder):
     """CamVid in the layout of `Folder`, with its own class names and colours.
 
     Raises:
-        DataError: as `Folder`, and when classes.txt does not list the eleven classes in SegNet's order.
+        DataError: as in `Folder`, or classes.txt does not list the eleven classes in SegNet's order.
     """
 
     name = "camvid"

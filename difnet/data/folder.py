@@ -1,4 +1,4 @@
-"""A data set in a folder: images/{train,val}, labels/{train,val}, classes.txt."""
+"""A data set in a folder with images/{train,val}, labels/{train,val} and classes.txt."""
 
 import re
 import unicodedata
@@ -28,18 +28,18 @@ LAYOUT = "a root with images/train, images/val, labels/train, labels/val and cla
 
 
 def appearance(name: str) -> str:
-    """What a reader sees of a name: one Unicode form, without characters that show nothing."""
+    """Normalise a name to what a reader sees: one Unicode form, without invisible characters."""
     shown = "".join(character for character in name if unicodedata.category(character) != "Cf")
     return " ".join(unicodedata.normalize("NFKC", shown).split())
 
 
 class Folder(SegmentationDataset):
-    """Images and palette (or grey) PNG labels of the same relative name.
+    """Images, and palette or grey PNG labels of the same relative names.
 
     Args:
         root: folder that holds ``images/SPLIT/**/NAME.jpg`` (or another of `IMAGE_SUFFIXES`),
-            ``labels/SPLIT/**/NAME.png`` (see `read_turned_label`) and ``classes.txt`` (one class name a line,
-            in index order). Links to folders are followed, names that begin with a dot are passed over.
+            ``labels/SPLIT/**/NAME.png`` (see `read_turned_label`) and ``classes.txt`` (one class name per
+            line, in index order). Links to folders are followed, names that begin with a dot are ignored.
         split: "train" or "val".
         transform: see `SegmentationDataset`.
         void_value: the numbers that mean void in the labels.
@@ -77,17 +77,16 @@ class Folder(SegmentationDataset):
         return len(self.images)
 
     def item_name(self, index: int) -> str:
-        """Path below images/SPLIT, without suffix."""
+        """Return the path below images/SPLIT, without suffix."""
         folder = self.root / "images" / self.split
         return self.images[index].relative_to(folder).with_suffix("").as_posix()
 
     def read(self, index: int) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
-        """See `SegmentationDataset.read`."""
         image, label, _ = self._read_turned(index)
         return image, label
 
     def check(self, progress: Callable[[int], None] | None = None) -> DataReport:
-        """See `SegmentationDataset.check`; the notes also name what the folders hold beside the data."""
+        """See `SegmentationDataset.check`; the notes also name files in the folders that are not data."""
         self._turned: list[str] = []
         self._turned_apart: list[str] = []
         report = super().check(progress)
@@ -96,12 +95,12 @@ class Folder(SegmentationDataset):
             notes.append(
                 f"{len(self._turned_apart)} {self.split} label(s) carry an EXIF tag Orientation that their "
                 f"image does not have ({listed(sorted(self._turned_apart))}); each file is turned by its own "
-                "tag: see that the label then lies on its image, or remove the tag"
+                "tag: make sure that the label then matches its image, or remove the tag"
             )
         if self._turned:
             notes.append(
                 f"{len(self._turned)} {self.split} image(s) are turned by an EXIF tag, which their size does "
-                f"not show ({listed(sorted(self._turned))}); see that their labels are drawn upright"
+                f"not show ({listed(sorted(self._turned))}); make sure that their labels are drawn upright"
             )
         return report._replace(notes=tuple(notes))
 
@@ -116,7 +115,7 @@ class Folder(SegmentationDataset):
         return image, label
 
     def _read_turned(self, index: int) -> tuple[tv_tensors.Image, tv_tensors.Mask, tuple[int, int]]:
-        """Image and label of one size, and the values of their EXIF tags Orientation."""
+        """Read image and label, of one size, and the values of their EXIF tags Orientation."""
         image, orientation = read_turned_image(self.images[index])
         label, label_orientation = read_turned_label(
             self.labels[index],
@@ -129,10 +128,10 @@ class Folder(SegmentationDataset):
             return image, label, (orientation, label_orientation)
         remedy = "resize the label with nearest neighbour"
         if size == (width, height):
-            remedy = "one of them lies on its side: turn the label until it lies on the image"
+            remedy = "one of them lies on its side: turn the label until it matches the image"
             if orientation in QUARTER_TURNS and label_orientation not in QUARTER_TURNS:
                 remedy = (
-                    "the label was drawn on the pixels as stored, before the turn by the EXIF tag "
+                    "the label was drawn on the stored pixels, before the turn by the EXIF tag "
                     f"(Orientation {orientation}): turn the label the same way, or remove the tag from the "
                     "image"
                 )
@@ -159,8 +158,8 @@ class Folder(SegmentationDataset):
                 name = self.classes[number - self.label_offset]
                 raise ValueError(
                     f"--void-value {number} is also the number of class {name!r} in the labels (classes are "
-                    f"{self.label_offset} to {last}); give --label-offset the number of the first class, or "
-                    "take the void class out of classes.txt"
+                    f"{self.label_offset} to {last}); set --label-offset to the number of the first class, "
+                    "or remove the void class from classes.txt"
                 )
 
     def _read_classes(self) -> list[str]:
@@ -169,20 +168,20 @@ class Folder(SegmentationDataset):
             text = read_text(path)
         except (OSError, UnicodeError) as error:
             raise DataError(
-                f"{path} cannot be read ({error}); write one class name a line, in index order, as UTF-8"
+                f"{path} cannot be read ({error}); write one class name per line, in index order, as UTF-8"
             ) from error
-        # Not splitlines, which also ends lines at characters that names may hold.
+        # str.splitlines would also split at characters that names may contain.
         lines = re.split(r"\r\n|\r|\n", text.rstrip()) if text.strip() else []
         classes = [line.strip() for line in lines]
         looks = [appearance(name) for name in classes]
         if "" in looks:
             number = looks.index("")
             raise DataError(
-                f"{path} has no name on line {number + 1}, and lines number the classes; remove the line, or "
+                f"{path} has no name on line {number + 1}, and each line names a class; remove the line, or "
                 f"write the name of class {number + self.label_offset} there"
             )
         if not 2 <= len(classes) <= VOID:
-            raise DataError(f"{path} names {len(classes)} class(es); between 2 and {VOID} are possible")
+            raise DataError(f"{path} names {len(classes)} class(es); it must name 2 to {VOID}")
         for name, look in zip(classes, looks, strict=True):
             if looks.count(look) > 1:
                 numbers = [str(number) for number, other in enumerate(looks, start=1) if other == look]
@@ -194,16 +193,16 @@ class Folder(SegmentationDataset):
         return classes
 
     def _check_lines(self, path: Path, classes: list[str]) -> None:
-        """Refuse lines that are no names: comments, and numbers out of order."""
+        """Refuse comments, and numbered names that are out of order."""
         for index, name in enumerate(classes):
             if name.startswith(("#", "//")):
                 raise DataError(
-                    f"{path} has a comment on line {index + 1} ({name!r}), and lines number the classes; "
+                    f"{path} has a comment on line {index + 1} ({name!r}), and each line names a class; "
                     "remove the line"
                 )
         found = [re.match(r"[\"']?(\d{1,5})[\"']?[\s:;,.=)|]+\S", name) for name in classes]
         numbers = {index: int(match[1]) for index, match in enumerate(found) if match}
-        # Names may hold numbers: lines are numbered where all but a heading count on from 0 or 1.
+        # Names may begin with a number. Lines are numbered if all, except a heading, count up from 0 or 1.
         first = min(numbers.values(), default=0)
         counted = sorted(numbers.values()) == list(range(first, first + len(numbers)))
         if not (numbers.keys() >= set(range(1, len(classes))) and len(numbers) > 1 and counted and first < 2):
@@ -212,13 +211,13 @@ class Folder(SegmentationDataset):
         for index, number in numbers.items():
             if number != index + shift:
                 raise DataError(
-                    f"{path} has {classes[index]!r} on line {index + 1}, and its lines name classes in "
-                    f"order, that one class {index + self.label_offset}; sort the lines by number and "
-                    "remove a heading, or remove the numbers"
+                    f"{path} has {classes[index]!r} on line {index + 1}, and the order of its lines makes "
+                    f"that class {index + self.label_offset}; sort the lines by number and remove a heading, "
+                    "or remove the numbers"
                 )
 
     def _pair(self) -> tuple[list[Path], list[Path]]:
-        """Images and labels in one order, sorted by relative name."""
+        """Find images and labels, both sorted by relative name."""
         images, other_images = self._find("images", IMAGE_SUFFIXES)
         labels, other_labels = self._find("labels", (".png",))
         if not images:
@@ -233,8 +232,8 @@ class Folder(SegmentationDataset):
         errors = [
             f"image {images[name]} has no label; "
             + (
-                f"{labels[twins[name]]} has nearly its name: {twins[name]!a} differs from {name!a} in case, "
-                "spaces or the Unicode form; rename one of them"
+                f"{labels[twins[name]]} has nearly the same name: {twins[name]!a} differs from {name!a} in "
+                "case, spaces or the Unicode form; rename one of them"
                 if name in twins
                 else f"save {other_labels[name]} as PNG"
                 if name in other_labels
@@ -256,7 +255,7 @@ class Folder(SegmentationDataset):
         return [images[name] for name in names], [labels[name] for name in names]
 
     def _find(self, kind: str, suffixes: tuple[str, ...]) -> tuple[dict[str, Path], dict[str, Path]]:
-        """By relative name without suffix: the files of a kind, and what else lies among them."""
+        """Find the files of a kind and all other files there, both by relative name without suffix."""
         folder = self.root / kind / self.split
         if not folder.is_dir():
             raise DataError(f"folder {folder} is missing; --data-root takes {LAYOUT}")
@@ -274,17 +273,17 @@ class Folder(SegmentationDataset):
         if others:
             self.notes.append(
                 f"not read in {folder}: {listed([str(path.relative_to(folder)) for path in others])} "
-                f"(read are {', '.join(suffixes)}, and linked folders that do not lead back)"
+                f"(only {', '.join(suffixes)} are read, and linked folders unless they lead back)"
             )
         return found, {name_of(path): path for path in others}
 
     def _find_palette(self) -> np.ndarray:
-        """Colours of the first label's palette where it has enough distinct ones, else made-up ones."""
+        """Take the colours of the first label's palette, or generate colours if it has too few."""
         try:
             with Image.open(self.labels[0]) as label:
                 colours = np.array(label.getpalette() or [], np.uint8).reshape(-1, 3)
                 colours = colours[self.label_offset :][: len(self.classes)]
-        except Exception:  # Pillow raises errors of nearly every type on damaged files
-            colours = np.zeros((0, 3), np.uint8)  # `check` reports the file with its reason
+        except Exception:  # for damaged files, Pillow raises errors of nearly every type
+            colours = np.zeros((0, 3), np.uint8)  # `check` will report the file with its reason
         enough = len(np.unique(colours, axis=0)) == len(self.classes)
         return colours if enough else distinct_palette(len(self.classes))

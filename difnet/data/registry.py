@@ -1,13 +1,15 @@
-"""Data sets by name."""
+"""Builds a data set by its name."""
 
 from pathlib import Path
+from typing import Literal, get_args
 
 from difnet.data.base import VOID, SegmentationDataset, Split, Transform
 from difnet.data.camvid import Camvid
 from difnet.data.folder import Folder
 from difnet.data.scenes import Scenes
 
-DATASETS = ("scenes", "camvid", "folder")
+DatasetName = Literal["scenes", "camvid", "folder"]
+DATASETS: tuple[str, ...] = get_args(DatasetName)
 
 
 def create_dataset(
@@ -25,12 +27,12 @@ def create_dataset(
         name: "scenes" (drawn in memory), "camvid" or "folder".
         root: folder of the data; None for "scenes".
         split: "train" or "val".
-        transform: (image (3, H, W) uint8, label (H, W) uint8) to what an item shall be; None leaves them.
-        void_value, label_offset: how the labels of "folder" are numbered; see `Folder`.
+        transform: maps (image (3, H, W) uint8, label (H, W) uint8) to the item; None returns them as read.
+        void_value, label_offset: the numbering of the labels of "folder"; see `Folder`.
 
     Raises:
-        ValueError: unknown name or split, a root where none is used or none where one is needed, or a
-            numbering that contradicts itself or the data set.
+        ValueError: the name or split is unknown, the root is missing or not used by this data set, or the
+            numbering contradicts itself or the data set.
         DataError: the data on disk cannot be used.
     """
     if split not in ("train", "val"):

@@ -1,7 +1,7 @@
-"""Which items make up which step: a function of (seed, epoch) alone, so that a run can go on at any step.
+"""Which items make up which step, so that a run can continue at any step.
 
-The order of an epoch comes from (seed, epoch) and the augmentation of an item from (seed, epoch, item):
-neither the number of workers nor an interruption changes what a step sees.
+The order of an epoch depends only on (rng_seed, epoch), the augmentation of an item only on (rng_seed, epoch,
+item). So neither the number of workers nor an interruption changes the data of a step.
 """
 
 import atexit
@@ -22,33 +22,33 @@ from difnet.data.base import SegmentationDataset
 
 
 class Draw(NamedTuple):
-    """One use of an item: the epoch decides its augmentation."""
+    """One use of an item; the epoch decides its augmentation."""
 
     epoch: int
     item: int
 
 
 def stable_seed(*key: int) -> int:
-    """63-bit seed of a tuple of integers, the same on every machine and unrelated for neighbouring tuples."""
+    """Hash integers to a 63-bit seed, equal on every machine and unrelated for neighbouring integers."""
     digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
 
 class SeededView(Dataset[Any]):
-    """`dataset` addressed by `Draw`: the transform sees a generator seeded by (seed, epoch, item)."""
+    """`dataset` indexed by `Draw`: the transform draws from a generator seeded by (rng_seed, epoch, item)."""
 
-    def __init__(self, dataset: SegmentationDataset, seed: int):
+    def __init__(self, dataset: SegmentationDataset, rng_seed: int):
         self.dataset = dataset
-        self.seed = seed
+        self.rng_seed = rng_seed
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, draw: Draw) -> Any:
-        """The augmented pair; the global CPU generator is left as it was."""
-        # Not torch.manual_seed: that would also reseed every accelerator.
+        """Return the augmented pair; the state of the global CPU generator is restored."""
+        # torch.manual_seed would also seed every accelerator.
         state = torch.get_rng_state()
-        torch.default_generator.manual_seed(stable_seed(self.seed, draw.epoch, draw.item))
+        torch.default_generator.manual_seed(stable_seed(self.rng_seed, draw.epoch, draw.item))
         try:
             return self.dataset[draw.item]
         finally:
@@ -59,14 +59,14 @@ class StepSampler(Sampler[list[Draw]]):
     """Micro-batches of one process, from `first_step` of an epoch to its end.
 
     One optimizer step uses `batch_size` items: `accumulation` micro-batches on each of `processes` processes.
-    Items beyond the last whole step of an epoch wait for the next epoch's order.
+    Items that do not fill a whole step at the end of an epoch are left out of that epoch.
 
     Args:
         length: number of items.
-        batch_size: items of one optimizer step, over all processes and micro-batches.
-        seed: of the run.
-        processes, rank: of the distributed run.
-        accumulation: micro-batches per step.
+        batch_size: items per optimizer step, over all processes and micro-batches.
+        rng_seed: the random seed of the run.
+        processes, rank: number of processes of the distributed run, and the number of this one.
+        accumulation: micro-batches per step and process.
 
     Raises:
         ValueError: the batch does not divide, or is larger than the data set.
@@ -76,7 +76,7 @@ class StepSampler(Sampler[list[Draw]]):
         self,
         length: int,
         batch_size: int,
-        seed: int,
+        rng_seed: int,
         *,
         processes: int = 1,
         rank: int = 0,
@@ -91,25 +91,25 @@ class StepSampler(Sampler[list[Draw]]):
             raise ValueError(
                 f"batch_size {batch_size} is larger than the {length} training images; lower --batch-size"
             )
-        self.length, self.batch_size, self.seed = length, batch_size, seed
+        self.length, self.batch_size, self.rng_seed = length, batch_size, rng_seed
         self.rank, self.accumulation = rank, accumulation
         self.micro = batch_size // (processes * accumulation)
         self.epoch, self.first_step = 0, 0
 
     @property
     def steps_per_epoch(self) -> int:
-        """Whole optimizer steps in one epoch."""
+        """Number of whole optimizer steps in one epoch."""
         return self.length // self.batch_size
 
     def start_at(self, epoch: int, first_step: int) -> None:
-        """Make the next iteration begin at this step of this epoch."""
+        """Let the next iteration begin at step `first_step` of `epoch`."""
         self.epoch, self.first_step = epoch, first_step
 
     def __len__(self) -> int:
         return (self.steps_per_epoch - self.first_step) * self.accumulation
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        generator = torch.Generator().manual_seed(stable_seed(self.seed, self.epoch))
+        generator = torch.Generator().manual_seed(stable_seed(self.rng_seed, self.epoch))
         order = torch.randperm(self.length, generator=generator).tolist()
         share = self.micro * self.accumulation
         for step in range(self.first_step, self.steps_per_epoch):
@@ -122,7 +122,7 @@ class StepSampler(Sampler[list[Draw]]):
 def evaluation_batches(
     dataset: Dataset[Any], workers: int, batch_size: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Every item once, in batches of up to `batch_size` neighbours; pictures of other sizes get their own."""
+    """Yield every item once, in batches of up to `batch_size` neighbours of equal size."""
     loader = make_loader(dataset, workers, batch_size=batch_size, collate_fn=_stack_by_size)
     return chain.from_iterable(loader)
 
@@ -142,19 +142,19 @@ _ending = multiprocessing.RawValue("b", 0)
 
 @atexit.register
 def _announce_the_end() -> None:
-    """Runs before `multiprocessing` ends what workers an uncaught error left, and waits for them."""
+    """Let workers obey SIGTERM: at exit, `multiprocessing` sends it to them and waits for their end."""
     _ending.value = 1
 
 
 def _prepare_worker(ending: Any, _worker: int) -> None:
-    # Both signals may reach the whole process group; the main process alone decides how to stop.
+    # Both signals may reach the whole process group, but the main process decides how to stop.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda _number, _frame: os._exit(1) if ending.value else None)
     torch.set_num_threads(1)
 
 
 def make_loader(dataset: Dataset[Any], workers: int, **options: Any) -> DataLoader[Any]:
-    """A `DataLoader` whose workers leave Ctrl-C to the main process; it leaves the global generator alone."""
+    """Make a `DataLoader` that does not use the global generator; its workers ignore Ctrl-C."""
     return DataLoader(
         dataset,
         num_workers=workers,

@@ -1,8 +1,8 @@
-"""Procedurally drawn scenes with exact labels: no file, no download, the same for a seed on every machine.
+"""Procedurally drawn scenes with exact labels: no files, no download, equal on every machine for one seed.
 
-Sky, ground, discs, squares, triangles and rings have colours of their own, but these vary and overlap under
-texture and shading, and one surface in four takes the colour of any class. So a patch seen alone hints at its
-class without telling it: sky is what lies above the horizon, and what a shape is, its outline tells.
+Sky, ground, discs, squares, triangles and rings each have a mean colour. But colours vary and overlap under
+texture and shading, and one surface in four has the colour of a random class. So the colour of a patch only
+hints at its class: the horizon separates sky and ground, and outlines show the shapes.
 """
 
 from collections.abc import Callable
@@ -28,14 +28,14 @@ _COUNTS = {"train": 1920, "val": 96}
 
 
 class Scenes(SegmentationDataset):
-    """Drawn scenes of six classes; item i depends on (seed, split, i) alone.
+    """Drawn scenes of six classes; item i depends only on (rng_seed, split, i).
 
     Args:
         split: "train" or "val"; the two never share an item.
         transform: see `SegmentationDataset`.
         count: number of items, 1920 for training and 96 for validation by default.
         size: side of the square image in pixels.
-        seed: of the whole data set.
+        rng_seed: the random seed of the whole data set.
     """
 
     name = "scenes"
@@ -52,31 +52,31 @@ class Scenes(SegmentationDataset):
         transform: Transform | None = None,
         count: int | None = None,
         size: int = 96,
-        seed: int = 0,
+        rng_seed: int = 0,
     ):
         self.split = split
         self.transform = transform
         self.count = _COUNTS[split] if count is None else count
         self.size = size
-        self.seed = seed
+        self.rng_seed = rng_seed
 
     def __len__(self) -> int:
         return self.count
 
     def item_name(self, index: int) -> str:
-        """``scene_00012`` for item 12."""
+        """Return the name, ``scene_00012`` for item 12."""
         return f"scene_{index:05d}"
 
     def check(self, progress: Callable[[int], None] | None = None) -> DataReport:
-        """Nothing can be wrong with drawn scenes: class frequencies, estimated from the first 64 items."""
-        sample = Scenes(self.split, count=min(64, self.count), size=self.size, seed=self.seed)
+        """Estimate the class frequencies from the first 64 items; drawn scenes need no further check."""
+        sample = Scenes(self.split, count=min(64, self.count), size=self.size, rng_seed=self.rng_seed)
         return super(Scenes, sample).check(progress)
 
     def read(self, index: int) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
         """Draw item `index`."""
         if not 0 <= index < self.count:
             raise IndexError(f"scenes {self.split} has items 0 to {self.count - 1}, asked for {index}")
-        rng = np.random.default_rng([self.seed, _SPLIT_KEYS[self.split], index])
+        rng = np.random.default_rng([self.rng_seed, _SPLIT_KEYS[self.split], index])
         image, label = draw_scene(rng, self.size)
         return (
             tv_tensors.Image(torch.from_numpy(image).permute(2, 0, 1).contiguous()),
@@ -85,7 +85,7 @@ class Scenes(SegmentationDataset):
 
 
 def draw_scene(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """One scene: image (size, size, 3) uint8 and label (size, size) uint8."""
+    """Draw one scene: image (size, size, 3) uint8 and label (size, size) uint8."""
     rows, columns = np.mgrid[0:size, 0:size].astype(np.float64) / size
     horizon = rng.uniform(0.3, 0.7) + rng.uniform(-0.25, 0.25) * (columns - 0.5)
     horizon += rng.uniform(0.0, 0.03) * np.sin(rng.uniform(4.0, 12.0) * columns + rng.uniform(0.0, 6.0))
@@ -113,7 +113,7 @@ def draw_scene(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndar
 
 
 def _colour(rng: np.random.Generator, kind: int) -> np.ndarray:
-    """A colour near the mean of class `kind`, or, one time in four, of any class."""
+    """Draw a colour near the mean of class `kind` or, with probability 1/4, of a random class."""
     if rng.uniform() < 0.25:
         kind = int(rng.integers(len(_MEAN_COLOURS)))
     varied = _MEAN_COLOURS[kind] + rng.uniform(-0.15, 0.15) + rng.normal(0.0, 0.09, 3)
@@ -121,7 +121,7 @@ def _colour(rng: np.random.Generator, kind: int) -> np.ndarray:
 
 
 def _plane(rng: np.random.Generator, strength: float, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """A linear ramp through 0 at the centre, in a random direction: shading."""
+    """Draw shading: a linear ramp in a random direction, 0 at the centre."""
     angle = rng.uniform(0.0, 2.0 * np.pi)
     return rng.uniform(0.0, strength) * (np.cos(angle) * (rows - 0.5) + np.sin(angle) * (columns - 0.5)) * 2.0
 
@@ -129,7 +129,7 @@ def _plane(rng: np.random.Generator, strength: float, rows: np.ndarray, columns:
 def _surface(
     rng: np.random.Generator, colour: np.ndarray, rows: np.ndarray, columns: np.ndarray
 ) -> np.ndarray:
-    """(H, W, 3) colour with shading, stripes and blotches."""
+    """Draw (H, W, 3) of one colour with shading, stripes and blotches."""
     angle, frequency = rng.uniform(0.0, np.pi), rng.uniform(20.0, 70.0)
     stripes = np.sin(frequency * (np.cos(angle) * rows + np.sin(angle) * columns) + rng.uniform(0.0, 6.0))
     blotches = rng.normal(0.0, 1.0, (5, 5))
@@ -144,7 +144,7 @@ def _surface(
 
 
 def _shape(rng: np.random.Generator, kind: int, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """Mask of a disc (2), square (3), triangle (4) or ring (5) at a random place, size and angle."""
+    """Draw the mask of a disc (2), square (3), triangle (4) or ring (5) of random place, size and angle."""
     radius, angle = rng.uniform(0.14, 0.28), rng.uniform(0.0, 2.0 * np.pi)
     y, x = rows - rng.uniform(0.1, 0.9), columns - rng.uniform(0.1, 0.9)
     if kind in (2, 5):

@@ -1,4 +1,4 @@
-"""Augmentation on torchvision.transforms.v2: one set of random parameters for image and label."""
+"""Augmentation with torchvision.transforms.v2, which uses the same random parameters for image and label."""
 
 from typing import Any
 
@@ -10,14 +10,14 @@ from torchvision.transforms.v2 import functional as tvf
 from difnet.data.base import VOID
 
 PAD_COLOUR = (124, 116, 104)
-"""ImageNet's mean RGB: padding is near zero once the model has normalised its input."""
+"""ImageNet's mean RGB, so that padding is near zero after the model has normalised its input."""
 
 
 class RandomScale(v2.Transform):
     """Resize image and label by one factor drawn uniformly from `scale`.
 
-    The label takes the nearest pixel with the same half-pixel centres as the image's bilinear grid
-    (torchvision's own mask resize is off by up to half a source pixel).
+    The label takes the nearest pixel, with the same half-pixel centres as the bilinear grid of the image.
+    torchvision's own resize of masks is off by up to half a source pixel.
     """
 
     def __init__(self, scale: tuple[float, float]):
@@ -33,11 +33,10 @@ class RandomScale(v2.Transform):
         factor = low + (high - low) * float(torch.rand(()))
         height, width = flat_inputs[0].shape[-2:]
         size = [max(1, round(height * factor)), max(1, round(width * factor))]
-        # PyTorch 2.14 fails to resize a picture of 8 bits to a single pixel.
+        # PyTorch 2.14 cannot resize an 8-bit picture to a single pixel.
         return {"size": [1, 2] if size == [1, 1] else size}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        """Resize one of the pair."""
         size = params["size"]
         if isinstance(inpt, tv_tensors.Mask):
             plain = inpt.as_subclass(torch.Tensor)[None]
@@ -56,12 +55,12 @@ def _to_tensors() -> list[v2.Transform]:
 def train_transform(
     crop_size: int, scale: tuple[float, float] = (0.5, 1.5), flip: bool = True
 ) -> v2.Transform:
-    """Random flip, scale and crop; draws from torch's global generator.
+    """Make a random flip, scale and crop, which draws from torch's global generator.
 
     Returns:
         (image uint8 (3, H, W), label uint8 (H, W)) -> (image float (3, c, c) in [0, 1], label int64 (c, c)),
-        c = crop_size. Where the scaled image is smaller than the crop it is padded: the image with
-        `PAD_COLOUR`, the label with 255.
+        c = crop_size. If the scaled image is smaller than the crop, it is padded with `PAD_COLOUR`, and the
+        label with 255.
     """
     fill = {tv_tensors.Image: PAD_COLOUR, tv_tensors.Mask: VOID}
     steps: list[v2.Transform] = [v2.RandomHorizontalFlip()] if flip else []
@@ -70,5 +69,5 @@ def train_transform(
 
 
 def eval_transform() -> v2.Transform:
-    """(image uint8, label uint8) -> (image float in [0, 1], label int64), size unchanged."""
+    """Make the transform (image uint8, label uint8) -> (image float in [0, 1], label int64)."""
     return v2.Compose(_to_tensors())

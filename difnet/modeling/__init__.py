@@ -1,1 +1,1 @@
-"""The network: backbones, heads, the diffusion between them, and files of its weights."""
+"""The network: backbones, heads, the diffusion, and files of its weights."""

@@ -10,28 +10,28 @@ from torch import Tensor, nn
 
 OUTPUT_STRIDE = 8
 NUM_BLOCKS = 4
-REACH = 256
-"""How far from a side that does not work, in pixels, `Backbone.check` looks for one that does."""
+SEARCH_RANGE = 256
+"""How far from an unsupported side, in pixels, `Backbone.check` searches for a supported one."""
 
 
 class Backbone(nn.Module):
-    """The outputs of the last four blocks of a timm network, the last of them at stride 8.
+    """The outputs of the last four blocks of a timm network; the last block has stride 8.
 
     For a ResNet these are its four residual stages, of stride 4, 8, 8 and 8: the strides of the third and
-    fourth are replaced by dilation. How many rows and columns a map has is the network's own affair: the last
-    one of a 161 x 161 image has 20, 21 or 22 rows (docs/backbones.md), and some networks take few sizes.
+    fourth are replaced by dilation. The number of rows and columns of a map depends on the network: the last
+    map of a 161 x 161 image has 20, 21 or 22 rows (docs/backbones.md), and some networks take few sizes.
 
     Args:
         name: a timm name, with or without a tag ("resnet50.tv_in1k").
-        blocks: which of the four (1 to 4) to return, ascending; timm leaves out the layers after the last
-            where the network allows it.
-        pretrained: load timm's weights for that name, downloading them if need be.
-        in_chans: channels of the image. timm adapts the first layer of weights that were trained on 3.
+        blocks: which of the four (1 to 4) to return, in ascending order. timm leaves out the layers after the
+            last of them, if the network allows it.
+        pretrained: load timm's weights for that name, downloading them if they are not cached.
+        in_chans: number of channels of the image. timm adapts the first layer of weights trained on 3.
 
     Attributes:
         channels: the number of channels of each returned map.
-        mean, std: the normalisation that timm's weights for that name expect, one number for each channel of
-            the image; where the weights were trained on another number of channels, their average for each.
+        mean, std: the normalisation that timm's weights for that name expect, one number per channel of the
+            image. If the weights were trained on another number of channels, each number is their average.
 
     Raises:
         ValueError: the network has no feature maps of stride 8, or no pretrained weights.
@@ -66,13 +66,13 @@ class Backbone(nn.Module):
             reason = str(error).rstrip(".")
             raise RuntimeError(
                 f"the pretrained weights of {name!r} could not be read: {reason}. Use pretrained=False, or "
-                "let HF_HOME name a cache that holds them"
+                "set HF_HOME to a cache that holds them"
             ) from error
         except RuntimeError as error:
             if "pretrained tag" not in str(error):
                 raise
             known = ", ".join(timm.list_pretrained(f"{name.partition('.')[0]}.*"))
-            raise ValueError(f"name: timm knows no weights {name!r}; it knows {known}") from error
+            raise ValueError(f"name: timm has no weights {name!r}; it has {known}") from error
         except (TypeError, AssertionError, NotImplementedError, ValueError, IndexError) as error:
             raise _unsupported(name, str(error) or "timm refuses output_stride=8") from error
         info = network.feature_info
@@ -80,7 +80,7 @@ class Backbone(nn.Module):
             blocks[-1] == NUM_BLOCKS and info.reduction()[-1] != OUTPUT_STRIDE
         ):
             raise _unsupported(name, f"its feature maps have strides {info.reduction()}")
-        _pad_alike(network)
+        _use_constant_padding(network)
         self.network: nn.Module = network
         self.channels: list[int] = info.channels()
         self.mean = _for_channels(network.pretrained_cfg["mean"], in_chans)
@@ -96,32 +96,32 @@ class Backbone(nn.Module):
             return self.network(image)
         except Exception as error:
             if not torch.compiler.is_compiling():
-                self._blame((image.shape[-2], image.shape[-1]), image.shape[0], error)
-            raise  # it was not the size
+                self._raise_if_size((image.shape[-2], image.shape[-1]), image.shape[0], error)
+            raise  # the size is not the reason
 
     def check(self, size: tuple[int, int], *, batch: int = 1) -> list[tuple[int, int]]:
         """Return (h, w) of each chosen map of `batch` images of `size` = (H, W), without computing them.
 
         Raises:
-            ValueError: the network does not take such images in the mode that it is in, training or
-                evaluation; the message names sizes that it takes, or says that it takes none.
+            ValueError: the network does not take such images in its current mode, training or evaluation; the
+                message names sizes that it takes, or says that other sizes fail too.
         """
         try:
             return self._map_sizes(size, batch)
         except Exception as error:
-            self._blame(size, batch, error)
+            self._raise_if_size(size, batch, error)
             raise ValueError(
                 f"backbone {self.name!r} fails for images of {_text(size)} pixels as for other sizes: {error}"
             ) from error
 
-    def _blame(self, size: tuple[int, int], batch: int, error: Exception) -> None:
-        """Raise the ValueError of `check` if such images are at fault, which other sizes or batches show."""
+    def _raise_if_size(self, size: tuple[int, int], batch: int, error: Exception) -> None:
+        """Raise the ValueError of `check` if the size or the batch caused `error`: others must work."""
         if self.takes(size, batch):
             return
         if batch == 1 and self.training and self.takes(size, 2):
             raise ValueError(
                 f"backbone {self.name!r} cannot be trained on one image of {_text(size)} pixels at a "
-                "time: a batch norm in it sees one value per channel. Give it at least two at a time"
+                "time: a batch norm in it would see one value per channel. Give it at least two at a time"
             ) from error
         near = [_text(found) for found in self._sizes_near(size, batch)]
         if near:
@@ -133,7 +133,7 @@ class Backbone(nn.Module):
             ) from error
 
     def _map_sizes(self, size: tuple[int, int], batch: int) -> list[tuple[int, int]]:
-        # All floats of one dtype: what is asked is the size alone.
+        # All floating-point tensors have one dtype, so that only the size can fail.
         fakes = {
             name: torch.empty(
                 tensor.shape,
@@ -148,15 +148,15 @@ class Backbone(nn.Module):
         return [(found.shape[-2], found.shape[-1]) for found in maps]
 
     def takes(self, size: tuple[int, int], batch: int = 1) -> bool:
-        """Whether `check` finds nothing wrong."""
+        """Whether `check` raises no error."""
         try:
             self._map_sizes(size, batch)
-        except Exception:  # timm's networks raise errors of any kind
+        except Exception:  # timm's networks raise errors of many types
             return False
         return True
 
     def _sizes_near(self, size: tuple[int, int], batch: int) -> list[tuple[int, int]]:
-        """Sizes that the network takes: the nearest smaller and larger, or the one that it is made for."""
+        """Sizes that the network takes: the nearest smaller and larger, or the one it was made for."""
         config: Any = self.network
         config = config.pretrained_cfg
         height, width = config["input_size"][-2:]
@@ -167,12 +167,12 @@ class Backbone(nn.Module):
         return [pair for pair in dict.fromkeys(pairs) if self.takes(pair, batch)]
 
     def _sides_near(self, side: int, batch: int) -> tuple[int | None, int | None]:
-        """Sides of square images that the network takes: nearest below and above, or `side` itself."""
+        """Nearest smaller and larger side of square images that the network takes, or `side` twice."""
         if self.takes((side, side), batch):
             return side, side
         start = side // OUTPUT_STRIDE * OUTPUT_STRIDE
-        below = range(start, max(0, start - REACH), -OUTPUT_STRIDE)
-        above = range(start + OUTPUT_STRIDE, start + REACH, OUTPUT_STRIDE)
+        below = range(start, max(0, start - SEARCH_RANGE), -OUTPUT_STRIDE)
+        above = range(start + OUTPUT_STRIDE, start + SEARCH_RANGE, OUTPUT_STRIDE)
         smaller, larger = (
             next((n for n in sides if self.takes((n, n), batch)), None) for sides in (below, above)
         )
@@ -191,10 +191,10 @@ class Normalize(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
 
     def forward(self, image: Tensor) -> Tensor:
-        """Map an image (B, C, H, W) with values in [0, 1] to the backbone's range, in the weights' type.
+        """Map an image (B, C, H, W) with values in [0, 1] to the backbone's range, in the weights' dtype.
 
         Raises:
-            TypeError: `image` is no tensor, or not floating point.
+            TypeError: `image` is not a tensor, or not floating point.
             ValueError: `image` has another shape, or no pixels.
         """
         if not isinstance(image, Tensor):
@@ -212,7 +212,7 @@ class Normalize(nn.Module):
 
 
 class _SamePool(nn.AvgPool2d):
-    """timm's AvgPool2dSame of stride 1; the padding is the same for all images."""
+    """timm's AvgPool2dSame of stride 1, with constant padding."""
 
     def __init__(self, pool: AvgPool2dSame):
         size = to_2tuple(pool.kernel_size)
@@ -224,7 +224,7 @@ class _SamePool(nn.AvgPool2d):
 
 
 class _SameConv(nn.Conv2d):
-    """timm's Conv2dSame of stride 1, with its weights; the padding is the same for all images."""
+    """timm's Conv2dSame of stride 1, with its weights and with constant padding."""
 
     def __init__(self, conv: Conv2dSame):
         size, dilation = to_2tuple(conv.kernel_size), to_2tuple(conv.dilation)
@@ -239,15 +239,15 @@ class _SameConv(nn.Conv2d):
 
 
 def _margins(kernel_size: tuple[int, int], dilation: tuple[int, int]) -> list[int]:
-    """What to pad, as `torch.nn.functional.pad` takes it: left, right, top, bottom."""
+    """Padding in the order of `torch.nn.functional.pad`: left, right, top, bottom."""
     height, width = ((size - 1) * step for size, step in zip(kernel_size, dilation, strict=True))
     return [width // 2, width - width // 2, height // 2, height - height // 2]
 
 
-def _pad_alike(network: nn.Module) -> None:
-    """Replace layers of stride 1 that work out their padding from each image: it is the same for all.
+def _use_constant_padding(network: nn.Module) -> None:
+    """Replace layers of stride 1 that compute their padding from the image: it is equal for all images.
 
-    timm's sums are of a kind that torch.export can neither prove right for every size nor save.
+    torch.export can neither prove timm's computation for every size nor save it.
     """
     for name, layer in list(network.named_modules()):
         if isinstance(layer, AvgPool2dSame) and layer.stride == (1, 1):
@@ -264,7 +264,7 @@ def _unsupported(name: str, reason: str) -> ValueError:
 
 
 def _for_channels(values: tuple[float, ...], count: int) -> tuple[float, ...]:
-    """Means or deviations of `count` channels as timm makes them: for another number, the average of all."""
+    """Means or deviations for `count` channels: for another number than timm's, the average of all."""
     return tuple(values) if len(values) == count else (sum(values) / len(values),) * count
 
 

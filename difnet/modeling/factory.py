@@ -1,4 +1,4 @@
-"""Models by name."""
+"""Builds a network by its name."""
 
 import difflib
 from collections.abc import Sequence
@@ -8,8 +8,7 @@ import timm
 
 from difnet.modeling.network import DifNet, SimDeepLab
 
-# torchvision's ImageNet weights (tag tv_in1k, BSD-3-Clause) are the ones that the paper's release starts
-# from.
+# The paper's release starts from torchvision's ImageNet weights: tag tv_in1k, BSD-3-Clause.
 MODELS: dict[str, tuple[type[DifNet] | type[SimDeepLab], str]] = {
     "difnet18": (DifNet, "resnet18.tv_in1k"),
     "difnet34": (DifNet, "resnet34.tv_in1k"),
@@ -27,7 +26,7 @@ def create_model(
     num_classes: int,
     *,
     aspp: bool = True,
-    walks: Sequence[int] | None = (0, 1, 2, 3, 4),
+    walk_sources: Sequence[int] | None = (0, 1, 2, 3, 4),
     pretrained: bool = False,
     in_chans: int = 3,
 ) -> DifNet | SimDeepLab:
@@ -35,23 +34,23 @@ def create_model(
 
     Args:
         name: one of `MODELS`, or a timm network for a DifNet on that backbone.
-        num_classes: k, the channels of the scores.
-        aspp: the ASPP classifier of DeepLab-v2, or else one 3x3 convolution.
-        walks: what drives each walk, see `DifNet`; None for the baseline without diffusion, a SimDeepLab,
-            which the names simdeeplab* always give.
-        pretrained: timm's ImageNet weights for the backbones, downloaded if need be.
-        in_chans: channels of the images, such as 1 for grey ones or 4 for RGB with depth. timm adapts the
-            first layer of pretrained weights; every channel is then normalised by the average of RGB's means
-            and deviations.
+        num_classes: k, the number of channels of the logits.
+        aspp: use the ASPP classifier of DeepLab-v2 instead of one 3x3 convolution.
+        walk_sources: where the features of each walk come from, see `DifNet`; None for the baseline without
+            diffusion, `SimDeepLab`. The names simdeeplab* always give the baseline.
+        pretrained: load timm's ImageNet weights for the backbones, downloading them if they are not cached.
+        in_chans: number of channels of the images, such as 1 for grey ones or 4 for RGB with depth. timm
+            adapts the first layer of pretrained weights; each channel is then normalised by the average of
+            the RGB means and deviations.
 
     Returns:
-        A network from images (B, in_chans, H, W) in [0, 1], RGB if they have three channels, to scores
-        (B, num_classes, H, W), in training mode. Its `check_size` tells whether it takes a size of images.
+        A network in training mode that maps images (B, in_chans, H, W) in [0, 1], RGB if they have three
+        channels, to logits (B, num_classes, H, W). Its `check_size` tells whether it takes images of a size.
 
     Raises:
         ValueError: the name is unknown, its backbone cannot be dilated to stride 8, or an argument is out of
             range.
-        TypeError: the name is no text, a count no integer, or `walks` no sequence.
+        TypeError: the name is not a string, a count not an integer, or `walk_sources` not a sequence.
         RuntimeError: the pretrained weights could not be read.
     """
     if not isinstance(name, str):
@@ -66,9 +65,9 @@ def create_model(
     kind, backbone = MODELS.get(name, (DifNet, name))
     options: dict[str, Any] = {"aspp": aspp, "pretrained": pretrained, "in_chans": in_chans}
     model: DifNet | SimDeepLab
-    if kind is SimDeepLab or walks is None:
+    if kind is SimDeepLab or walk_sources is None:
         model = SimDeepLab(backbone, num_classes, **options)
     else:
-        model = DifNet(backbone, num_classes, walks=walks, **options)
+        model = DifNet(backbone, num_classes, walk_sources=walk_sources, **options)
     model.config["name"] = name
     return model

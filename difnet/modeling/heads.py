@@ -1,22 +1,26 @@
-"""Heads of the seed branch: classifiers for the score map, and the importance map."""
+"""Heads of the two branches: classifier and importance map of the seed, embeddings Psi_t of the walks."""
 
 import torch
 from torch import Tensor, nn
 
+from difnet.modeling.resampling import adaptive_max_pool2d
+
 DILATIONS = (6, 12, 18, 24)
+EMBEDDING_DIM = 64
 
 
 class Classifier(nn.Module):
-    """Sum of parallel 3x3 convolutions from the features straight to class scores.
+    """Sum of parallel 3x3 convolutions that map features directly to class logits, the score map x.
 
     With the default dilations this is the ASPP classifier of DeepLab-v2; with `dilations=(1,)` it is one
-    plain 3x3 convolution. Weights start normal with standard deviation 0.01 and biases at zero, as DeepLab's:
-    Kaiming's scale for the 2048 channels of a ResNet-50, and half of it for the 512 of a ResNet-18.
+    plain 3x3 convolution. As in DeepLab, weights start normal with standard deviation 0.01 and biases at
+    zero. That is Kaiming's scale for the 2048 channels of a ResNet-50, and half of it for the 512 channels of
+    a ResNet-18.
 
     Args:
-        in_channels: channels of the features.
-        num_classes: k, channels of the scores.
-        dilations: one convolution for each.
+        in_channels: number of channels of the features.
+        num_classes: k, number of channels of the score map.
+        dilations: one convolution is made for each.
     """
 
     def __init__(self, in_channels: int, num_classes: int, dilations: tuple[int, ...] = DILATIONS):
@@ -29,7 +33,7 @@ class Classifier(nn.Module):
             self.branches.append(branch)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Map features (B, c, h, w) to scores (B, k, h, w)."""
+        """Map features (B, c, h, w) to a score map (B, k, h, w)."""
         return torch.stack([branch(features) for branch in self.branches]).sum(0)
 
 
@@ -49,6 +53,34 @@ class ImportanceHead(nn.Sequential):
         super().__init__(*layers, nn.Sigmoid())
 
     def forward(self, score_map: Tensor) -> Tensor:
-        """Map scores (B, k, h, w) of any type to weights (B, 1, h, w) in the type of the convolutions."""
+        """Map a score map (B, k, h, w) of any dtype to weights (B, 1, h, w) in the convolutions' dtype."""
         convolution = next(layer for layer in self if isinstance(layer, nn.Conv2d))
         return super().forward(score_map.to(convolution.weight.dtype))
+
+
+class Embedding(nn.Module):
+    """Psi_t: 1x1 convolution with bias, batch norm, adaptive max pool to the size of the score map.
+
+    Its output is the matrix F of walk t, whose scores F F^T give the transition matrix P_t; (1) and (2) of
+    docs/math.md.
+
+    The convolution starts with Kaiming's scale, which keeps the variance of its input. The batch norm then
+    sets the variance of the embedding, whatever the backbone, and with it the initial temperature of the
+    softmax.
+
+    Args:
+        in_channels: number of channels of the features f_t.
+        dim: d, the size of the embedding; 64 in the paper's experiments.
+    """
+
+    def __init__(self, in_channels: int, dim: int = EMBEDDING_DIM):
+        super().__init__()
+        self.project = nn.Conv2d(in_channels, dim, 1)
+        self.norm = nn.BatchNorm2d(dim)
+        nn.init.kaiming_normal_(self.project.weight, nonlinearity="linear")
+        nn.init.zeros_(self.project.get_parameter("bias"))
+
+    def forward(self, features: Tensor, size: tuple[int, int]) -> Tensor:
+        """Map features (B, c, H, W) to nodes (B, N, d), N = h * w for `size` = (h, w), row by row."""
+        embedding = adaptive_max_pool2d(self.norm(self.project(features)), size)  # Psi_t(f_t), (B, d, h, w)
+        return embedding.permute(0, 2, 3, 1).flatten(1, 2)

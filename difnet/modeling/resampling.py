@@ -20,17 +20,17 @@ from difnet_kernels.support.operators import Derivative, define
 def adaptive_max_pool2d(image: Tensor, size: tuple[int, int]) -> Tensor:
     """Maximum over adaptive windows, with a reproducible gradient.
 
-    Equivalent to `torch.nn.functional.adaptive_max_pool2d(image, size)`; a tie gives the gradient to the
-    pixel that PyTorch names.
+    Equivalent to `torch.nn.functional.adaptive_max_pool2d(image, size)`. In a tie, the pixel that PyTorch
+    reports as the maximum gets the gradient.
 
     Args:
         image: (B, C, H, W), floating point.
         size: (h, w) of the result.
 
     Returns:
-        (B, C, h, w), in the type of `image`; `image` itself if it has that size.
+        (B, C, h, w), in the dtype of `image`; `image` itself if it has that size.
     """
-    if torch.jit.is_tracing():  # sizes are tensors then, which only PyTorch's own operators accept
+    if torch.jit.is_tracing():  # sizes are then tensors, which only PyTorch's own operators accept
         return F.adaptive_max_pool2d(image, size)
     if _same_size(image, size):
         return image
@@ -38,12 +38,12 @@ def adaptive_max_pool2d(image: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _gather(image: Tensor, places: Tensor) -> Tensor:
-    """The pixels of an image (B, C, H, W) at places (B, C, h, w)."""
+    """Take the pixels of an image (B, C, H, W) at places (B, C, h, w)."""
     return image.flatten(-2).gather(-1, places.flatten(-2)).view_as(places)
 
 
 def _pool(image: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """(maxima, their places): (B, C, h, w) both, a place being the index among the H * W pixels."""
+    """Return maxima and their places, both (B, C, h, w); a place is an index among the H * W pixels."""
     pooled, places = F.adaptive_max_pool2d(image, tuple(size), return_indices=True)
     return pooled.contiguous(), places.contiguous()
 
@@ -54,12 +54,12 @@ def _fake_pool(image: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor]:
 
 
 def _scatter(grad: Tensor, places: Tensor, size: Sequence[int]) -> Tensor:
-    """Gradient (B, C, H, W) of the image, of that `size`, from that of the maxima (B, C, h, w)."""
+    """Compute the gradient (B, C, H, W) of the image from that of the maxima (B, C, h, w)."""
     height, width = size
     rows, columns = _disjoint_stride(height, grad.shape[-2]), _disjoint_stride(width, grad.shape[-1])
     grad_image = grad.new_zeros(*grad.shape[:-2], height * width)
-    # Two windows can share a pixel, but never within one of these subsets: each scatter adds to distinct
-    # places, and the order over the subsets is fixed.
+    # Two windows can share a pixel, but not within one of these subsets. So each scatter adds to distinct
+    # places, and the order of the subsets is fixed.
     for row in range(rows):
         for column in range(columns):
             window = (..., slice(row, None, rows), slice(column, None, columns))
@@ -71,7 +71,7 @@ def _fake_scatter(grad: Tensor, places: Tensor, size: Sequence[int]) -> Tensor:
     return grad.new_empty(*grad.shape[:2], *size)
 
 
-class _OfPool(Derivative):
+class _PoolDerivative(Derivative):
     """The gradient of each maximum goes to the pixel that it came from."""
 
     @staticmethod
@@ -95,7 +95,7 @@ class _OfPool(Derivative):
         return _gather(tangent, *ctx.saved_tensors), None
 
 
-class _OfScatter(Derivative):
+class _ScatterDerivative(Derivative):
     """Scattering is linear: its derivative gathers from the same places."""
 
     @staticmethod
@@ -113,8 +113,8 @@ class _OfScatter(Derivative):
         return torch.ops.difnet.adaptive_max_pool2d_backward(tangent, *ctx.saved_tensors, ctx.size)
 
 
-def _of_all_calls(operator: Any, info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> Any:
-    """`torch.vmap` of either operator: the images of all calls are those of one."""
+def _vmapped(operator: Any, info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> Any:
+    """`torch.vmap` of either operator: one call with the images of all calls."""
     *tensors, size = inputs
     calls = [
         x.expand(info.batch_size, *x.shape) if dim is None else x.movedim(dim, 0)
@@ -127,8 +127,8 @@ def _of_all_calls(operator: Any, info: Any, in_dims: tuple[int | None, ...], *in
     return tuple(x.unflatten(0, unfolded) for x in results), (0, 0)
 
 
-# Operators of their own, because PyTorch's takes the size as a constant: compiled and exported programs would
-# serve one size of images.
+# These are separate operators because PyTorch's takes the size as a constant: a compiled or exported program
+# would serve one image size.
 _library = torch.library.Library("difnet", "DEF")
 for _name, _schema, _kernel, _fake, _derivative in (
     (
@@ -136,21 +136,21 @@ for _name, _schema, _kernel, _fake, _derivative in (
         "(Tensor image, SymInt[] size) -> (Tensor maxima, Tensor places)",
         _pool,
         _fake_pool,
-        _OfPool,
+        _PoolDerivative,
     ),
     (
         "adaptive_max_pool2d_backward",
         "(Tensor grad, Tensor places, SymInt[] size) -> Tensor",
         _scatter,
         _fake_scatter,
-        _OfScatter,
+        _ScatterDerivative,
     ),
 ):
-    define(_library, _name, _schema, fake=_fake, vmap=_of_all_calls, derivative=_derivative, kernel=_kernel)
+    define(_library, _name, _schema, fake=_fake, vmap=_vmapped, derivative=_derivative, kernel=_kernel)
 
 
 def _disjoint_stride(input_size: int, output_size: int) -> int:
-    """Return the smallest known c such that the adaptive windows i and i + c share no pixel, for any i.
+    """Return a small c such that the adaptive windows i and i + c share no pixel, for any i.
 
     Window i is [floor(i n / m), ceil((i + 1) n / m)) for n pixels and m windows.
     """
@@ -158,16 +158,16 @@ def _disjoint_stride(input_size: int, output_size: int) -> int:
 
 
 def _same_size(image: Tensor, size: tuple[int, int]) -> bool:
-    """Whether the image has that size; of symbolic sizes, whether every image that fits them has."""
+    """Whether the image has that size; for symbolic sizes, whether all images that fit them have it."""
     known = (statically_known_true(a == b) for a, b in zip(image.shape[-2:], size, strict=True))
     return not torch.jit.is_tracing() and all(known)
 
 
 def bilinear_matrix(input_size: int, output_size: int, *, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Interpolation weights along one axis for `align_corners=False`, (output_size, input_size).
+    """Return the interpolation weights along one axis for `align_corners=False`, (output_size, input_size).
 
-    Output pixel i lies at x = (i + 1/2) n / m - 1/2, clamped to [0, n - 1], and takes max(0, 1 - |x - j|) of
-    input pixel j. All is integer in units of 1 / (2 m), so every weight is rounded once.
+    Output pixel i lies at x = (i + 1/2) n / m - 1/2, clamped to [0, n - 1], and input pixel j has weight
+    max(0, 1 - |x - j|) in it. All numbers are integers in units of 1 / (2 m), so each weight is rounded once.
     """
     outputs = torch.arange(output_size, device=device)
     inputs = torch.arange(input_size, device=device)
@@ -181,16 +181,16 @@ def upsample_bilinear(image: Tensor, size: tuple[int, int]) -> Tensor:
     """Bilinear interpolation to `size`, as two matrix products, with a reproducible gradient.
 
     Equivalent to `torch.nn.functional.interpolate(image, size, mode="bilinear", align_corners=False)`.
-    float16 and bfloat16 are computed in float32, autocast or not, and rounded at the end. On CUDA, cuBLAS
-    needs `CUBLAS_WORKSPACE_CONFIG=:4096:8` to be reproducible, as for every matrix product. Each value that
-    is not finite spreads along its row and column.
+    float16 and bfloat16 are computed in float32, even under autocast, and rounded at the end. On CUDA, cuBLAS
+    needs `CUBLAS_WORKSPACE_CONFIG=:4096:8` to be reproducible, as for every matrix product. A NaN or infinite
+    value spreads along its row and column.
 
     Args:
         image: (B, C, h, w), floating point.
         size: (H, W) of the result.
 
     Returns:
-        (B, C, H, W), in the type of `image`; `image` itself if it has that size.
+        (B, C, H, W), in the dtype of `image`; `image` itself if it has that size.
     """
     if _same_size(image, size):
         return image

@@ -1,4 +1,4 @@
-"""Training and evaluation as functions of their arguments: no files, no globals, no printing."""
+"""Loss, one epoch of training, evaluation: functions of their arguments, without files or printing."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -17,11 +17,11 @@ SCALES = (0.5, 0.75, 1.0, 1.25, 1.5)
 class SegmentationLoss(nn.Module):
     """Cross-entropy over the labelled pixels; 255 is ignored.
 
-    The scores are flattened to (pixels, k) first: on CUDA the loss over 2-D maps has no deterministic
-    implementation, the one over rows has. A batch without a labelled pixel has loss 0, not NaN.
+    The logits are flattened to (pixels, k) first: on CUDA the loss over rows has a deterministic
+    implementation, the loss over 2-D maps has none. A batch without a labelled pixel has loss 0, not NaN.
 
     Args:
-        class_weights: (k,) or None; the mean is weighted by them.
+        class_weights: (k,), the weight of each class in the mean; None for equal weights.
     """
 
     def __init__(self, class_weights: Tensor | None = None):
@@ -29,9 +29,9 @@ class SegmentationLoss(nn.Module):
         self.class_weights: Tensor | None
         self.register_buffer("class_weights", class_weights)
 
-    def forward(self, scores: Tensor, label: Tensor) -> Tensor:
-        """Mean loss (0-d) of scores (B, k, H, W) against label (B, H, W)."""
-        rows = scores.float().permute(0, 2, 3, 1).reshape(-1, scores.shape[1])
+    def forward(self, logits: Tensor, label: Tensor) -> Tensor:
+        """Return the mean loss (0-d) of logits (B, k, H, W) against label (B, H, W)."""
+        rows = logits.float().permute(0, 2, 3, 1).reshape(-1, logits.shape[1])
         target = label.reshape(-1)
         loss = nn.functional.cross_entropy(
             rows, target, weight=self.class_weights, ignore_index=VOID, reduction="sum"
@@ -45,7 +45,7 @@ class SegmentationLoss(nn.Module):
 
 
 def poly(step: int, steps: int, power: float) -> float:
-    """Learning-rate factor of step 0, 1, ..., steps - 1: (1 - step / steps)^power."""
+    """Return the learning-rate factor (1 - step / steps)^power of step 0, 1, ..., steps - 1."""
     return (1.0 - step / steps) ** power
 
 
@@ -59,14 +59,14 @@ def train_one_epoch(
     step: int,
     lr_factor: Callable[[int], float],
 ) -> Iterator[tuple[int, Tensor]]:
-    """Train on `batches`, stopping after each optimizer step to yield (steps done, mean loss of the step).
+    """Train on `batches`; after each optimizer step, yield (steps done, mean loss of the step).
 
     Args:
         model, optimizer: prepared by `accelerator`; each parameter group has its rate in "base_lr".
         batches: micro-batches of (image (B, 3, H, W) in [0, 1], label (B, H, W) int64).
         loss_function: on the accelerator's device.
         step: optimizer steps done so far.
-        lr_factor: multiplies "base_lr", as a function of the steps done.
+        lr_factor: maps the number of steps done to the factor of "base_lr".
     """
     losses: list[Tensor] = []
     for image, label in batches:
@@ -74,8 +74,8 @@ def train_one_epoch(
         for group in optimizer.param_groups:
             group["lr"] = group["base_lr"] * lr_factor(step)
         with accelerator.accumulate(model):
-            scores = model(image.to(accelerator.device, non_blocking=True))
-            loss = loss_function(scores, label.to(accelerator.device, non_blocking=True))
+            logits = model(image.to(accelerator.device, non_blocking=True))
+            loss = loss_function(logits, label.to(accelerator.device, non_blocking=True))
             accelerator.backward(loss)
             optimizer.step()
             optimizer.zero_grad()
@@ -87,10 +87,10 @@ def train_one_epoch(
 
 
 class NotFiniteError(ValueError):
-    """The scores of a network are no numbers; the first of them would be taken for the largest."""
+    """A logit is NaN or infinite, so the class with the largest logit is not defined."""
 
     def __init__(self) -> None:
-        super().__init__("the scores of the network are NaN or infinite, as after a training that diverged")
+        super().__init__("the logits of the network are NaN or infinite, as after a training that diverged")
 
 
 @torch.inference_mode()
@@ -102,38 +102,38 @@ def evaluate(
     views: "Views | None" = None,
     progress: Callable[[int], None] | None = None,
 ) -> Evaluation:
-    """Metrics of `model` on `batches`: of its scores, of its seed, and of the state after each walk.
+    """Compute metrics of `model` on `batches`: of its logits, its seed, and the state after each walk.
 
     Args:
         model: on `device`.
         batches: (image (B, 3, H, W) in [0, 1], label (B, H, W) int64).
         device: where to compute.
-        views: average these views; the metrics of seed and walks are then left out.
+        views: average these views; metrics of seed and walks are then left out.
         progress: called with the number of images done.
 
     Raises:
-        NotFiniteError: a score is NaN or infinite.
+        NotFiniteError: a logit is NaN or infinite.
     """
     model.eval()
     final, seed = (SegmentationMetrics(model.num_classes).to(device) for _ in range(2))
-    count = len(model.walks) if isinstance(model, DifNet) and views is None else 0
-    walks = [SegmentationMetrics(model.num_classes).to(device) for _ in range(count)]
+    count = len(model.walk_sources) if isinstance(model, DifNet) and views is None else 0
+    states = [SegmentationMetrics(model.num_classes).to(device) for _ in range(count)]
     mu, beta = torch.empty(0), torch.empty(0)
     finite = torch.tensor(True, device=device)
     done = 0
     for image, label in batches:
         image, label = image.to(device, non_blocking=True), label.to(device, non_blocking=True)
         if views is not None:
-            scores = views.probabilities(model, image)
+            outputs = views.probabilities(model, image)
         else:
             size = (label.shape[-2], label.shape[-1])
             details = model(image, details=True)
-            mu, beta, scores = details.mu, details.beta, details.scores
+            mu, beta, outputs = details.mu, details.beta, details.logits
             seed.update(model.upsample(details.seed.float(), size).argmax(1), label)
-            for metric, state in zip(walks, details.states, strict=True):
+            for metric, state in zip(states, details.states, strict=True):
                 metric.update(model.upsample(state.float(), size).argmax(1), label)
-        final.update(scores.argmax(1), label)
-        finite &= scores.isfinite().all()
+        final.update(outputs.argmax(1), label)
+        finite &= outputs.isfinite().all()
         done += image.shape[0]
         if progress is not None:
             progress(done)
@@ -142,7 +142,7 @@ def evaluate(
     return Evaluation(
         final=final.compute(),
         seed=seed.compute() if views is None else None,
-        walks=[metric.compute() for metric in walks],
+        states=[metric.compute() for metric in states],
         mu=mu.tolist(),
         beta=beta.tolist(),
     )
@@ -153,7 +153,7 @@ class Views:
 
     Args:
         scales: factors of the input's size.
-        flip: also look at the mirrored image.
+        flip: also average over the mirrored image.
     """
 
     def __init__(self, scales: Sequence[float] = SCALES, flip: bool = False):
@@ -161,20 +161,20 @@ class Views:
         self.flip = flip
 
     def sizes(self, size: tuple[int, int]) -> list[tuple[int, int]]:
-        """(h, w) of an image of `size` = (H, W) at each scale."""
+        """Return (h, w) of an image of `size` = (H, W) at each scale."""
         height, width = size
         return [(max(1, round(height * scale)), max(1, round(width * scale))) for scale in self.scales]
 
     def probabilities(self, model: nn.Module, image: Tensor) -> Tensor:
-        """(B, k, H, W) of image (B, 3, H, W) in [0, 1]."""
+        """Average the class probabilities, (B, k, H, W), of image (B, 3, H, W) in [0, 1]."""
         height, width = image.shape[-2:]
         total: Tensor | None = None
         count = 0
         for size in self.sizes((height, width)):
             scaled = image if size == (height, width) else _resize(image, size)
             for mirrored in (False, True) if self.flip else (False,):
-                scores = model(scaled.flip(-1) if mirrored else scaled).float()
-                probabilities = upsample_bilinear(scores, (height, width)).softmax(1)
+                logits = model(scaled.flip(-1) if mirrored else scaled).float()
+                probabilities = upsample_bilinear(logits, (height, width)).softmax(1)
                 probabilities = probabilities.flip(-1) if mirrored else probabilities
                 total = probabilities if total is None else total + probabilities
                 count += 1
@@ -184,14 +184,14 @@ class Views:
 
 
 def make_views(multi_scale: bool, flip: bool) -> Views | None:
-    """The views that two switches of the command line ask for; None for the plain image."""
+    """Make the views of the options --multi-scale and --flip; None if neither is set."""
     if not (multi_scale or flip):
         return None
     return Views(SCALES if multi_scale else (1.0,), flip)
 
 
 def check_views(model: DifNet | SimDeepLab, size: tuple[int, int], views: Views | None) -> None:
-    """See that `model` takes images of `size` = (H, W), and its views.
+    """Check that `model` takes images of `size` = (H, W), and its views.
 
     Raises:
         ValueError: it does not; the message names backbone, size and remedy.

@@ -1,4 +1,4 @@
-"""Segmentation metrics from one confusion matrix, summed over images and processes by torchmetrics."""
+"""Segmentation metrics from a confusion matrix, which torchmetrics sums over images and processes."""
 
 import json
 from typing import Any, NamedTuple
@@ -10,13 +10,13 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 from difnet.data.base import VOID
 
 
-class Scores(NamedTuple):
+class SegmentationScores(NamedTuple):
     """Metrics over the labelled (non-void) pixels.
 
     Attributes:
-        iou: (k,) intersection over union; NaN for a class neither labelled nor predicted anywhere.
-        mean_iou: mean of `iou` over the other classes (0-d), `classes` of them.
-        accuracy: share of pixels predicted right (0-d).
+        iou: (k,) intersection over union; NaN for a class that is neither labelled nor predicted anywhere.
+        mean_iou: mean of `iou` over all other classes (0-d).
+        accuracy: share of pixels that are predicted correctly (0-d).
         labelled: (k,) whether any pixel is labelled with the class.
     """
 
@@ -27,52 +27,52 @@ class Scores(NamedTuple):
 
     @property
     def classes(self) -> int:
-        """Number of classes that `mean_iou` is over: those labelled or predicted anywhere."""
+        """Number of classes in `mean_iou`: those labelled or predicted anywhere."""
         return int((~self.iou.isnan()).sum())
 
 
 class SegmentationMetrics(MulticlassConfusionMatrix):
-    """Accumulate predictions (B, H, W) against labels (B, H, W); pixels labelled 255 count nowhere.
+    """Accumulates predictions (B, H, W) against labels (B, H, W); pixels labelled 255 are ignored.
 
-    In a distributed run `compute` sums the matrices of all processes.
+    In a distributed run, `compute` sums the matrices of all processes.
     """
 
     def __init__(self, num_classes: int):
-        # Labels are checked before training; checking every batch again costs a synchronisation.
+        # Labels are checked before training. To check every batch again would synchronise the device.
         super().__init__(num_classes=num_classes, ignore_index=VOID, validate_args=False)
 
-    def compute(self) -> Scores:  # type: ignore[override]
-        """The metrics of everything accumulated so far."""
+    def compute(self) -> SegmentationScores:  # type: ignore[override]
+        """Return the metrics of everything accumulated so far."""
         return scores_from_confusion(self.confmat)
 
 
-def scores_from_confusion(confusion: Tensor) -> Scores:
-    """Metrics of a confusion matrix (k, k), rows = label, columns = prediction."""
+def scores_from_confusion(confusion: Tensor) -> SegmentationScores:
+    """Compute the metrics of a confusion matrix (k, k), rows = label, columns = prediction."""
     counts = confusion.double()
     right = counts.diagonal()
     union = counts.sum(0) + counts.sum(1) - right
     iou = torch.where(union > 0, right / union, torch.nan)
-    return Scores(iou, iou.nanmean(), right.sum() / counts.sum(), counts.sum(1) > 0)
+    return SegmentationScores(iou, iou.nanmean(), right.sum() / counts.sum(), counts.sum(1) > 0)
 
 
 class Evaluation(NamedTuple):
-    """What `difnet.training.engine.evaluate` found.
+    """The result of `difnet.training.engine.evaluate`.
 
     Attributes:
-        final: metrics of the scores.
-        seed: metrics of the upsampled seed, before any walk; None where the scores average several views.
-        walks: metrics of the upsampled state after each walk.
+        final: metrics of the logits.
+        seed: metrics of the upsampled seed, before any walk; None if several views are averaged.
+        states: metrics of the upsampled state after each walk.
         mu, beta: the weights of each walk.
     """
 
-    final: Scores
-    seed: Scores | None
-    walks: list[Scores]
+    final: SegmentationScores
+    seed: SegmentationScores | None
+    states: list[SegmentationScores]
     mu: list[float]
     beta: list[float]
 
     def as_record(self, classes: list[str]) -> dict[str, Any]:
-        """Plain numbers for JSON; an absent class has IoU null, and each mean says how many it is over."""
+        """Convert to plain numbers for JSON; an absent class has IoU null."""
         record: dict[str, Any] = {
             "mean_iou": _number(self.final.mean_iou),
             "mean_iou_classes": self.final.classes,
@@ -85,8 +85,8 @@ class Evaluation(NamedTuple):
         if self.seed is not None:
             record["seed_mean_iou"] = _number(self.seed.mean_iou)
             record["seed_mean_iou_classes"] = self.seed.classes
-            record["walk_mean_iou"] = [_number(walk.mean_iou) for walk in self.walks]
-            record["walk_mean_iou_classes"] = [walk.classes for walk in self.walks]
+            record["walk_mean_iou"] = [_number(state.mean_iou) for state in self.states]
+            record["walk_mean_iou_classes"] = [state.classes for state in self.states]
         return record
 
 
@@ -95,15 +95,15 @@ def _number(value: Tensor) -> float | None:
 
 
 def format_mean(record: dict[str, Any]) -> str:
-    """The mean IoU of a record and what it is over, such as "66.10% over 9 of 11 classes"."""
-    if "iou" not in record:  # the best weights of an older run tell the mean alone
+    """Format the mean IoU of a record with its number of classes, such as "66.10% over 9 of 11 classes"."""
+    if "iou" not in record:  # earlier versions saved only the mean with the best weights
         return _percent(record["mean_iou"])
     count = sum(value is not None for value in record["iou"].values())
     return f"{_percent(record['mean_iou'])} {_over(count, len(record['iou']))}"
 
 
 def format_record(record: dict[str, Any]) -> str:
-    """Lines for people: IoU per class, the means, and what each walk did."""
+    """Format a record for printing: IoU per class, the means, and mean IoU, mu and beta of each walk."""
     classes = len(record["iou"])
     width = max(len(name) for name in [*record["iou"], "pixel accuracy"])
     lines = []
@@ -133,5 +133,5 @@ def _percent(value: float | None) -> str:
 
 
 def to_json(record: dict[str, Any]) -> str:
-    """One line of strict JSON (no NaN)."""
+    """Return one line of strict JSON, which has no NaN."""
     return json.dumps(record, allow_nan=False)

@@ -1,1 +1,1 @@
-"""What every command needs: the console, files, pictures, optional packages."""
+"""Helpers of all commands: console, devices, files, pictures, optional packages."""

@@ -1,4 +1,4 @@
-"""Talking to people: progress bars on a terminal, plain lines elsewhere, one-line errors."""
+"""The command line: options, printed lines, progress bars, signals, and errors in one line."""
 
 import contextlib
 import os
@@ -13,13 +13,13 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from difnet.data.base import DataError, DataReport, SegmentationDataset, listed
+from difnet.data.base import DataError
 from difnet.utils.files import writing
 from difnet_kernels.support.errors import BackendError
 
 
 class Reporter:
-    """Prints lines and shows progress; silent where `enabled` is false."""
+    """Prints lines and shows progress; silent if `enabled` is false."""
 
     def __init__(self, enabled: bool = True):
         self.console = Console(quiet=not enabled, highlight=False, markup=False, soft_wrap=True)
@@ -28,16 +28,16 @@ class Reporter:
         """Print `text`, above a running bar.
 
         Raises:
-            WriteError: it cannot be printed, as where the output goes to a file on a full disk.
+            WriteError: it cannot be printed, for example because the output is a file on a full disk.
         """
-        code = self.console.encoding  # file names may hold what a terminal cannot show
+        code = self.console.encoding  # file names may hold characters that the terminal cannot show
         with writing("standard output"):
             self.console.print(text.encode(code, "backslashreplace").decode(code))
             self.console.file.flush()
 
     @contextlib.contextmanager
     def bar(self, title: str, total: int) -> Iterator[Callable[[int], None]]:
-        """A progress bar on a terminal, nothing elsewhere; yields a function to call with the number done."""
+        """Show a progress bar on a terminal only; yield a function to call with the number done."""
         if not self.console.is_terminal or self.console.quiet:
             yield lambda done: None
             return
@@ -46,52 +46,16 @@ class Reporter:
             task = progress.add_task(title, total=total)
             yield lambda done: progress.update(task, completed=done)
 
-    def check(self, dataset: SegmentationDataset) -> DataReport:
-        """Read the whole of `dataset` once, and print what a user should know of it.
-
-        Raises:
-            DataError: it cannot be used.
-        """
-        self.line(f"checking {len(dataset)} {dataset.split} images of {dataset.name}")
-        with self.bar("checking", len(dataset)) as progress:
-            report = dataset.check(progress)
-        for note in report.notes:
-            self.line(note)
-        return report
-
-    def shared_images(self, val_set: SegmentationDataset, train: DataReport, val: DataReport) -> None:
-        """Say how many validation images are training images too, pixel for pixel."""
-        known = set(train.digests)
-        shared = [val_set.item_name(index) for index, digest in enumerate(val.digests) if digest in known]
-        if shared:
-            self.line(
-                f"{len(shared)} of {val.images} validation images are also training images "
-                f"({listed(shared)}): the evaluation tells little of images that the network has never seen"
-            )
-
-    def check_sizes(
-        self, dataset: SegmentationDataset, found: DataReport, check: Callable[[tuple[int, int]], None]
-    ) -> None:
-        """Call `check` with every size, (height, width), that was found among the images of `dataset`.
-
-        Raises:
-            DataError: it raised ValueError for one; the message names an image of that size.
-        """
-        with self.bar("checking sizes", len(found.sizes)) as progress:
-            for done, (size, index) in enumerate(sorted(found.sizes.items()), start=1):
-                try:
-                    check(size)
-                except ValueError as error:
-                    raise DataError(f"{dataset.split} image {dataset.item_name(index)}: {error}") from error
-                progress(done)
-
 
 class Interrupted(Exception):
-    """The run was asked to stop; the message says which checkpoint there is."""
+    """A signal stopped the run; the message says which checkpoint there is."""
 
 
 class StopSignal:
-    """Turns the first SIGINT or SIGTERM into a flag, so that no step is cut in half; a second one kills."""
+    """Turns the first SIGINT or SIGTERM into a flag, so that no step is cut in half.
+
+    The second one raises KeyboardInterrupt.
+    """
 
     def __init__(self) -> None:
         self.received = False
@@ -113,16 +77,25 @@ class StopSignal:
             raise KeyboardInterrupt
         self.received = True
         print(
-            "\nstopping with a checkpoint after this step; once more to stop at once",
+            "\nstopping after this step, with a checkpoint; a second signal stops at once",
             file=sys.stderr,
             flush=True,
         )
 
 
+def shown_default(text: str) -> Any:
+    """Annotate an option whose default is None: --help shows `text`, which says what None stands for."""
+    return tyro.conf.arg(help_behavior_hint=f"(default: {text})")
+
+
+DEVICE_DEFAULT = shown_default("the best one present")
+"""Annotates the option --device, which all commands share."""
+
+
 def parse(
     target: Callable[..., Any], arguments: Sequence[str] | None, module: str, description: str | None
 ) -> Any:
-    """The command line of ``python -m difnet.MODULE`` as tyro reads it for `target`.
+    """Parse the command line of ``python -m difnet.MODULE`` with tyro, and call `target` with the result.
 
     A path may begin with "~": a shell expands it in ``--out ~/x`` but not in ``--out=~/x``.
     """
@@ -153,16 +126,16 @@ def parse(
 
 
 def _path(word: str) -> Path:
-    if not word:  # pathlib takes it for the current folder
+    if not word:  # for pathlib, an empty path is the current folder
         raise ValueError("expected a path, got nothing; write . for the current folder")
     return Path(os.path.expanduser(word))
 
 
-def run_command(command: Callable[[], None], name: str) -> int:
-    """Call `command`; a problem that the user can solve becomes one message on stderr.
+def run_command(command: Callable[[], object], name: str) -> int:
+    """Call `command`; print one line to stderr for a problem that the user can solve.
 
-    Caught are errors of the system, backends that cannot run, unusable data, and this package's own
-    ValueErrors. All other exceptions propagate.
+    These are errors of the system, backends that cannot run, data that cannot be used, ValueErrors that this
+    package raises, and lack of memory. All other exceptions propagate.
 
     Returns:
         Exit status: 0, 1 after an error, 130 after an interruption.
@@ -189,7 +162,7 @@ def run_command(command: Callable[[], None], name: str) -> int:
 
 
 def is_memory_error(error: BaseException) -> bool:
-    """Whether memory ran out, on the device or for PyTorch on the CPU, which has no error type for it."""
+    """Whether memory ran out; PyTorch has no error type for that on the CPU."""
     words = ("out of memory", "can't allocate memory", "Unable to allocate")
     return isinstance(error, MemoryError) or any(word in str(error) for word in words)
 
@@ -199,12 +172,12 @@ def _first_line(error: BaseException) -> str:
 
 
 def _is_ours(error: BaseException) -> bool:
-    """Whether this package raised `error` itself; one from deeper down is a bug and keeps its traceback."""
-    if isinstance(error, DataError):  # PyTorch raises the errors of a loader's workers anew
+    """Whether this package raised `error`; an error of a library is a bug and keeps its traceback."""
+    if isinstance(error, DataError):  # PyTorch raises errors of data-loading workers a second time
         return True
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
-    # The module that `python -m` runs is called __main__; its specification keeps the real name.
+    # A module that `python -m` runs is called __main__; its __spec__ keeps the real name.
     module = trace.tb_frame.f_globals.get("__spec__") if trace else None
     return module is not None and module.name.partition(".")[0] == "difnet"

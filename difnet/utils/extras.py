@@ -1,4 +1,4 @@
-"""One clear error where a package of the ``[train]`` extra is missing."""
+"""One clear error if a package of the ``[train]`` extra is missing."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,6 +1,6 @@
-"""Files that are whole or absent: written beside the target, flushed to disk, then renamed over it.
+"""Writes files whole or not at all: beside the target, flushed to disk, then renamed over it.
 
-And text as people's editors save it."""
+Also reads text in the encodings that editors save."""
 
 import codecs
 import contextlib
@@ -28,18 +28,18 @@ _REMEDIES = {
     errno.EROFS: "make its folder writable, or choose another",
     errno.ENOENT: "create its folder first, or choose another",
     errno.ENAMETOOLONG: "choose a shorter name",
-    errno.EEXIST: "what its path names as a folder is none; choose another path",
-    errno.ENOTDIR: "what its path names as a folder is none; choose another path",
+    errno.EEXIST: "a part of its path is not a folder; choose another path",
+    errno.ENOTDIR: "a part of its path is not a folder; choose another path",
     errno.ELOOP: "links on its path lead in a circle; choose another path",
 }
 
 
 @contextlib.contextmanager
 def writing(path: Path | str) -> Iterator[None]:
-    """Turn errors of the system on the way to writing `path` into ones that name it and the remedy.
+    """Turn errors of the system, in a block that writes `path`, into errors that name it and the remedy.
 
     Raises:
-        WriteError: in place of any other OSError, whose number it keeps.
+        WriteError: in place of any other OSError, with the same number.
     """
     try:
         yield
@@ -52,13 +52,13 @@ def writing(path: Path | str) -> Iterator[None]:
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
-    """Replace the file `path` by `content` such that a crash at any moment leaves the old one or the new one.
+    """Replace the file `path` by `content`; a crash at any moment leaves the old file or the new one.
 
-    Where `path` is a link, the file that it leads to is replaced.
+    If `path` is a link, the file that it leads to is replaced.
 
     Raises:
-        WriteError: no file stands there, but a folder, a device or a pipe; or the file system refuses (no
-            space, no permission). What was there is then untouched.
+        WriteError: `path` is a folder, a device or a pipe, or the file system refuses (no space, no
+            permission). What was there before is unchanged.
     """
     data = content.encode() if isinstance(content, str) else content
     target = file_to_write(path)
@@ -79,10 +79,10 @@ def write_atomically(path: Path, content: bytes | str) -> None:
 
 
 def file_to_write(path: Path) -> Path:
-    """The file that writing to `path` makes or replaces: `path` itself, or what links lead to.
+    """Return the file that writing to `path` creates or replaces: `path`, or the target of its links.
 
     Raises:
-        WriteError: something stands there that is no file, or the system refuses to look.
+        WriteError: `path` exists and is not a file, or the system refuses access.
     """
     with writing(path):
         try:
@@ -93,15 +93,15 @@ def file_to_write(path: Path) -> Path:
         what = "a folder" if stat.S_ISDIR(mode) else "a device or a pipe, which a file would replace"
         raise WriteError(errno.EEXIST, f"{path} is {what}; name a file")
     link = os.path.abspath(path)
-    while os.path.islink(link):  # /dev/stdout, say, leads through /proc to the file of its lines
+    while os.path.islink(link):  # /dev/stdout, for example, leads through /proc to the file of its output
         link = os.path.join(os.path.realpath(os.path.dirname(link)), os.readlink(link))
         if link.startswith("/proc/"):
-            raise WriteError(errno.EEXIST, f"{path} is written to by a process already; name a file")
+            raise WriteError(errno.EEXIST, f"{path} is already open for writing in a process; name a file")
     return Path(os.path.realpath(path))
 
 
 def prepare_file(path: Path) -> None:
-    """Make the folder of a file that is to be written when the work is done, and see that it can be.
+    """Make the folder of a file that will be written after the work, and check that it can be written.
 
     Raises:
         WriteError: it cannot.
@@ -114,7 +114,11 @@ def prepare_file(path: Path) -> None:
 
 
 def prepare_folder(path: Path) -> None:
-    """The same for a folder of results."""
+    """Make a folder for results, and check that files can be written there.
+
+    Raises:
+        WriteError: they cannot.
+    """
     with writing(path):
         if path.exists() and not path.is_dir():
             raise WriteError(errno.ENOTDIR, f"{path} is a file; name a folder")
@@ -124,15 +128,14 @@ def prepare_folder(path: Path) -> None:
 
 
 def is_within(path: Path, root: Path) -> bool:
-    """Whether `path` is `root` or lies below it, as they are written or as links lead."""
+    """Whether `path` is `root` or lies below it, by their names or after following links."""
     return any(Path(real(path)).is_relative_to(real(root)) for real in (os.path.abspath, os.path.realpath))
 
 
 def distinct_names(names: Sequence[str]) -> list[str]:
-    """Names for files, of 200 bytes at most, so that an ending fits into the 255 of most file systems.
+    """Make distinct file names of at most 200 bytes: most file systems allow 255, which leaves an ending.
 
-    "/" becomes "_", of longer names the end is taken, and where an earlier one has a name already, "-2",
-    "-3", ... are added.
+    "/" becomes "_", a longer name keeps its end, and a name that is taken gets "-2", "-3", ... appended.
     """
     taken: set[str] = set()
     distinct: list[str] = []
@@ -141,7 +144,7 @@ def distinct_names(names: Sequence[str]) -> list[str]:
         while len(os.fsencode(stem)) > 200:
             stem = stem[1:]
         unique, count = stem, 1
-        while unique.casefold() in taken:  # some file systems do not tell cases apart
+        while unique.casefold() in taken:  # some file systems ignore case
             count += 1
             unique = f"{stem}-{count}"
         taken.add(unique.casefold())
@@ -150,22 +153,22 @@ def distinct_names(names: Sequence[str]) -> list[str]:
 
 
 def read_text(path: Path) -> str:
-    """Text in UTF-8, with a byte order mark or without, or in UTF-16 with one.
+    """Read text in UTF-8, with or without a byte order mark, or in UTF-16 with one.
 
     Raises:
         OSError: the file cannot be read.
-        UnicodeError: it is text in another encoding, or no text.
+        UnicodeError: the file is in another encoding, or is not text.
     """
     data = path.read_bytes()
     wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     text = data.decode("utf-16" if wide else "utf-8-sig")
     if "\0" in text:
-        raise UnicodeError("it holds zero bytes, as text in UTF-16 without a byte order mark does")
+        raise UnicodeError("it holds zero bytes, like UTF-16 text without a byte order mark")
     return text
 
 
 def sync_folder(folder: Path) -> None:
-    """Flush a rename in `folder` to disk where the platform can open folders."""
+    """Flush a rename in `folder` to disk, if the platform can open folders."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:

@@ -1,4 +1,4 @@
-"""Label maps as pictures: palette PNG, overlay on the image, side by side."""
+"""Draws label maps: as palette PNG, as overlay on the image, side by side."""
 
 import io
 from pathlib import Path
@@ -14,24 +14,24 @@ from difnet.utils.files import distinct_names, write_atomically
 
 
 def to_array(image: Tensor) -> np.ndarray:
-    """(H, W, 3) uint8 of an image (3, H, W), uint8 or float in [0, 1]."""
+    """Convert an image (3, H, W), uint8 or float in [0, 1], to (H, W, 3) uint8."""
     if image.is_floating_point():
         image = (image.clamp(0.0, 1.0) * 255.0).round()
     return image.detach().cpu().permute(1, 2, 0).numpy().astype(np.uint8)
 
 
 def palette_of(metadata: dict[str, Any], classes: int) -> np.ndarray:
-    """(k, 3) uint8 colours of a network's k classes: those saved with its weights, or else made-up ones.
+    """Return (k, 3) uint8 colours of a network's k classes: those saved with its weights, or generated ones.
 
     Raises:
-        ValueError: those saved are not one colour for each class.
+        ValueError: the saved palette does not hold one colour for each class.
     """
     saved = metadata.get("palette")
     if saved is None:
         return distinct_palette(classes)
     try:
         colours = np.array(saved)
-    except ValueError:  # rows of several lengths
+    except ValueError:  # the rows differ in length
         colours = np.zeros(0)
     if (
         colours.shape != (classes, 3)
@@ -40,13 +40,13 @@ def palette_of(metadata: dict[str, Any], classes: int) -> np.ndarray:
     ):
         raise ValueError(
             "the palette saved with the weights is not one colour [r, g, b] of whole numbers 0 to 255 for "
-            f"each of the {classes} classes; save them with such a palette, or with none"
+            f"each of the {classes} classes; save them with such a palette, or without one"
         )
     return colours.astype(np.uint8)
 
 
 def colour_labels(label: Tensor, palette: np.ndarray) -> Image.Image:
-    """Palette picture of label (H, W): pixel value = class index, void (255) black.
+    """Draw a label map as a palette picture: pixel value = class index, void (255) is black.
 
     Args:
         label: (H, W) class indices, 255 = void.
@@ -60,7 +60,7 @@ def colour_labels(label: Tensor, palette: np.ndarray) -> Image.Image:
 
 
 def overlay(image: Tensor, label: Tensor, palette: np.ndarray, opacity: float = 0.5) -> Image.Image:
-    """RGB picture of image (3, H, W) under the colours of label (H, W); void pixels show the image alone."""
+    """Draw the colours of label (H, W) over image (3, H, W); void pixels show only the image."""
     base = to_array(image).astype(np.float64)
     colours = np.asarray(colour_labels(label, palette).convert("RGB"), np.float64)
     weight = opacity * (label.detach().cpu().numpy() != VOID)[..., None]
@@ -79,7 +79,7 @@ def save_picture(picture: Image.Image, path: Path) -> None:
 
 
 def side_by_side(*pictures: Image.Image, gap: int = 4) -> Image.Image:
-    """One RGB picture of pictures of equal height, left to right with a white gap."""
+    """Join pictures of equal height to one RGB picture, left to right with a white gap."""
     width = sum(picture.width for picture in pictures) + gap * (len(pictures) - 1)
     sheet = Image.new("RGB", (width, pictures[0].height), "white")
     left = 0
@@ -93,7 +93,7 @@ def side_by_side(*pictures: Image.Image, gap: int = 4) -> Image.Image:
 def save_overlays(
     model: torch.nn.Module, dataset: SegmentationDataset, folder: Path, count: int, device: torch.device
 ) -> None:
-    """Write `count` pictures, spread over `dataset`: image, true labels, predicted labels."""
+    """Write `count` pictures, spread evenly over `dataset`: image, true labels, predicted labels."""
     model.eval()
     count = min(count, len(dataset))
     indices = sorted({round(i * (len(dataset) - 1) / max(1, count - 1)) for i in range(count)})

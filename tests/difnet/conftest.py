@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from small_runs import make_folder, tiny
+from small_runs import make_folder, small_network, tiny
 
-from difnet import train
+from difnet import save_model, train
 
-torch.set_num_threads(1)  # the networks are tiny: a second thread costs more than it gives
+torch.set_num_threads(1)  # for networks so small, a second thread costs more time than it saves
 
 
 @pytest.fixture
@@ -19,16 +19,41 @@ def data_root(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A data set and a run on it."""
+    """A data set and a finished run on it."""
     folder = tmp_path_factory.mktemp("trained")
     root = make_folder(folder / "data")
     assert train.main(tiny(root, folder / "run", "--max-steps", "3")) == 0
     return root, folder / "run"
 
 
+@pytest.fixture(scope="module")
+def finished_runs(tmp_path_factory):
+    """Two finished runs of two steps, one with each optimizer."""
+    folder = tmp_path_factory.mktemp("runs")
+    root = make_folder(folder / "data")
+    for name, rate in (("sgd", "0.05"), ("adamw", "0.001")):
+        AcceleratorState._reset_state(reset_partial_state=True)
+        options = ("--max-steps", "2", "--overlays", "0", "--optimizer", name, "--lr", rate)
+        assert train.main(tiny(root, folder / name, *options)) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def saved_network(tmp_path_factory):
+    """File and weights of a network with the classes a, b and c."""
+    path = tmp_path_factory.mktemp("source") / "model.safetensors"
+    network = small_network()
+    with torch.no_grad():
+        for value in network.state_dict().values():
+            if value.is_floating_point():
+                value.normal_()
+    save_model(network, path, metadata={"classes": ["a", "b", "c"]})
+    return path, network.state_dict()
+
+
 @pytest.fixture(autouse=True)
 def fresh_accelerate():
-    """Accelerate keeps its settings in process-wide singletons; every test starts without them."""
+    """Reset the process-wide singletons in which Accelerate keeps its settings."""
     AcceleratorState._reset_state(reset_partial_state=True)
     yield
     AcceleratorState._reset_state(reset_partial_state=True)

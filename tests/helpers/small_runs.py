@@ -1,12 +1,17 @@
-"""Small data sets and runs that the tests of the network share."""
+"""Small data sets and runs for the tests of the network."""
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
+from safetensors.torch import load_file
+
+from difnet import DifNet, SimDeepLab, create_model, train
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -14,7 +19,7 @@ CLASSES = ("left", "right", "block")
 
 
 def write_pair(root: Path, split: str, name: str, size: tuple[int, int], rng: np.random.Generator) -> None:
-    """Two halves of different colour with a block; a void border of two pixels."""
+    """Write an image of two halves in different colours with a block, and its label with a void border."""
     height, width = size
     label = np.zeros((height, width), np.uint8)
     label[:, width // 2 :] = 1
@@ -39,16 +44,16 @@ def make_folder(root: Path, train: int = 8, val: int = 3, size: tuple[int, int] 
 
 
 def tiny(data_root: Path, out: Path, *more: str) -> list[str]:
-    """Arguments of a training run that takes a second or two."""
+    """Arguments of a training run that takes one or two seconds."""
     return [
         *("--dataset", "folder", "--data-root", str(data_root), "--out", str(out), "--model", "test_resnet"),
-        *("--walks", "0", "2", "--crop", "32", "--batch-size", "4", "--lr", "0.05", "--workers", "0"),
+        *("--walk-sources", "0", "2", "--crop", "32", "--batch-size", "4", "--lr", "0.05", "--workers", "0"),
         *("--log-every", "1", "--checkpoint-every", "1", *more),
     ]
 
 
 def start(module: str, *arguments: str, prefix: tuple[str, ...] = ()) -> subprocess.Popen[str]:
-    """A command of the package in a process of its own, on one thread."""
+    """Start a command of the package in another process, with one thread."""
     path = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
     return subprocess.Popen(
         [sys.executable, *prefix, "-m", module, *arguments],
@@ -57,3 +62,38 @@ def start(module: str, *arguments: str, prefix: tuple[str, ...] = ()) -> subproc
         stderr=subprocess.STDOUT,
         text=True,
     )
+
+
+def losses(run: Path) -> list[tuple[int, float]]:
+    """Return (step, loss) of all logged steps."""
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [(record["step"], record["loss"]) for record in records if record["kind"] == "train"]
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    """Check that losses, weights, optimizer state and random states are bitwise equal."""
+    assert losses(one) == losses(other)
+    first, second = (load_file(run / "state.safetensors") for run in (one, other))
+    assert first.keys() == second.keys()
+    assert any(name.startswith("optimizer.") for name in first)
+    for name, tensor in first.items():
+        assert torch.equal(tensor, second[name]), name
+
+
+def edit_config(run: Path, **changes) -> None:
+    """Change settings in the config.json of a run."""
+    file = run / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def resume_error(run: Path, capsys) -> str:
+    """Resume a run, which must fail, and return what it prints to stderr."""
+    capsys.readouterr()
+    assert train.main(["--resume", str(run), "--workers", "0"]) == 1
+    return capsys.readouterr().err
+
+
+def small_network(**options) -> DifNet | SimDeepLab:
+    """Build a network of three classes and two walks, always with the same weights."""
+    torch.manual_seed(0)
+    return create_model("test_resnet", 3, **{"aspp": False, "walk_sources": (0, 2), **options})

@@ -12,7 +12,7 @@ PALETTE = [[255, 0, 0], [0, 255, 0], [0, 0, 255]]
 @pytest.fixture(scope="module")
 def model():
     torch.manual_seed(0)
-    return create_model("difnet18", 3, walks=(0, 4)).eval()
+    return create_model("difnet18", 3, walk_sources=(0, 4)).eval()
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def test_maps_are_rows_of_the_transition_matrix(model):
             row = model.upsample(transition[node].view(1, 1, 5, 7), (33, 49))[0, 0]
             torch.testing.assert_close(maps[f"walk{number}"], row, rtol=1e-4, atol=1e-6)
         details = model(image[None], details=True)
-    assert torch.equal(maps["after"], details.scores[0].argmax(0))
+    assert torch.equal(maps["after"], details.logits[0].argmax(0))
     assert torch.equal(maps["before"], model.upsample(details.seed, (33, 49))[0].argmax(0))
     assert lines[0].startswith("walk 1 (image): mu 0.500, beta 0.500")
     assert lines[1].startswith("walk 2 (block 4)")
@@ -70,9 +70,9 @@ def test_command_writes_pictures(arguments, tmp_path, capsys):
     assert main([*arguments, "30,20"]) == 0
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {
-        f"street_{part}.png" for part in ("importance", "walk1", "walk2", "before", "after", "all")
+        f"street.{part}.png" for part in ("importance", "walk1", "walk2", "before", "after", "all")
     }
-    with Image.open(tmp_path / "out" / "street_walk2.png") as picture:
+    with Image.open(tmp_path / "out" / "street.walk2.png") as picture:
         assert picture.size == (49, 33)
     assert "pixel 30,20:" in capsys.readouterr().out
 
@@ -80,30 +80,30 @@ def test_command_writes_pictures(arguments, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("point", "message"), [("49,0", "outside the image of width 49"), ("3", "as x,y"), ("a,b", "as x,y")]
 )
-def test_bad_point_is_one_line(arguments, capsys, point, message):
+def test_bad_point_is_an_error_of_one_line(arguments, capsys, point, message):
     assert main([*arguments, point]) == 1
     error = capsys.readouterr().err
     assert message in error
     assert "Traceback" not in error
 
 
-def test_photographs_are_turned_as_their_camera_says(arguments, tmp_path, capsys):
+def test_photographs_are_turned_by_their_exif_tag(arguments, tmp_path, capsys):
     with Image.open(tmp_path / "street.png") as picture:
         exif = picture.getexif()
         exif[0x0112] = 6  # a quarter turn
         picture.save(tmp_path / "street.png", exif=exif)
     assert main([*arguments, "20,48"]) == 0
-    with Image.open(tmp_path / "out" / "street_walk1.png") as picture:
+    with Image.open(tmp_path / "out" / "street.walk1.png") as picture:
         assert picture.size == (33, 49)
 
 
-def test_missing_picture_is_one_line(arguments, tmp_path, capsys):
+def test_missing_picture_is_an_error_of_one_line(arguments, tmp_path, capsys):
     (tmp_path / "street.png").unlink()
     assert main([*arguments, "0,0"]) == 1
     assert "street.png cannot be read" in capsys.readouterr().err
 
 
-def test_model_without_walks_is_one_line(arguments, tmp_path, capsys):
+def test_model_without_walks_is_an_error_of_one_line(arguments, tmp_path, capsys):
     save_model(create_model("simdeeplab18", 3), tmp_path / "best.safetensors", metadata={"palette": PALETTE})
     assert main([*arguments, "0,0"]) == 1
     assert "'simdeeplab18' has no walks to explain" in capsys.readouterr().err

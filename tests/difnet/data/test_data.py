@@ -1,4 +1,4 @@
-"""Data sets: items, determinism, and every way in which data on disk can be wrong."""
+"""Data sets: items, determinism, and errors of the data on disk."""
 
 import os
 import re
@@ -29,7 +29,7 @@ from difnet.data.scenes import Scenes
 
 
 def problem(root: Path, split: str = "train") -> str:
-    """The message of the error that this folder raises when built or checked."""
+    """Return the message of the error that this folder raises when it is opened or checked."""
     with pytest.raises(DataError) as caught:
         create_dataset("folder", root, split).check()
     return str(caught.value)
@@ -81,7 +81,7 @@ def test_check_names_classes_that_never_occur(data_root, split, word):
 
 
 @pytest.mark.parametrize(("split", "word"), [("train", "training"), ("val", "validation")])
-def test_a_single_class_is_refused(data_root, split, word):
+def test_single_class_is_refused(data_root, split, word):
     relabel(data_root, split, 2, 255)
     relabel(data_root, split, 1, 255)
     message = problem(data_root, split)
@@ -89,14 +89,14 @@ def test_a_single_class_is_refused(data_root, split, word):
         f"folder {split}: 1 of 3 classes occur, classes 1 (right), 2 (block) in no {word} label; 255 is void:"
     )
     assert absent in message
-    assert "one class alone can be neither learned nor measured" in message
+    assert "a single class can be neither learned nor measured" in message
     assert "if 255 stands for a class here, write the class's number there" in message
     relabel(data_root, split, 255, 0)
-    assert problem(data_root, split).endswith("to answer it everywhere would always be right")
+    assert problem(data_root, split).endswith("because to predict it everywhere is always correct")
 
 
-def test_masks_of_which_some_hold_255_for_the_class(data_root):
-    """Two masks of 0 and 255 among masks of 0 and 1; void in a mask of both classes is void indeed."""
+def test_masks_that_partly_use_255_for_the_class(data_root):
+    """Two masks hold 0 and 255, the rest 0 and 1; 255 in a mask of both classes really means void."""
     (data_root / "classes.txt").write_text("ground\nblock\n")
     paths = sorted((data_root / "labels/train").iterdir())
     for index, path in enumerate(paths):
@@ -136,14 +136,14 @@ def test_void_numbers_and_label_offset(data_root):
         ({"label_offset": -1}, "--label-offset must be a number that a PNG can hold"),
     ],
 )
-def test_numbering_that_contradicts_itself(data_root, options, words):
+def test_contradicting_numbering_is_refused(data_root, options, words):
     shutil.rmtree(data_root / "labels")
     with pytest.raises(ValueError, match=re.escape(words)):
         create_dataset("folder", data_root, "train", **options)
 
 
 @pytest.mark.parametrize("name", ["scenes", "camvid"])
-def test_only_folders_take_a_numbering(data_root, name):
+def test_numbering_is_only_for_folders(data_root, name):
     root = None if name == "scenes" else data_root
     for options in ({"void_value": (0,)}, {"label_offset": 1}):
         with pytest.raises(ValueError, match=f"are for --dataset folder; {name} numbers its classes from 0"):
@@ -182,8 +182,8 @@ def test_links_to_folders_are_followed(data_root, tmp_path):
     assert [dataset.item_name(i) for i in (0, 1, 7)] == ["rome/view0", "view1", "view7"]
     loops = dataset.check().notes[:2]
     for kind, note in zip(("images", "labels"), loops, strict=True):
-        assert note.startswith(f"not read in {data_root / kind / 'train'}: loop (read are")
-        assert note.endswith("and linked folders that do not lead back)")
+        assert note.startswith(f"not read in {data_root / kind / 'train'}: loop (only")
+        assert note.endswith("and linked folders unless they lead back)")
 
 
 def test_files_that_are_not_read_are_named(data_root):
@@ -193,19 +193,19 @@ def test_files_that_are_not_read_are_named(data_root):
         path.touch()
     report = create_dataset("folder", data_root, "train").check()
     assert report.images == 8
-    assert report.notes[0].startswith(f"not read in {data_root}/images/train: Thumbs.db, a.heic, b.npy (read")
+    assert report.notes[0].startswith(f"not read in {data_root}/images/train: Thumbs.db, a.heic, b.npy (only")
     assert len(report.notes) == 2
 
 
 @pytest.mark.parametrize("suffix", [".JPG", ".jpe", ".gif", ".pgm"])
-def test_every_suffix_of_the_formats_is_taken(data_root, suffix):
+def test_all_suffixes_of_the_formats_are_read(data_root, suffix):
     path = data_root / "images/train/view0.png"
     Image.open(path).convert("L").save(path.with_suffix(suffix))
     path.unlink()
     assert create_dataset("folder", data_root, "train").check().images == 8
 
 
-def test_a_label_or_image_of_another_kind_is_named(data_root):
+def test_unpaired_file_of_another_format_is_named(data_root):
     label, image = data_root / "labels/train/view1.png", data_root / "images/train/view2.png"
     Image.open(label).save(label.with_suffix(".tif"))
     label.unlink()
@@ -216,8 +216,8 @@ def test_a_label_or_image_of_another_kind_is_named(data_root):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_labels_of_photographs_that_are_turned(data_root, orientation):
-    """Labels drawn on the stored pixels are told apart by their size, where it can tell."""
+def test_labels_of_turned_photographs(data_root, orientation):
+    """A label drawn on the stored pixels is recognised if its size differs from that of the turned image."""
     path = data_root / "images/train/view0.png"
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -254,7 +254,7 @@ def turn(path: Path, orientation: int) -> None:
         (6, 6, (40, 56), False),
     ],
 )
-def test_labels_that_are_turned_otherwise_than_their_images(tmp_path, of_image, of_label, size, noted):
+def test_labels_turned_differently_from_their_images(tmp_path, of_image, of_label, size, noted):
     root = make_folder(tmp_path / "data", 3, 1, size)
     turn(root / "images/train/view0.png", of_image)
     turn(root / "labels/train/view0.png", of_label)
@@ -263,7 +263,7 @@ def test_labels_that_are_turned_otherwise_than_their_images(tmp_path, of_image, 
     assert [note in text for text in notes] == ([True] if noted else [])
 
 
-def test_a_label_that_lies_on_its_side(data_root):
+def test_label_that_lies_on_its_side(data_root):
     path = data_root / "labels/train/view0.png"
     turn(path, 6)
     words = "turned by its own EXIF tag (Orientation 6), which its image lacks: remove the tag from the label"
@@ -271,7 +271,7 @@ def test_a_label_that_lies_on_its_side(data_root):
     Image.open(path).transpose(Image.Transpose.ROTATE_90).save(path, exif=b"")
     message = problem(data_root)
     assert "is 40x56, its image" in message
-    assert "one of them lies on its side: turn the label until it lies on the image" in message
+    assert "one of them lies on its side: turn the label until it matches the image" in message
     assert "resize" not in message
 
 
@@ -315,7 +315,7 @@ def test_image_without_label_and_reverse(data_root):
     ("image", "label"),
     [("caf\u00e9", "cafe\u0301"), ("view", "View"), ("view", "view "), ("a/view", "A/view")],
 )
-def test_names_that_nearly_pair(data_root, image, label):
+def test_names_that_differ_slightly(data_root, image, label):
     for kind, name in (("images", image), ("labels", label)):
         path = data_root / kind / "train" / f"{name}.png"
         path.parent.mkdir(exist_ok=True)
@@ -323,7 +323,8 @@ def test_names_that_nearly_pair(data_root, image, label):
     message = problem(data_root)
     assert "1 item(s) cannot be used" in message
     assert (
-        f"labels/train/{label}.png has nearly its name: {label!a} differs from {image!a} in case" in message
+        f"labels/train/{label}.png has nearly the same name: {label!a} differs from {image!a} in case"
+        in message
     )
 
 
@@ -393,7 +394,7 @@ def test_first_ten_of_many_errors(tmp_path):
         ("a\nb\na\n", "names a more than once"),
         (
             "a\n \nb\nc\n",
-            "has no name on line 2, and lines number the classes; remove the line, or write the",
+            "has no name on line 2, and each line names a class; remove the line, or write the",
         ),
         ("\r\na\r\nb\r\nc", "has no name on line 1"),
         ("a\n\u200b\nb\n", "has no name on line 2"),
@@ -401,11 +402,11 @@ def test_first_ten_of_many_errors(tmp_path):
         ("a\n// b\nc\n", "has a comment on line 2 ('// b')"),
         (
             "id,name\n0,a\n1,b\n2,c\n",
-            "has '0,a' on line 2, and its lines name classes in order, that one class 1; sort",
+            "has '0,a' on line 2, and the order of its lines makes that class 1; sort",
         ),
-        ("2 c\n0 a\n1 b\n", "has '2 c' on line 1, and its lines name classes in order, that one class 0"),
-        ("0: a\n2: b\n1: c\n", "has '2: b' on line 2, and its lines name classes in order, that one class 1"),
-        ("1 a\n3 c\n2 b\n", "has '3 c' on line 2, and its lines name classes in order, that one class 1"),
+        ("2 c\n0 a\n1 b\n", "has '2 c' on line 1, and the order of its lines makes that class 0"),
+        ("0: a\n2: b\n1: c\n", "has '2: b' on line 2, and the order of its lines makes that class 1"),
+        ("1 a\n3 c\n2 b\n", "has '3 c' on line 2, and the order of its lines makes that class 1"),
         ("a\nb\na\u200b\n", "names a more than once (on lines 1, 3; names that look the same count as one)"),
         ("\u00e9\ne\u0301\nb\n", "names \u00e9 more than once (on lines 1, 2;"),
         ("a b\na\u00a0b\nc\n", "names a b more than once (on lines 1, 2;"),
@@ -431,7 +432,7 @@ def test_classes_file(data_root, text, words):
         ["3D", "2D", "1D"],
     ],
 )
-def test_names_may_hold_numbers(data_root, names):
+def test_names_may_begin_with_numbers(data_root, names):
     (data_root / "classes.txt").write_text("\n".join(names))
     assert create_dataset("folder", data_root, "train").classes == names
 
@@ -444,13 +445,13 @@ def test_numbered_names_follow_the_offset(data_root):
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 @pytest.mark.parametrize("end", ["\n", "\r\n", " \t\r\n"])
-def test_classes_file_of_any_editor(data_root, encoding, end):
+def test_classes_file_from_any_editor(data_root, encoding, end):
     text = "".join(f"{name}{end}" for name in ("ä", "b", "c"))
     (data_root / "classes.txt").write_bytes(f"{text}{end}".encode(encoding))
     assert create_dataset("folder", data_root, "train").classes == ["ä", "b", "c"]
 
 
-def test_names_of_classes_end_with_their_line_alone(data_root):
+def test_class_names_end_only_at_line_ends(data_root):
     text = "a\u2028b\nc\x85d\ne\x0cf\n"
     (data_root / "classes.txt").write_text(text, encoding="utf-8")
     assert create_dataset("folder", data_root, "train").classes == ["a\u2028b", "c\x85d", "e\x0cf"]
@@ -476,7 +477,7 @@ def test_evaluation_batches_hold_one_size_each(data_root):
     assert torch.equal(labels[1], dataset[2][1])
 
 
-def test_an_error_in_a_worker_keeps_its_one_line(data_root):
+def test_error_in_a_worker_stays_one_line(data_root):
     dataset = create_dataset("folder", data_root, "val", transform=eval_transform())
     (data_root / "images/val/view1.png").write_bytes(b"x")
     with pytest.raises(DataError) as caught:
@@ -486,7 +487,7 @@ def test_an_error_in_a_worker_keeps_its_one_line(data_root):
 
 
 def test_workers_end_with_the_main_process(tmp_path):
-    """They ignore SIGTERM while it works; after an uncaught error it must not wait for them for ever."""
+    """Workers ignore SIGTERM during the work, but after an uncaught error they must not block the exit."""
     script = """
 from difnet.data.sampling import make_loader
 kept = iter(make_loader([0, 1, 2, 3], 1, batch_size=1))
@@ -512,18 +513,18 @@ def test_registry_errors(data_root):
         create_dataset("camvid", data_root, "train")
 
 
-def test_scenes_depend_on_seed_split_and_index_alone():
+def test_scenes_depend_only_on_rng_seed_split_and_index():
     image, label = Scenes("train")[5]
     again, label_again = Scenes("train", count=7)[5]
     assert torch.equal(image, again)
     assert torch.equal(label, label_again)
-    for other in (Scenes("train")[6], Scenes("val")[5], Scenes("train", seed=1)[5]):
+    for other in (Scenes("train")[6], Scenes("val")[5], Scenes("train", rng_seed=1)[5]):
         assert not torch.equal(image, other[0])
     with pytest.raises(IndexError):
         Scenes("train", count=7)[7]
 
 
-def test_scenes_show_every_class_and_colour_alone_does_not_tell_it():
+def test_scenes_show_every_class_and_colour_alone_does_not_reveal_it():
     dataset = Scenes("val")
     report = dataset.check()
     assert (report.pixels > 0.02 * report.pixels.sum()).all()
@@ -538,7 +539,7 @@ def test_scenes_show_every_class_and_colour_alone_does_not_tell_it():
 def test_step_sampler_splits_one_order_over_processes_and_micro_batches():
     def samplers(processes, accumulation):
         return [
-            StepSampler(50, 8, seed=3, processes=processes, rank=rank, accumulation=accumulation)
+            StepSampler(50, 8, rng_seed=3, processes=processes, rank=rank, accumulation=accumulation)
             for rank in range(processes)
         ]
 
@@ -565,7 +566,7 @@ def test_step_sampler_errors():
         StepSampler(8, 16, 0)
 
 
-def test_augmentation_depends_on_seed_epoch_and_item_alone():
+def test_augmentation_depends_only_on_rng_seed_epoch_and_item():
     dataset = create_dataset("scenes", None, "train", transform=train_transform(32))
     torch.manual_seed(1)
     state = torch.get_rng_state()
@@ -581,7 +582,7 @@ def test_workers_change_nothing():
     dataset = SeededView(create_dataset("scenes", None, "train", transform=train_transform(32)), 0)
     batches = []
     for workers in (0, 2):
-        sampler = StepSampler(12, 4, seed=0)
+        sampler = StepSampler(12, 4, rng_seed=0)
         batches.append(list(make_loader(dataset, workers, batch_sampler=sampler)))
     assert len(batches[0]) == 3
     for one, two in zip(*batches, strict=True):

@@ -1,4 +1,4 @@
-"""Pictures and labels on disk: every layout is read as it was meant or refused with the remedy."""
+"""Pictures and labels on disk: every layout is read correctly, or refused with the remedy."""
 
 import errno
 import os
@@ -22,7 +22,7 @@ def chunk(kind: bytes, content: bytes) -> bytes:
 
 
 def write_png(path: Path, values: np.ndarray, depth: int, colour: int = 0, *more: bytes) -> None:
-    """PNG of values (H, W) or (H, W, c) as the specification packs them; colour 3 has a palette."""
+    """Write values (H, W) or (H, W, c) as a PNG of any bit depth; colour type 3 has a palette."""
     rows = values.reshape(values.shape[0], -1)
     bits = ((rows[..., None] >> np.arange(depth - 1, -1, -1)) & 1).reshape(len(rows), -1).astype(np.uint8)
     packed = np.packbits(bits, axis=1)
@@ -35,7 +35,7 @@ def write_png(path: Path, values: np.ndarray, depth: int, colour: int = 0, *more
 
 
 def write_tiff(path: Path, data: bytes, size: tuple[int, int], **tags: tuple[int, ...]) -> None:
-    """Uncompressed little-endian TIFF of one strip; `tags` are named t258 and so on, as short integers."""
+    """Write an uncompressed little-endian TIFF; `tags` are named by their numbers, t258 and so on."""
     height, width = size
     plain = {
         256: (width,),
@@ -66,7 +66,7 @@ def write_tiff(path: Path, data: bytes, size: tuple[int, int], **tags: tuple[int
 
 
 def damaged_exif(orientation: int) -> bytes:
-    """Orientation, and an XResolution of -1/0 as SRATIONAL: Pillow reads this but fails to write it again."""
+    """An EXIF block with Orientation, and an XResolution of -1/0 that Pillow reads but cannot write again."""
     tags = struct.pack("<HHIHH", 274, 3, 1, orientation, 0) + struct.pack("<HHII", 282, 10, 1, 38)
     return (
         b"Exif\0\0"
@@ -78,7 +78,7 @@ def damaged_exif(orientation: int) -> bytes:
 
 
 def grey(path: Path) -> np.ndarray:
-    """The one channel of a picture whose three are equal."""
+    """Read a picture whose three channels are equal, and return one of them."""
     image = read_image(path).numpy()
     assert (image == image[:1]).all()
     return image[0]
@@ -92,7 +92,7 @@ RAMP = np.arange(0, 65536, 257, dtype=np.uint16).reshape(16, 16)
 
 
 @pytest.mark.parametrize("name", ["wide.png", "wide.tif", "wide.pgm", "big_endian.tif"])
-def test_grey_of_16_bits_is_scaled_by_the_range_of_the_type(tmp_path, name):
+def test_16_bit_grey_is_scaled_by_the_range_of_the_type(tmp_path, name):
     picture = Image.fromarray(RAMP)
     if name == "big_endian.tif":
         picture = Image.frombytes("I;16B", (16, 16), RAMP.astype(">u2").tobytes())
@@ -102,21 +102,19 @@ def test_grey_of_16_bits_is_scaled_by_the_range_of_the_type(tmp_path, name):
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("brightest", [255, 4000, 4095])
-def test_a_picture_that_uses_little_of_16_bits_is_refused(tmp_path, channels, brightest):
+def test_16_bit_picture_with_a_small_range_is_refused(tmp_path, channels, brightest):
     path = tmp_path / "dark.png"
     values = np.linspace(0, brightest, 64).astype(np.int64).reshape(8, 8, 1).repeat(channels, 2)
     write_png(path, values, 16, 0 if channels == 1 else 2)
-    with pytest.raises(
-        DataError, match=r"dark\.png holds numbers of 16 bits that become at most 16 .*by 16 for"
-    ):
+    with pytest.raises(DataError, match=r"dark\.png holds 16-bit values that become at most 16 .*by 16 for"):
         read_image(path)
     write_png(path, values * (65535 // brightest), 16, 0 if channels == 1 else 2)
     assert grey(path).max() >= 238
 
 
 @pytest.mark.parametrize(("name", "colour"), [("x.png", 4), ("x.png", 6), ("x.tif", 6)])
-def test_a_dark_picture_of_16_bits_is_refused_whatever_is_transparent(tmp_path, name, colour):
-    """The white that shows through transparent pixels is no brightness of the picture."""
+def test_dark_16_bit_picture_with_transparent_pixels_is_refused(tmp_path, name, colour):
+    """White behind transparent pixels does not count as brightness of the picture."""
     values = np.random.default_rng(0).integers(0, 4096, (8, 8, 2 if colour == 4 else 4))
     values[..., -1] = 65535
     values[0, :3, -1] = 0
@@ -130,7 +128,7 @@ def test_a_dark_picture_of_16_bits_is_refused_whatever_is_transparent(tmp_path, 
             write_tiff(tmp_path / name, values.astype("<u2").tobytes(), (8, 8), **tags)
 
     write()
-    with pytest.raises(DataError, match="holds numbers of 16 bits that become at most 16 of 255: too few"):
+    with pytest.raises(DataError, match="holds 16-bit values that become at most 16 of 255: too few"):
         read_image(tmp_path / name)
     values[..., :-1] *= 16
     write()
@@ -138,7 +136,7 @@ def test_a_dark_picture_of_16_bits_is_refused_whatever_is_transparent(tmp_path, 
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_hot_pixels_make_no_picture_bright(tmp_path, channels):
+def test_hot_pixels_do_not_make_a_picture_bright(tmp_path, channels):
     path = tmp_path / "sky.png"
     values = np.random.default_rng(0).integers(0, 4096, (40, 50, channels))
     values[3, 3] = 65535
@@ -150,17 +148,17 @@ def test_hot_pixels_make_no_picture_bright(tmp_path, channels):
     assert read_image(path).max() == 255
 
 
-def test_a_black_frame_of_16_bits(tmp_path):
+def test_black_16_bit_picture(tmp_path):
     write_png(tmp_path / "x.png", np.zeros((4, 4), np.int64), 16)
     assert read_image(tmp_path / "x.png").max() == 0
-    write_png(tmp_path / "x.png", np.zeros((4, 4, 3), np.int64), 16, 2)  # Pillow keeps the upper 8 bits alone
+    write_png(tmp_path / "x.png", np.zeros((4, 4, 3), np.int64), 16, 2)  # Pillow keeps only the upper 8 bits
     with pytest.raises(DataError, match=r"save them scaled to 8 bits \(a black picture too\)"):
         read_image(tmp_path / "x.png")
 
 
 @pytest.mark.parametrize("magic", ["P2", "P3", "P5", "P6"])
 @pytest.mark.parametrize(("largest", "refused"), [(65535, True), (4095, False), (255, False)])
-def test_a_dark_ppm_of_16_bits_is_refused(tmp_path, magic, largest, refused):
+def test_dark_16_bit_ppm_is_refused(tmp_path, magic, largest, refused):
     numbers = np.random.default_rng(0).integers(
         0, min(4096, largest + 1), (6, 15 if magic in ("P3", "P6") else 5)
     )
@@ -172,13 +170,13 @@ def test_a_dark_ppm_of_16_bits_is_refused(tmp_path, magic, largest, refused):
     path = tmp_path / "picture.ppm"
     path.write_bytes(f"{magic}\n5 6\n{largest}\n".encode() + data)
     if refused:
-        with pytest.raises(DataError, match="holds numbers of 16 bits that become at most 16 of 255"):
+        with pytest.raises(DataError, match="holds 16-bit values that become at most 16 of 255"):
             read_image(path)
     else:
         assert read_image(path).max() == 255
 
 
-def test_colour_of_16_bits_keeps_the_high_byte(tmp_path):
+def test_16_bit_colour_keeps_the_high_byte(tmp_path):
     values = np.stack([RAMP, RAMP.T, RAMP[::-1]], -1).astype(np.int64)
     write_png(tmp_path / "x.png", values, 16, 2)
     assert np.array_equal(read_image(tmp_path / "x.png").permute(1, 2, 0).numpy(), values // 257)
@@ -203,10 +201,10 @@ PLANES = np.arange(3 * 6 * 4).reshape(3, 6, 4) * 3
         (dict(t258=(16,), t339=(2,)), "<i2", "integers of more than 16 bits or with a sign"),
         (dict(t258=(32,), t339=(2,)), "<i4", "integers of more than 16 bits or with a sign"),
         (dict(t258=(32,)), "<u4", "integers of more than 16 bits or with a sign"),
-        (dict(t258=(32,), t339=(3,)), "<f4", "real numbers"),
+        (dict(t258=(32,), t339=(3,)), "<f4", "floating-point numbers"),
         (dict(t258=(8,), t339=(2,)), "<i1", "samples that are not unsigned integers"),
         (dict(t258=(8,), t254=(1,)), "<u1", "the small preview of another picture"),
-        (dict(t258=(8,) * 4, t262=(2,), t277=(4,)), "<u1", "4 samples a pixel without a word on"),
+        (dict(t258=(8,) * 4, t262=(2,), t277=(4,)), "<u1", "4 samples per pixel without saying what"),
         (dict(t258=(8,) * 3, t262=(6,), t277=(3,)), "<u1", "YCbCr with fewer samples of colour"),
         (dict(t258=(8,) * 3, t262=(8,), t277=(3,)), "<u1", "colours in CIELAB"),
     ],
@@ -244,7 +242,7 @@ def test_tiff_of_few_bits(tmp_path, depth, inverted):
 
 @pytest.mark.parametrize("factor", [1, 257])
 def test_tiff_palette_of_8_bits(tmp_path, factor):
-    """Old writers store colours of 0 to 255 where TIFF has 65535 as the brightest."""
+    """Some old programs store colours 0 to 255, although 65535 is the maximum in TIFF."""
     colours = np.random.default_rng(0).integers(0, 256, (3, 256))
     values = np.arange(256, dtype=np.uint8).reshape(16, 16)
     tags = dict(t258=(8,), t262=(3,), t320=tuple((colours * factor).ravel().tolist()))
@@ -263,7 +261,7 @@ def test_transparent_pixels_show_white(tmp_path):
     assert grey(tmp_path / "g.png").tolist() == [[255, 8]]
 
 
-def test_strange_transparency_is_refused(tmp_path):
+def test_unsupported_transparency_is_refused(tmp_path):
     Image.new("RGBA", (3, 2)).save(tmp_path / "x.png")
     with pytest.raises(DataError, match=r"x\.png is transparent everywhere; save it without"):
         read_image(tmp_path / "x.png")
@@ -284,7 +282,7 @@ def test_modes_of_8_bits_agree_with_pillow(tmp_path, mode):
 
 
 @pytest.mark.parametrize("name", ["x.gif", "x.png", "x.tif", "x.webp"])
-def test_a_file_of_several_pictures_is_refused(tmp_path, name):
+def test_file_of_several_pictures_is_refused(tmp_path, name):
     frames = [Image.fromarray(np.full((8, 8, 3), value, np.uint8)) for value in (0, 100)]
     frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:])
     with pytest.raises(DataError, match=r"holds 2 pictures; save the one"):
@@ -293,7 +291,7 @@ def test_a_file_of_several_pictures_is_refused(tmp_path, name):
     assert abs(int(grey(tmp_path / name)[0, 0]) - 100) <= 1
 
 
-def test_a_dark_bmp_of_5_bits_a_colour_is_no_picture_of_16(tmp_path):
+def test_bmp_of_5_bits_per_colour_is_not_taken_for_16_bits(tmp_path):
     header = struct.pack("<IiiHHIIiiII", 40, 2, 1, 1, 16, 0, 4, 0, 0, 0, 0)
     (tmp_path / "x.bmp").write_bytes(b"BM" + struct.pack("<IHHI", 58, 0, 0, 54) + header + bytes(4))
     assert read_image(tmp_path / "x.bmp").tolist() == [[[0, 0]]] * 3
@@ -313,7 +311,7 @@ def test_other_formats_and_folders_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("error", [struct.error("x"), KeyError(3), ZeroDivisionError(), AssertionError()])
-def test_whatever_pillow_raises_names_the_file(tmp_path, monkeypatch, error):
+def test_every_error_of_pillow_names_the_file(tmp_path, monkeypatch, error):
     Image.new("L", (4, 4)).save(tmp_path / "x.png")
 
     def fail(*_arguments):
@@ -329,7 +327,7 @@ def test_whatever_pillow_raises_names_the_file(tmp_path, monkeypatch, error):
 
 @pytest.mark.parametrize("exif", [None, 1, 6])
 def test_damaged_pixels_are_refused(tmp_path, exif):
-    """Looking for an EXIF block after the pixels must not hide that they cannot be decoded."""
+    """The search for an EXIF block after the pixels must not hide that the pixels are damaged."""
     rng = np.random.default_rng(0)
     path = tmp_path / "x.png"
     options = {} if exif is None else {"exif": damaged_exif(exif)}
@@ -344,7 +342,7 @@ def test_damaged_pixels_are_refused(tmp_path, exif):
 
 
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_rows": 1}])
-def test_a_jpeg_whose_copy_was_interrupted_is_refused(tmp_path, options):
+def test_jpeg_with_an_interrupted_copy_is_refused(tmp_path, options):
     rng = np.random.default_rng(0)
     path = tmp_path / "x.jpg"
     thumbnail = b"Exif\0\0" + b"\xff\xd8\xff\xd9"  # an end marker before the pixels
@@ -361,7 +359,7 @@ def test_a_jpeg_whose_copy_was_interrupted_is_refused(tmp_path, options):
             read_image(path)
 
 
-def test_errors_of_the_system_are_not_the_file_s(tmp_path, monkeypatch):
+def test_errors_of_the_system_do_not_blame_the_file(tmp_path, monkeypatch):
     path = tmp_path / "x.png"
     Image.new("L", (4, 4)).save(path)
 
@@ -375,12 +373,12 @@ def test_errors_of_the_system_are_not_the_file_s(tmp_path, monkeypatch):
     with pytest.raises(MemoryError):
         read_image(path)
     fail(OSError(errno.EMFILE, "Too many open files"))
-    with pytest.raises(DataError, match=r"Too many open files\); see to that and try again"):
+    with pytest.raises(DataError, match=r"Too many open files\); correct that and try again"):
         read_image(path)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_damaged_exif_still_turns(tmp_path, orientation):
+def test_damaged_exif_block_still_turns_the_picture(tmp_path, orientation):
     pixels = np.arange(6 * 4, dtype=np.uint8).reshape(6, 4) * 10
     expected = {
         1: pixels,
@@ -446,7 +444,7 @@ def test_void_numbers_and_offset(tmp_path, stored, options, expected):
 def test_numbers_outside_name_the_options(tmp_path):
     write_png(tmp_path / "x.png", np.array([[1, 2, 255]]), 8)
     words = r"x\.png holds label value\(s\) 2 outside the 2 classes \(0 to 1, 255 = void\)"
-    with pytest.raises(DataError, match=f"{words}.* give --label-offset and --void-value"):
+    with pytest.raises(DataError, match=f"{words}.* set --label-offset and --void-value"):
         read_label(tmp_path / "x.png", 2)
 
 
@@ -462,11 +460,13 @@ def test_labels_of_other_kinds_are_refused(tmp_path):
             read_label(path, 2)
     for kind in ("JPEG", "BMP", "TIFF"):
         Image.new("L", (4, 4)).save(path, kind)
-        with pytest.raises(DataError, match=f"x.png holds {kind} data; save the label as PNG"):
+        with pytest.raises(
+            DataError, match=f"x.png holds {kind} data; save the label again from its source as PNG"
+        ):
             read_label(path, 2)
 
 
-def test_a_label_is_turned_by_its_own_tag(tmp_path):
+def test_label_is_turned_by_its_own_tag(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     values = np.array([[0, 1, 1], [0, 0, 1]], np.uint8)
@@ -482,7 +482,7 @@ def touch(*paths: Path) -> None:
         path.touch()
 
 
-def test_links_are_followed_and_loops_end(tmp_path):
+def test_links_are_followed_but_not_in_loops(tmp_path):
     top, away = tmp_path / "top", tmp_path / "away"
     touch(top / "a.PNG", away / "b.jpe", away / "deep/c.tiff", top / "notes.txt", top / "d.heic")
     touch(top / ".hidden.png", top / "._a.png", top / ".ipynb_checkpoints/a.png")
@@ -507,7 +507,7 @@ def test_links_are_followed_and_loops_end(tmp_path):
 
 def test_entries_that_cannot_be_read_are_named(tmp_path, monkeypatch):
     (tmp_path / "city").symlink_to(tmp_path / "gone")
-    with pytest.raises(DataError, match="city is a link to what does not exist; restore it"):
+    with pytest.raises(DataError, match="city is a broken link; restore it"):
         find_files(tmp_path, (".png",))
     (tmp_path / "city").unlink()
     os.mkfifo(tmp_path / "pipe.png")

@@ -63,7 +63,7 @@ def test_scale_stays_in_range():
 
 
 @pytest.mark.parametrize("size", [(40, 56), (9, 1), (2, 1), (1, 1)])
-def test_pictures_that_scale_to_one_pixel(size):
+def test_pictures_scaled_to_one_pixel(size):
     image = tv_tensors.Image(torch.full((3, *size), 200, dtype=torch.uint8))
     label = tv_tensors.Mask(torch.ones(size, dtype=torch.uint8))
     scaled, truth = train_transform(4, scale=(0.01, 0.01))(image, label)

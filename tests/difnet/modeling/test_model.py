@@ -28,34 +28,36 @@ def build(name="difnet18", **options):
 
 
 def softened(model):
-    """Shrink the embeddings: at the start of training P is nearly the identity, and hides mistakes."""
+    """Shrink the embeddings: at the start of training P is nearly the identity, which would hide errors."""
     with torch.no_grad():
         for psi in model.embeddings:
             psi.norm.weight.fill_(0.3)
-        model.mu_logit.copy_(torch.linspace(-1, 1, len(model.walks)))
-        model.beta_logit.copy_(torch.linspace(1, -0.5, len(model.walks)))
+        model.mu_logit.copy_(torch.linspace(-1, 1, len(model.walk_sources)))
+        model.beta_logit.copy_(torch.linspace(1, -0.5, len(model.walk_sources)))
     return model
 
 
 @pytest.mark.parametrize("name", ["difnet18", "simdeeplab18"])
 @pytest.mark.parametrize("size", [(1, 1), (1, 40), (7, 9), (65, 97), (64, 96)])
-def test_scores_have_the_size_of_the_image(name, size):
+def test_logits_have_the_size_of_the_image(name, size):
     model = build(name).eval()
     with torch.no_grad():
         out = model(torch.rand(2, 3, *size), details=True)
     h, w = (-(-n // 8) for n in size)
-    walks = 5 if name == "difnet18" else 0
+    num_walks = 5 if name == "difnet18" else 0
     assert isinstance(out, Details)
-    assert out.scores.shape == (2, K, *size)
+    assert out.logits.shape == (2, K, *size)
     assert out.score_map.shape == out.seed.shape == (2, K, h, w)
     assert out.importance.shape == (2, 1, h, w)
-    assert out.states.shape == (walks, 2, K, h, w)
-    assert out.mu.shape == out.beta.shape == (walks,)
+    assert out.states.shape == (num_walks, 2, K, h, w)
+    assert out.mu.shape == out.beta.shape == (num_walks,)
     assert all(value.isfinite().all() for value in out)
 
 
 def test_details_follow_the_equations(image):
-    model = softened(build(walks=(0, 1, 2, 3, 4))).double()  # batch statistics: embeddings spread
+    model = softened(
+        build(walk_sources=(0, 1, 2, 3, 4))
+    ).double()  # in training, so that batch norm spreads the embeddings
     with torch.no_grad():
         image = image.double()
         out = model(image, details=True)
@@ -65,19 +67,19 @@ def test_details_follow_the_equations(image):
             assert psi.shape == (2, 9 * 13, 64)
             transition = (psi @ psi.transpose(1, 2)).softmax(-1)
             assert transition.diagonal(dim1=1, dim2=2).mean() < 0.98
-            assert (transition - 1 / psi.shape[1]).abs().sum(-1).mean() > 0.1  # not uniform either
+            assert (transition - 1 / psi.shape[1]).abs().sum(-1).mean() > 0.1  # nor uniform
             diffused = out.mu[t] * transition @ state + (1 - out.mu[t]) * seed
             state = out.beta[t] * diffused + (1 - out.beta[t]) * state
             torch.testing.assert_close(out.states[t].flatten(2).transpose(1, 2), state)
         assert not torch.allclose(out.states[-1], out.seed, rtol=0.01)
         torch.testing.assert_close(out.seed, out.importance * out.score_map)
         last = F.interpolate(out.states[-1], image.shape[-2:], mode="bilinear", align_corners=False)
-        torch.testing.assert_close(out.scores, last)
-        torch.testing.assert_close(model(image), out.scores)
+        torch.testing.assert_close(out.logits, last)
+        torch.testing.assert_close(model(image), out.logits)
 
 
-def test_walks_choose_what_drives_each_walk_in_order(image):
-    model = build(walks=(3, 0, 0)).eval()
+def test_walk_sources_are_used_in_order(image):
+    model = build(walk_sources=(3, 0, 0)).eval()
     seen = []
     for psi in model.embeddings:
         psi.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
@@ -96,11 +98,11 @@ def test_walks_choose_what_drives_each_walk_in_order(image):
     )
 
 
-def test_empty_walks_leave_the_seed(image):
-    model = build(walks=()).eval()
+def test_without_walk_sources_the_seed_is_upsampled(image):
+    model = build(walk_sources=()).eval()
     with torch.no_grad():
         out = model(image, details=True)
-        assert torch.equal(out.scores, model.upsample(out.seed, (65, 97)))
+        assert torch.equal(out.logits, model.upsample(out.seed, (65, 97)))
     assert out.states.shape[0] == 0
     assert model.similarity_branch is None
 
@@ -121,11 +123,11 @@ def test_gradient_reaches_every_parameter(name, aspp, image):
         if isinstance(module, torch.nn.BatchNorm2d) and not module.weight.any():
             torch.nn.init.ones_(
                 module.weight
-            )  # timm starts each residual branch at zero: no gradient behind it
+            )  # timm starts each residual branch at zero, which stops the gradient
     labels = torch.randint(K, (2, 65, 97), generator=torch.Generator().manual_seed(1))
     F.cross_entropy(model(image), labels).backward()
     untouched = [key for key, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
-    # A bias before batch norm shifts nothing; its gradient is rounding noise or exactly zero.
+    # Batch norm removes the bias before it, whose gradient is rounding noise or exactly zero.
     assert [key for key in untouched if not key.endswith("project.bias")] == []
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
@@ -145,7 +147,7 @@ def test_gradients_are_bitwise_reproducible(image):
 
 
 def contiguous_copies():
-    """As hooks that offload or compress make them."""
+    """Hooks that copy saved tensors to another layout, as offloading or compression may do."""
     return torch.autograd.graph.saved_tensors_hooks(
         lambda x: x.clone(memory_format=torch.contiguous_format), lambda x: x
     )
@@ -155,10 +157,10 @@ def contiguous_copies():
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("hooks", [contextlib.nullcontext, contiguous_copies])
 @pytest.mark.parametrize("training", [True, False])
-def test_gradients_of_one_image_are_those_of_two_alike(
+def test_gradients_of_one_image_equal_those_of_two_copies(
     training, hooks, channels_last, backend, image, monkeypatch
 ):
-    """Of a single image, memory layouts are ambiguous, and batch norm may take one for the other."""
+    """The memory layout of a single image is ambiguous, and batch norm may mistake it."""
     if not {status.name: status.available for status in backends()}[backend]:
         pytest.skip(f"{backend} cannot run here")
     monkeypatch.setenv("DIFNET_BACKEND", backend)
@@ -175,37 +177,17 @@ def test_gradients_of_one_image_are_those_of_two_alike(
         assert (one - two).norm() <= 1e-8 * two.norm() + 1e-12
 
 
-@pytest.mark.parametrize("autocast", [False, True])
-def test_concurrent_branches_give_the_same(autocast, image):
-    model = softened(build("test_resnet"))
-    threads = torch.get_num_threads()
-    found = []
-    for model.concurrent in (False, True):
-        model.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-            scores = model(image)
-        F.cross_entropy(scores, torch.zeros(2, 65, 97, dtype=torch.long)).backward()
-        found.append((scores.detach(), *(p.grad for p in model.parameters())))
-    assert torch.get_num_threads() == threads
-    for expected, actual in zip(*found, strict=True):
-        torch.testing.assert_close(actual, expected)
-    with torch.inference_mode():
-        assert model(image).is_inference()
-    with torch.no_grad():
-        assert not model(image).requires_grad
-
-
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_a_network_in_16_bits(image, dtype):
-    model = create_model("test_resnet", 3, walks=(0, 2)).eval()
+def test_network_in_16_bits(image, dtype):
+    model = create_model("test_resnet", 3, walk_sources=(0, 2)).eval()
     with torch.no_grad():
         expected = model(image).softmax(1)
-        scores = model.to(dtype)(image.to(dtype))
-    assert scores.dtype == torch.float32
-    assert (scores.softmax(1) - expected).abs().max() < 0.02
+        logits = model.to(dtype)(image.to(dtype))
+    assert logits.dtype == torch.float32
+    assert (logits.softmax(1) - expected).abs().max() < 0.02
 
 
-def test_autocast_keeps_seed_and_scores_in_float32(image):
+def test_autocast_keeps_seed_and_logits_in_float32(image):
     model = softened(build("test_resnet"))
     embedding_types = []
     for psi in model.embeddings:
@@ -214,7 +196,7 @@ def test_autocast_keeps_seed_and_scores_in_float32(image):
         out = model(image, details=True)
     assert embedding_types == [torch.bfloat16] * 5
     assert {value.dtype for value in out} == {torch.float32}
-    F.cross_entropy(out.scores, torch.zeros(2, 65, 97, dtype=torch.long)).backward()
+    F.cross_entropy(out.logits, torch.zeros(2, 65, 97, dtype=torch.long)).backward()
     assert all(p.grad.isfinite().all() for p in model.parameters())
 
 
@@ -236,12 +218,12 @@ def test_any_timm_backbone_by_name(name, image):
     assert isinstance(model, DifNet)
     with torch.no_grad():
         out = model(image, details=True)
-    assert out.scores.shape == (2, K, 65, 97)
+    assert out.logits.shape == (2, K, 65, 97)
     assert out.states.shape == (5, 2, K, 9, 13)
 
 
-def test_normalisation_is_that_of_the_backbones_weights():
-    model = build("test_resnet", walks=())
+def test_normalisation_belongs_to_the_weights_of_the_backbone():
+    model = build("test_resnet", walk_sources=())
     expected = timm.get_pretrained_cfg("test_resnet")
     assert model.normalize.mean.flatten().tolist() == pytest.approx(expected.mean)
     assert model.normalize.std.flatten().tolist() == pytest.approx(expected.std)
@@ -265,32 +247,34 @@ def test_name_without_pretrained_weights_is_an_error():
         build("resnetblur18", pretrained=True)
 
 
-@pytest.mark.parametrize("walks", [(5,), (-1,), (0, 1.5), (True,), "01"])
-def test_walks_out_of_range_are_an_error(walks):
-    with pytest.raises(ValueError, match="walks: expected numbers from 0"):
-        build(walks=walks)
+@pytest.mark.parametrize("sources", [(5,), (-1,), (0, 1.5), (True,), "01"])
+def test_walk_sources_out_of_range_are_an_error(sources):
+    with pytest.raises(ValueError, match="walk_sources: expected numbers from 0"):
+        build(walk_sources=sources)
 
 
-@pytest.mark.parametrize("walks", [3, None])
-def test_walks_that_are_no_sequence_are_an_error(walks):
-    with pytest.raises(TypeError, match=f"walks: expected a sequence of numbers .*, got {walks}"):
-        DifNet("test_resnet", 2, walks=walks)
+@pytest.mark.parametrize("sources", [3, None])
+def test_walk_sources_that_are_not_a_sequence_are_an_error(sources):
+    with pytest.raises(TypeError, match=f"walk_sources: expected a sequence of numbers .*, got {sources}"):
+        DifNet("test_resnet", 2, walk_sources=sources)
 
 
 @pytest.mark.parametrize(
-    "walks",
-    [(walk for walk in (2, 0)), map(int, "20"), np.array([2, 0]), torch.tensor([2, 0]), range(2, -1, -2)],
+    "sources",
+    [(source for source in (2, 0)), map(int, "20"), np.array([2, 0]), torch.tensor([2, 0]), range(2, -1, -2)],
 )
-def test_walks_come_from_any_sequence(walks):
-    model = build("test_resnet", walks=walks)
-    assert model.walks == (2, 0)
+def test_walk_sources_come_from_any_sequence(sources):
+    model = build("test_resnet", walk_sources=sources)
+    assert model.walk_sources == (2, 0)
     assert len(model.embeddings) == 2
-    assert json.loads(json.dumps(model.config))["walks"] == [2, 0]
+    assert json.loads(json.dumps(model.config))["walk_sources"] == [2, 0]
 
 
 @pytest.mark.parametrize("integer", [np.int64, torch.tensor])
 def test_counts_are_integers_of_any_library(integer):
-    model = create_model("test_resnet", integer(3), walks=(0,), aspp=np.bool_(True), in_chans=integer(2))
+    model = create_model(
+        "test_resnet", integer(3), walk_sources=(0,), aspp=np.bool_(True), in_chans=integer(2)
+    )
     assert json.loads(json.dumps(model.config)) == model.config
     assert (model.config["num_classes"], model.config["in_chans"]) == (3, 2)
     for count in (2.5, "21", True, None, 3.0):
@@ -300,13 +284,13 @@ def test_counts_are_integers_of_any_library(integer):
             create_model("test_resnet", 2, in_chans=count)
 
 
-def test_a_name_that_is_no_text_is_an_error():
+def test_name_that_is_not_a_string_is_an_error():
     with pytest.raises(TypeError, match="name: expected the name of a network, got None"):
         create_model(None, 2)
 
 
 @pytest.mark.parametrize("kind", [RuntimeError, ValueError, KeyError])
-def test_errors_that_are_not_the_size_s_stay_as_they_are(kind):
+def test_errors_with_other_reasons_than_the_size_stay_unchanged(kind):
     model = build("test_resnet").eval()
 
     def fail(*_):
@@ -340,7 +324,7 @@ def test_num_classes_below_one_is_an_error():
 
 @pytest.mark.parametrize("name", ["difnet18", "simdeeplab18", "test_resnet"])
 def test_config_builds_the_same_network(name):
-    model = build(name, aspp=False, walks=(2, 1))
+    model = build(name, aspp=False, walk_sources=(2, 1))
     twin = create_model(**model.config)
     assert type(twin) is type(model)
     assert twin.config == model.config
@@ -357,7 +341,7 @@ def test_simdeeplab_is_backbone_and_classifier(image):
     torch.testing.assert_close(out.score_map, score_map)
     assert torch.equal(out.seed, out.score_map)
     assert (out.importance == 1).all()
-    assert torch.equal(out.scores, model.upsample(out.seed, (65, 97)))
+    assert torch.equal(out.logits, model.upsample(out.seed, (65, 97)))
 
 
 def test_classifier_is_the_sum_of_its_dilated_convolutions():
@@ -414,7 +398,7 @@ def test_no_graph_break():
     twin = create_model(**model.config)
     twin.load_state_dict(model.state_dict())
     F.cross_entropy(model(image), labels).backward()
-    # "eager" runs the captured graph as it is: the capture is under test, not code generation.
+    # "eager" runs the captured graph unchanged: the capture is tested, not the code generation.
     F.cross_entropy(torch.compile(twin, fullgraph=True, backend="eager")(image), labels).backward()
     for (key, p), q in zip(model.named_parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(p.grad, q.grad, msg=lambda text, key=key: f"{key}: {text}")
@@ -423,14 +407,14 @@ def test_no_graph_break():
 @pytest.mark.parametrize(
     ("name", "grid"), [("test_resnet", (21, 13)), ("convnext_atto", (20, 12)), ("mobilevitv2_050", (22, 14))]
 )
-def test_the_map_is_as_large_as_the_backbone_makes_it(name, grid):
-    model = build(name, aspp=False, walks=(1, 4)).eval()
+def test_size_of_the_score_map_is_that_of_the_backbone(name, grid):
+    model = build(name, aspp=False, walk_sources=(1, 4)).eval()
     assert model.check_size((161, 97)) == grid
     with torch.no_grad():
         out = model(torch.rand(1, 3, 161, 97), details=True)
     assert tuple(out.seed.shape[-2:]) == grid
     assert out.states.shape[-2:] == out.seed.shape[-2:]
-    assert out.scores.shape[-2:] == (161, 97)
+    assert out.logits.shape[-2:] == (161, 97)
 
 
 @pytest.mark.parametrize(
@@ -445,8 +429,8 @@ def test_the_map_is_as_large_as_the_backbone_makes_it(name, grid):
         ("convnext_atto", (5, 40), r"5 x 40 pixels .*Kernel size can't be greater.*; it takes 8 x 40"),
     ],
 )
-def test_a_size_that_the_backbone_does_not_take_is_told_with_one_that_it_takes(name, size, words):
-    model = build(name, aspp=False, walks=()).eval()
+def test_error_of_unsupported_size_names_supported_ones(name, size, words):
+    model = build(name, aspp=False, walk_sources=()).eval()
     with torch.no_grad():
         for run in (model.check_size, lambda size: model(torch.rand(1, 3, *size))):
             with pytest.raises(
@@ -460,14 +444,14 @@ def test_a_size_that_the_backbone_does_not_take_is_told_with_one_that_it_takes(n
         assert model.check_size((height, width)) == (height // 8, width // 8)
 
 
-def test_errors_that_are_not_of_the_size_stay_what_they_are():
+def test_error_of_a_wrong_dtype_stays_unchanged():
     model = build("test_resnet", aspp=False).eval()
     with pytest.raises(RuntimeError, match=r"same dtype|should be the same|scalar type"):
         model.seed_branch(torch.rand(1, 3, 32, 32, dtype=torch.complex64))
 
 
-def test_a_batch_of_one_that_cannot_be_trained_is_told():
-    model = build("rexnet_100", aspp=False, walks=())
+def test_error_of_a_batch_of_one_names_the_remedy():
+    model = build("rexnet_100", aspp=False, walk_sources=())
     image, words = torch.rand(1, 3, 40, 40), "backbone 'rexnet_100' cannot be trained on one image of 40 x 40"
     with pytest.raises(ValueError, match=words):
         model(image)
@@ -479,7 +463,7 @@ def test_a_batch_of_one_that_cannot_be_trained_is_told():
 
 
 def test_one_node_cannot_train_the_importance_head():
-    model = build("convnext_atto", aspp=False, walks=())
+    model = build("convnext_atto", aspp=False, walk_sources=())
     with pytest.raises(ValueError, match="one image of 8 x 8 pixels has one node"):
         model.check_size((8, 8))
     assert model.check_size((8, 8), batch=2) == (1, 1)
@@ -487,7 +471,7 @@ def test_one_node_cannot_train_the_importance_head():
     assert model.eval().check_size((8, 8)) == (1, 1)
 
 
-def test_checking_a_size_changes_nothing():
+def test_check_size_changes_nothing():
     model = build("test_resnet")
     before = {key: value.clone() for key, value in model.state_dict().items()}
     state = torch.get_rng_state()
@@ -503,9 +487,9 @@ def test_images_of_other_channels(name, channels):
     model = build(name, aspp=False, in_chans=channels)
     assert model.config["in_chans"] == channels
     image = torch.rand(2, channels, 40, 56, generator=torch.Generator().manual_seed(0))
-    scores = model(image)
-    assert scores.shape == (2, K, 40, 56)
-    scores.square().mean().backward()
+    logits = model(image)
+    assert logits.shape == (2, K, 40, 56)
+    logits.square().mean().backward()
     with pytest.raises(ValueError, match=rf"expected shape \(B, {channels}, H, W\).*got \(2, 3, 8, 8\)"):
         model(torch.rand(2, 3, 8, 8))
     means = timm.get_pretrained_cfg("test_resnet").mean if name == "test_resnet" else (0.485, 0.456, 0.406)
@@ -517,13 +501,13 @@ def test_images_of_other_channels(name, channels):
 
 
 def test_walk_0_sees_all_channels_of_the_image():
-    model = build("test_resnet", aspp=False, walks=(0,), in_chans=4)
+    model = build("test_resnet", aspp=False, walk_sources=(0,), in_chans=4)
     assert model.embeddings[0].project.weight.shape == (64, 4, 1, 1)
     assert model.embed(torch.rand(1, 4, 40, 56))[0].shape == (1, 35, 64)
 
 
 def test_pretrained_weights_are_adapted_to_the_channels(monkeypatch):
-    """timm adds up the weights of the three colours for a grey image."""
+    """For grey images, timm adds the weights of the three colours."""
     weights = timm.create_model("test_resnet").state_dict()
     original = timm.create_model
 
@@ -531,7 +515,7 @@ def test_pretrained_weights_are_adapted_to_the_channels(monkeypatch):
         return original(*arguments, **options, pretrained_cfg_overlay={"state_dict": dict(weights)})
 
     monkeypatch.setattr("difnet.modeling.backbones.timm.create_model", offline)
-    model = build("test_resnet", walks=(), pretrained=True, in_chans=1)
+    model = build("test_resnet", walk_sources=(), pretrained=True, in_chans=1)
     found = model.state_dict()["seed_branch.network.conv1.0.weight"]
     torch.testing.assert_close(found, weights["conv1.0.weight"].sum(1, keepdim=True))
 
@@ -542,7 +526,7 @@ def test_channels_below_one_are_an_error(channels):
         build(in_chans=channels)
 
 
-def test_without_walks_a_name_is_the_baseline():
-    model = build("test_resnet", walks=None)
+def test_walk_sources_none_gives_the_baseline():
+    model = build("test_resnet", walk_sources=None)
     assert isinstance(model, SimDeepLab)
     assert isinstance(create_model(**model.config), SimDeepLab)

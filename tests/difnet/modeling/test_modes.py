@@ -1,4 +1,4 @@
-"""The network in 16 bits, compiled, exported, traced, on the meta device, sharded, under torch.func."""
+"""The network in 16 bits, compiled, exported, traced, on the meta device, sharded, and under torch.func."""
 
 import copy
 import io
@@ -12,12 +12,11 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.func import functional_call, grad, jvp, stack_module_state, vmap
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
-from torch.utils.flop_counter import FlopCounterMode
 
 from difnet import DifNet, create_model
 
 K = 4
-# Every remainder of 8 comes up, a square, and maps that are one node high.
+# Sizes with every remainder modulo 8, and a square.
 SIZES = [
     *[(65, 97), (64, 96), (72, 83), (100, 90), (33, 49), (128, 62)],
     *[(97, 69), (41, 43), (56, 56), (30, 61), (20, 88)],
@@ -26,19 +25,22 @@ SIZES = [
 
 @pytest.fixture(autouse=True)
 def _no_graphs_of_other_tests():
-    """Of one function torch.compile keeps eight graphs; then it runs the function as it is."""
+    """Drop compiled graphs: torch.compile keeps eight graphs of a function, and then stops compiling it."""
     torch._dynamo.reset()
 
 
 def build(name="test_resnet", **options):
-    """Embeddings are shrunk: at the start of training P is nearly the identity, and hides mistakes."""
+    """Build a network with small embeddings.
+
+    At the start of training P is nearly the identity, which would hide errors.
+    """
     torch.manual_seed(0)
     model = create_model(name, K, aspp=False, **options)
     if isinstance(model, DifNet):
         with torch.no_grad():
             for psi in model.embeddings:
                 psi.norm.weight.fill_(0.3)
-            model.mu_logit.copy_(torch.linspace(-1, 1, len(model.walks)))
+            model.mu_logit.copy_(torch.linspace(-1, 1, len(model.walk_sources)))
     return model
 
 
@@ -46,18 +48,18 @@ def images(batch=2, size=(65, 97)):
     return torch.rand(batch, 3, *size, generator=torch.Generator().manual_seed(0))
 
 
-def loss_of(scores):
-    return F.cross_entropy(scores, torch.arange(scores[:, 0].numel()).remainder(K).view_as(scores[:, 0]))
+def loss_of(logits):
+    return F.cross_entropy(logits, torch.arange(logits[:, 0].numel()).remainder(K).view_as(logits[:, 0]))
 
 
 def outcome(model, image):
-    """Scores, importance, and all gradients as one vector, in float64."""
+    """Compute logits, importance, and all gradients as one vector, in float64."""
     out = model(image, details=True)
     expected = torch.float64 if image.dtype == torch.float64 else torch.float32
     assert {value.dtype for value in out} == {expected}
-    loss_of(out.scores).backward()
+    loss_of(out.logits).backward()
     gradients = torch.cat([p.grad.flatten() for p in model.parameters()])
-    return [x.detach().double() for x in (out.scores, out.importance, gradients)]
+    return [x.detach().double() for x in (out.logits, out.importance, gradients)]
 
 
 def distance(actual, expected):
@@ -69,7 +71,7 @@ def distance(actual, expected):
     [("test_resnet", torch.bfloat16), ("test_resnet", torch.float16), ("convnext_atto", torch.bfloat16)],
 )
 @pytest.mark.parametrize("training", [True, False])
-def test_a_network_in_16_bits_is_as_exact_as_autocast(name, dtype, training):
+def test_network_in_16_bits_is_as_exact_as_autocast(name, dtype, training):
     low = build(name).train(training).to(dtype)
     exact, automatic = copy.deepcopy(low).double(), copy.deepcopy(low).float()
     image = images(size=(33, 41)).to(dtype)
@@ -85,14 +87,6 @@ def test_a_network_in_16_bits_is_as_exact_as_autocast(name, dtype, training):
         assert low(image).dtype == torch.float32
 
 
-def test_16_bits_with_concurrent_branches():
-    model = build().bfloat16()
-    found = []
-    for model.concurrent in (False, True):
-        found.append(model(images()))
-    assert torch.equal(*found)
-
-
 @pytest.fixture
 def one_process():
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
@@ -102,7 +96,7 @@ def one_process():
 
 @pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16])
 def test_sharded_in_bfloat16_is_the_network_in_bfloat16(stored, one_process):
-    """PyTorch's batch norm on CPUs wants weights in float32 or statistics in 16 bits; FSDP2 casts weights."""
+    """On CPUs, PyTorch's batch norm cannot combine the 16-bit weights of FSDP2 with float32 statistics."""
     model = build().to(stored)
     plain = copy.deepcopy(model)
     policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16)
@@ -115,9 +109,9 @@ def test_sharded_in_bfloat16_is_the_network_in_bfloat16(stored, one_process):
             if isinstance(module, _BatchNorm):
                 fully_shard(module, mesh=one_process)
     fully_shard(model, mesh=one_process, mp_policy=policy)
-    scores = model(images())
-    torch.testing.assert_close(scores, plain(images().bfloat16()), rtol=0, atol=0)
-    loss_of(scores).backward()
+    logits = model(images())
+    torch.testing.assert_close(logits, plain(images().bfloat16()), rtol=0, atol=0)
+    loss_of(logits).backward()
     torch.optim.SGD(model.parameters(), 0.1).step()
     assert all(p.dtype == stored and p.full_tensor().isfinite().all() for p in model.parameters())
 
@@ -127,7 +121,7 @@ def named(axis, least):
 
 
 def dynamic(axis, least):
-    """What PyTorch assumes of sizes and cannot prove, as for pools that round up, it checks at calls."""
+    """Let PyTorch check at each call what it cannot prove about a size, as for pools that round up."""
     return torch.export.Dim.DYNAMIC
 
 
@@ -177,9 +171,9 @@ def test_eleven_sizes_compile_to_three_graphs_at_most(name, training):
 
     compiled = torch.compile(twin, backend=count)
     for size in SIZES:
-        scores, expected = compiled(images(2, size)), model(images(2, size))
-        torch.testing.assert_close(scores, expected)
-        loss_of(scores).backward()
+        logits, expected = compiled(images(2, size)), model(images(2, size))
+        torch.testing.assert_close(logits, expected)
+        loss_of(logits).backward()
         loss_of(expected).backward()
     assert 1 <= len(graphs) <= 3
     for (key, p), q in zip(model.named_parameters(), twin.parameters(), strict=True):
@@ -188,7 +182,7 @@ def test_eleven_sizes_compile_to_three_graphs_at_most(name, training):
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
 def test_compiles_without_gradients(mode):
-    model = build(walks=(0, 2)).eval().requires_grad_(mode is torch.inference_mode)
+    model = build(walk_sources=(0, 2)).eval().requires_grad_(mode is torch.inference_mode)
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     with mode():
         torch.testing.assert_close(compiled(images()), model(images()))
@@ -205,33 +199,20 @@ def test_jit_trace_records_all_sizes():
 def test_meta_device_gives_shapes(name):
     model = build(name).to("meta")
     out = model(images().to("meta"), details=True)
-    assert out.scores.shape == (2, K, 65, 97)
+    assert out.logits.shape == (2, K, 65, 97)
     assert {value.device.type for value in out} == {"meta"}
-    loss = out.scores.sum()
+    loss = out.logits.sum()
     loss.backward()
     assert all(p.grad.shape == p.shape for p in model.parameters())
 
 
-@pytest.mark.parametrize("concurrent", [False, True])
-def test_modes_see_both_branches(concurrent):
-    """Modes belong to a thread: a branch in another thread would escape them."""
+def test_functional_call_gives_the_gradients_of_backward():
     model, plain = build().eval(), build().eval()
-    model.concurrent = concurrent
     parameters = dict(model.named_parameters())
     found = grad(lambda p: loss_of(functional_call(model, p, (images(),))))(parameters)
     loss_of(plain(images())).backward()
     for key, p in plain.named_parameters():
         torch.testing.assert_close(found[key], p.grad)
-
-    def count(network):
-        packed = []
-        with FlopCounterMode(display=False) as counter:
-            network(images())
-        with torch.autograd.graph.saved_tensors_hooks(lambda x: packed.append(x) or x, lambda x: x):
-            network(images())
-        return counter.get_total_flops(), len(packed)
-
-    assert count(model) == count(plain)
 
 
 def test_gradients_of_each_image_and_of_an_ensemble():

@@ -81,7 +81,7 @@ def test_adaptive_max_pool_under_transforms(input_size, size):
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_operators_keep_their_contracts(layout):
+def test_operators_pass_opcheck(layout):
     image = torch.randn(2, 3, 9, 11).to(memory_format=layout)
     _, places = torch.ops.difnet.adaptive_max_pool2d(image, (4, 5))
     torch.library.opcheck(torch.ops.difnet.adaptive_max_pool2d, (image, (4, 5)))
@@ -89,7 +89,7 @@ def test_operators_keep_their_contracts(layout):
     torch.library.opcheck(torch.ops.difnet.adaptive_max_pool2d_backward, (grad, places, (9, 11)))
 
 
-def test_resampling_of_all_sizes_is_one_graph():
+def test_resampling_of_all_sizes_compiles_to_one_graph():
     graphs = []
 
     def count(graph, example_inputs):
@@ -177,8 +177,8 @@ def test_upsampling_under_autocast_has_the_gradient_of_float32(compiler):
         torch.testing.assert_close(gradient(compiled), expected, rtol=1e-6, atol=1e-6)
 
 
-def test_compiled_pooling_is_differentiated_twice():
-    """The gradient of a squared gradient reaches the pixels that are maxima."""
+def test_compiled_pooling_has_second_derivatives():
+    """The gradient of a squared gradient reaches the pixels of the maxima."""
     torch.manual_seed(0)
     image = torch.randn(2, 3, 9, 13, dtype=torch.float64, requires_grad=True)
 
@@ -197,7 +197,7 @@ def test_compiled_pooling_is_differentiated_twice():
 
 
 @pytest.mark.parametrize("compiler", ["eager", "aot_eager"])
-def test_compiled_gradients_of_every_image(compiler):
+def test_compiled_gradients_of_each_image(compiler):
     torch.manual_seed(0)
     images = torch.randn(3, 2, 3, 9, 13)
 
@@ -215,11 +215,11 @@ def test_gradients_on_the_device_are_bitwise_reproducible(monkeypatch):
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.manual_seed(0)
     image = torch.randn(4, 64, 321, 321, device="cuda")
-    grad_scores = torch.randn(4, 64, 321, 321, device="cuda")
+    grad_logits = torch.randn(4, 64, 321, 321, device="cuda")
 
     def gradient():
         leaf = image.clone().requires_grad_()
-        upsample_bilinear(adaptive_max_pool2d(leaf, (41, 41)), (321, 321)).backward(grad_scores)
+        upsample_bilinear(adaptive_max_pool2d(leaf, (41, 41)), (321, 321)).backward(grad_logits)
         return leaf.grad
 
     first = gradient()

@@ -1,22 +1,16 @@
+"""Saving and loading a network: round trips, headers, damaged files."""
+
 import copy
 import json
-import re
 import shutil
 
-import accelerate
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from timm.layers import ScaledStdConv2d
-from timm.models.nfnet import GammaAct, NormFreeBlock
-from timm.utils import ModelEmaV3
-from torch import nn
-from torch.nn.utils import parametrizations, prune
-from torch.optim.swa_utils import AveragedModel
+from small_runs import small_network
 
-from difnet import DifNet, SimDeepLab, create_model, init_from, load_model, save_model
-from difnet.modeling.heads import Classifier
+from difnet import create_model, init_from, load_model, save_model
 
 METADATA = {"classes": ["Himmel", "road"], "palette": [[1, 2, 3], [4, 5, 6]], "resolution": None}
 
@@ -24,7 +18,7 @@ METADATA = {"classes": ["Himmel", "road"], "palette": [[1, 2, 3], [4, 5, 6]], "r
 @pytest.fixture(scope="module")
 def model():
     torch.manual_seed(0)
-    model = create_model("difnet18", 2, aspp=False, walks=(4, 1))
+    model = create_model("difnet18", 2, aspp=False, walk_sources=(4, 1))
     with torch.no_grad():
         for value in model.state_dict().values():
             if value.is_floating_point():
@@ -90,7 +84,7 @@ def test_foreign_file_is_an_error(tmp_path):
         load_model(path)
 
 
-@pytest.mark.parametrize("change", [{"num_classes": 3}, {"walks": [7]}, {"name": "difnet19"}])
+@pytest.mark.parametrize("change", [{"num_classes": 3}, {"walk_sources": [7]}, {"name": "difnet19"}])
 def test_weights_that_do_not_fit_their_configuration_are_an_error(model, saved, tmp_path, change):
     path = tmp_path / "odd.safetensors"
     header = {"config": json.dumps(model.config | change), "metadata": "{}"}
@@ -99,7 +93,9 @@ def test_weights_that_do_not_fit_their_configuration_are_an_error(model, saved, 
         load_model(path)
 
 
-@pytest.mark.parametrize("read", [load_model, lambda path: init_from(small(), path)], ids=["load", "init"])
+@pytest.mark.parametrize(
+    "read", [load_model, lambda path: init_from(small_network(), path)], ids=["load", "init"]
+)
 @pytest.mark.parametrize(
     ("key", "value", "words"),
     [
@@ -113,73 +109,81 @@ def test_weights_that_do_not_fit_their_configuration_are_an_error(model, saved, 
             {"name": "test_resnet", "num_classes": "3"},
             r"config\.num_classes = '3', expected a whole",
         ),
-        ("config", {"name": "x", "num_classes": 3, "walks": 2}, r"config\.walks = 2, expected a list"),
+        (
+            "config",
+            {"name": "x", "num_classes": 3, "walk_sources": 2},
+            r"config\.walk_sources = 2, expected a list",
+        ),
         ("config", {"name": "x", "num_classes": 3, "aspp": None}, r"config\.aspp = None, expected true or"),
         ("config", {"name": "x", "num_classes": 3, "colour": 1}, r"config\.colour = 1, expected no such key"),
         ("config", {"name": "x", "num_classes": 3, "pretrained": True}, r"config\.pretrained = True"),
     ],
 )
-def test_headers_are_read_alike(source, tmp_path, read, key, value, words):
+def test_invalid_headers_are_refused_alike(saved_network, tmp_path, read, key, value, words):
     path = tmp_path / "odd.safetensors"
-    header = {"config": json.dumps(small().config), "metadata": "{}", key: json.dumps(value)}
-    save_file(load_file(source[0]), path, metadata=header)
+    header = {"config": json.dumps(small_network().config), "metadata": "{}", key: json.dumps(value)}
+    save_file(load_file(saved_network[0]), path, metadata=header)
     with pytest.raises(ValueError, match=rf"odd\.safetensors: its header holds {words}"):
         read(path)
 
 
-def test_a_header_may_leave_out_what_has_a_default(source, tmp_path):
+def test_header_with_the_old_key_of_walk_sources_is_read(saved_network, tmp_path):
+    """Earlier versions called walk_sources walks."""
+    path = tmp_path / "old.safetensors"
+    config = {
+        "walks" if key == "walk_sources" else key: value for key, value in small_network().config.items()
+    }
+    save_file(load_file(saved_network[0]), path, metadata={"config": json.dumps(config), "metadata": "{}"})
+    network, _ = load_model(path)
+    assert network.config == small_network().config
+    assert network.walk_sources == (0, 2)
+    assert all(torch.equal(value, saved_network[1][name]) for name, value in network.state_dict().items())
+    assert "nothing newly initialised" in init_from(small_network(), path)
+
+
+def test_header_may_leave_out_defaults(saved_network, tmp_path):
     path = tmp_path / "short.safetensors"
-    network = small(aspp=True, walks=(0, 1, 2, 3, 4))
+    network = small_network(aspp=True, walk_sources=(0, 1, 2, 3, 4))
     header = {"config": json.dumps({"name": "test_resnet", "num_classes": 3}), "metadata": "{}"}
     save_file(network.state_dict(), path, metadata=header)
     assert load_model(path)[0].config == network.config
-    assert "nothing starts anew" in init_from(copy.deepcopy(network), path)
+    assert "nothing newly initialised" in init_from(copy.deepcopy(network), path)
 
 
-@pytest.mark.parametrize("read", [load_model, lambda path: init_from(small(), path)], ids=["load", "init"])
-def test_damage_within_the_file_is_found(source, tmp_path, read):
+@pytest.mark.parametrize(
+    "read", [load_model, lambda path: init_from(small_network(), path)], ids=["load", "init"]
+)
+def test_damage_within_the_file_is_found(saved_network, tmp_path, read):
     path = tmp_path / "copy.safetensors"
-    content = source[0].read_bytes()
+    content = saved_network[0].read_bytes()
     for cut in (1, 7, 4000, 100_000):
         path.write_bytes(content[:-cut] + bytes(cut))
         with pytest.raises(ValueError, match=r"copy\.safetensors: its weights are not those that were saved"):
             read(path)
 
 
-def test_weights_that_another_program_changed_are_told(source, tmp_path):
+def test_weights_changed_by_another_program_are_refused(saved_network, tmp_path):
     path = tmp_path / "changed.safetensors"
-    with safe_open(source[0], framework="pt") as file:
+    with safe_open(saved_network[0], framework="pt") as file:
         header = file.metadata()
-    half = {name: tensor.half() for name, tensor in load_file(source[0]).items()}
+    half = {name: tensor.half() for name, tensor in load_file(saved_network[0]).items()}
     save_file(half, path, metadata=header)
     with pytest.raises(ValueError, match=r"If another program changed them on purpose, read them with"):
         load_model(path)
-    del header["checksum"]  # as files of earlier versions
+    del header["checksum"]  # as in files of earlier versions
     save_file(half, path, metadata=header)
     assert load_model(path)[0].mu_logit.dtype == torch.float16
-
-
-def test_a_training_does_not_start_from_weights_that_are_no_numbers(tmp_path):
-    network = small()
-    with torch.no_grad():
-        network.classifier.branches[0].bias[1] = torch.inf
-    save_model(network, tmp_path / "inf.safetensors")
-    fresh = small()
-    before = copy.deepcopy(fresh.state_dict())
-    with pytest.raises(ValueError, match=r"inf\.safetensors: classifier\.branches\.0\.bias holds numbers"):
-        init_from(fresh, tmp_path / "inf.safetensors")
-    assert all(torch.equal(value, before[name]) for name, value in fresh.state_dict().items())
 
 
 def test_metadata_is_a_dict(tmp_path):
     for metadata in ([1], "classes", 3, [("classes", 3)]):
         with pytest.raises(TypeError, match="metadata: expected a dict"):
-            save_model(small(), tmp_path / "model.safetensors", metadata=metadata)
+            save_model(small_network(), tmp_path / "model.safetensors", metadata=metadata)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_metadata_that_json_cannot_hold_is_an_error(model, tmp_path):
-    with pytest.raises(TypeError, match="metadata: expected what JSON can hold"):
+    with pytest.raises(TypeError, match="metadata: expected values that JSON can hold"):
         save_model(model, tmp_path / "model.safetensors", metadata={"palette": torch.zeros(2)})
     assert list(tmp_path.iterdir()) == []
 
@@ -202,357 +206,3 @@ def test_failed_save_keeps_the_old_file_and_leaves_nothing_behind(model, saved, 
 def test_missing_folder_is_named(model, tmp_path):
     with pytest.raises(FileNotFoundError, match="its folder does not exist"):
         save_model(model, tmp_path / "no" / "model.safetensors", metadata={})
-
-
-def small(**options):
-    torch.manual_seed(0)
-    return create_model("test_resnet", 3, **{"aspp": False, "walks": (0, 2), **options})
-
-
-def assert_read_back(saved, network, folder):
-    """What `save_model` writes of `saved` is read as `network`, bit by bit."""
-    save_model(saved, folder / "model.safetensors")
-    twin, _ = load_model(folder / "model.safetensors")
-    assert type(twin) is type(network)
-    expected, found = network.state_dict(), twin.state_dict()
-    assert expected.keys() == found.keys()
-    for name, value in expected.items():
-        assert found[name].dtype == value.dtype, name
-        assert torch.equal(found[name], value), name
-
-
-def compiled_in_place(network):
-    network.compile()
-    return network
-
-
-def unwrapped_by_accelerate(network):
-    accelerator = accelerate.Accelerator(cpu=True, mixed_precision="bf16")
-    return accelerator.unwrap_model(accelerator.prepare(network), keep_fp32_wrapper=False)
-
-
-def with_frozen_batch_norms(network):
-    for layer in network.modules():
-        if isinstance(layer, nn.BatchNorm2d):
-            layer.eval()
-            layer.train = lambda mode=True, layer=layer: layer
-    return network
-
-
-def with_a_compiled_forward(network):
-    network.forward = torch.compile(network.forward, backend="eager")
-    return network
-
-
-@pytest.mark.parametrize(
-    "wrap",
-    [
-        torch.compile,
-        compiled_in_place,
-        nn.DataParallel,
-        AveragedModel,
-        ModelEmaV3,
-        lambda network: AveragedModel(torch.compile(network)),
-        lambda network: torch.compile(nn.DataParallel(network)),
-        lambda network: accelerate.Accelerator(cpu=True, mixed_precision="bf16").prepare(network),
-        unwrapped_by_accelerate,
-        with_frozen_batch_norms,
-        with_a_compiled_forward,
-        copy.deepcopy,
-        nn.SyncBatchNorm.convert_sync_batchnorm,
-    ],
-    ids=[
-        *(
-            "compiled",
-            "in place",
-            "DataParallel",
-            "averaged",
-            "timm",
-            "averaged compiled",
-            "compiled parallel",
-        ),
-        *("accelerate", "unwrapped", "frozen", "compiled forward", "copy", "synchronised"),
-    ],
-)
-def test_a_network_is_saved_out_of_what_holds_it(wrap, tmp_path):
-    network = small()
-    assert_read_back(wrap(network), network, tmp_path)
-
-
-def test_a_distributed_network_is_saved(tmp_path):
-    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
-    try:
-        network = small()
-        parallel = nn.parallel.DistributedDataParallel(network)
-        assert_read_back(parallel, network, tmp_path)
-        assert_read_back(torch.compile(parallel), network, tmp_path)
-        mesh = torch.distributed.device_mesh.init_device_mesh("cpu", (1,))
-        sharded = torch.distributed.fsdp.fully_shard(small(), mesh=mesh)
-        with pytest.raises(TypeError, match=r"got FSDPDifNet.*gather its weights"):
-            save_model(sharded, tmp_path / "sharded.safetensors")
-    finally:
-        torch.distributed.destroy_process_group()
-    assert not (tmp_path / "sharded.safetensors").exists()
-
-
-def test_compiled_parts_are_saved_as_the_network_they_are_of(tmp_path):
-    network = small()
-    expected = copy.deepcopy(network)
-    network.similarity_branch.network.layer1 = torch.compile(network.similarity_branch.network.layer1)
-    network.similarity_branch = torch.compile(network.similarity_branch)
-    network.classifier = torch.compile(network.classifier)
-    assert_read_back(network, expected, tmp_path)
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
-def test_dtypes_are_those_that_were_saved(dtype, tmp_path):
-    network = small().to(dtype)
-    assert_read_back(network, network, tmp_path)
-    mixed = small()
-    mixed.seed_branch.to(dtype)
-    assert_read_back(mixed, mixed, tmp_path)
-
-
-@pytest.mark.parametrize("build", [SimDeepLab, DifNet])
-def test_a_network_built_by_its_class_is_read_back(build, tmp_path):
-    network = build("test_resnet", 3)
-    assert_read_back(network, network, tmp_path)
-
-
-def replaced(part, value):
-    def change(network):
-        parent, _, name = part.rpartition(".")
-        setattr(network.get_submodule(parent), name, value)
-        return network
-
-    return change
-
-
-def tied(network):
-    network.similarity_branch.network.layer1 = network.seed_branch.network.layer1
-    return network
-
-
-def overlapping(network):
-    memory = torch.ones(3)
-    network.mu_logit.data, network.beta_logit.data = memory[:2], memory[1:]
-    return network
-
-
-def hooked(register):
-    def change(network):
-        getattr(network.classifier, register)(lambda *arguments: None)
-        return network
-
-    return change
-
-
-def shuffled(network):
-    network.importance._modules["0"] = network.importance._modules.pop("0")
-    return network
-
-
-def own_class(network):
-    network.__class__ = type("MyNet", (DifNet,), {})
-    return copy.deepcopy(network)
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (lambda network: network.state_dict(), "got OrderedDict"),
-        (lambda network: nn.Sequential(network), "got Sequential"),
-        (lambda network: torch.compile(nn.Linear(2, 2)), "got Linear in OptimizedModule"),
-        (own_class, "got MyNet"),
-        (
-            replaced("classifier", Classifier(96, 7, (1,))),
-            "0 is built with out_channels 3 and has 7 now",
-        ),
-        (replaced("seed_branch.network.act1", nn.GELU()), "act1 is of class GELU in place of ReLU"),
-        (replaced("seed_branch.network.bn1.eps", 0.1), "bn1 is built with eps 1e-05 and has 0.1 now"),
-        (replaced("walks", (2, 0)), r"built with walks \(0, 2\) and has \(2, 0\) now"),
-        (replaced("config", {"name": "test_resnet"}), "its configuration .* builds no network"),
-        (tied, "is the same tensor as seed_branch.network.layer1"),
-        (replaced("classifier.branches.0.weight", nn.Parameter(torch.ones(3, 96, 1, 1))), "is of shape"),
-        (replaced("seed_branch.network.maxpool.ceil_mode", True), "built with ceil_mode False and has True"),
-        (replaced("seed_branch.network.maxpool.ceil_mode", torch.ones(2)), "built with ceil_mode False and"),
-        (
-            lambda network: network.importance.append(nn.Tanh()) and network,
-            "10 is a layer that is not",
-        ),
-        (shuffled, "importance is built of 0, 1, 2, .* which now come as 1, 2, "),
-        (
-            replaced("classifier.forward", lambda features: features),
-            "classifier is given a forward of",
-        ),
-        (replaced("_score_map", lambda image: image), "the network is given a _score_map of its own"),
-        (hooked("register_forward_hook"), "classifier is built with 0 forward_hooks and has 1 now"),
-        (hooked("register_forward_pre_hook"), "classifier is built with 0 forward_pre_hooks and has 1 now"),
-        (overlapping, "beta_logit is in part in the memory of mu_logit"),
-        (lambda network: network.to("meta"), "on the meta device and holds no values"),
-    ],
-    ids=lambda value: value if isinstance(value, str) else "",
-)
-def test_what_could_not_be_read_is_refused_at_the_save(change, words, tmp_path):
-    with pytest.raises(TypeError, match=words):
-        save_model(change(small()), tmp_path / "model.safetensors")
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        parametrizations.weight_norm,
-        lambda layer: prune.l1_unstructured(layer, "weight", 0.5),
-        lambda layer: layer.register_parameter("lora", nn.Parameter(torch.ones(2))),
-    ],
-    ids=["weight norm", "pruning", "lora"],
-)
-def test_changed_layers_are_refused_at_the_save(change, tmp_path):
-    network = small()
-    change(network.classifier.branches[0])
-    with pytest.raises(TypeError, match=r"could not build it .*: classifier\.branches\.0"):
-        save_model(network, tmp_path / "model.safetensors")
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("backbone", "kind", "setting", "value"),
-    [
-        ("darknet53", nn.LeakyReLU, "negative_slope", 0.5),
-        ("nf_regnet_b0", ScaledStdConv2d, "scale", 3.0),
-        ("nf_regnet_b0", NormFreeBlock, "beta", 0.1),
-        ("dm_nfnet_f0", GammaAct, "gamma", 9.0),
-        ("dm_nfnet_f0", GammaAct, "act_fn", nn.functional.relu),
-    ],
-)
-def test_settings_of_any_layer_are_kept_or_refused(backbone, kind, setting, value, tmp_path):
-    path = tmp_path / "model.safetensors"
-    with torch.device("meta"):
-        network = create_model(backbone, 3, walks=None)
-    network.to_empty(device="cpu")  # initial values take seconds
-    save_model(network, path)
-    path.unlink()
-    layer = next(layer for layer in network.modules() if isinstance(layer, kind))
-    setattr(layer, setting, value)
-    with pytest.raises(TypeError, match=rf"built with {setting} .* and has .* now"):
-        save_model(network, path)
-    assert not path.exists()
-
-
-def test_settings_that_change_training_alone_are_no_obstacle(tmp_path):
-    network = small()
-    network.train()(torch.rand(2, 3, 32, 48)).sum().backward()
-    network.eval()(torch.rand(1, 3, 57, 40))
-    for layer in network.modules():
-        if isinstance(layer, nn.BatchNorm2d):
-            layer.momentum = 0.01
-        if isinstance(layer, nn.ReLU):
-            layer.inplace = not layer.inplace
-    network.concurrent, network.note = True, "mine"
-    pruned = network.classifier.branches[0]
-    prune.remove(prune.l1_unstructured(pruned, "weight", 0.5), "weight")
-    assert_read_back(network, network, tmp_path)
-
-
-def test_weights_that_are_parts_of_one_vector_are_saved(tmp_path):
-    network = small()
-    vector = torch.cat([torch.zeros(1), nn.utils.parameters_to_vector(network.parameters())])
-    nn.utils.vector_to_parameters(vector[1:], network.parameters())
-    assert_read_back(network, network, tmp_path)
-
-
-def test_saving_leaves_the_random_numbers_alone(tmp_path):
-    network, state = small(), torch.get_rng_state()
-    save_model(network, tmp_path / "model.safetensors")
-    assert torch.equal(torch.get_rng_state(), state)
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory):
-    """Weights of a network of three classes, a, b and c."""
-    path = tmp_path_factory.mktemp("source") / "model.safetensors"
-    network = small()
-    with torch.no_grad():
-        for value in network.state_dict().values():
-            if value.is_floating_point():
-                value.normal_()
-    save_model(network, path, metadata={"classes": ["a", "b", "c"]})
-    return path, network.state_dict()
-
-
-HEADS = {"classifier", "importance"}
-WALKS = {"embeddings", "mu_logit", "beta_logit"}
-
-
-@pytest.mark.parametrize(
-    ("options", "classes", "anew", "words"),
-    [
-        ({}, ["a", "b", "c"], set(), "nothing starts anew"),
-        ({}, None, set(), "nothing starts anew"),
-        ({}, ["a", "c", "b"], HEADS, "class 1 is b there and c here"),
-        ({"num_classes": 5}, None, HEADS, "3 classes there, 5 here"),
-        ({"aspp": True}, None, {"classifier"}, "aspp False there, True here"),
-        (
-            {"walks": (2, 0)},
-            None,
-            {"embeddings", "mu_logit", "beta_logit"},
-            r"walks \[0, 2\] there, \[2, 0\] here",
-        ),
-        ({"walks": None}, None, set(), "nothing starts anew"),
-    ],
-)
-def test_a_training_starts_from_what_fits(source, options, classes, anew, words):
-    path, weights = source
-    settings = {"num_classes": 3, "aspp": False, "walks": (0, 2), **options}
-    torch.manual_seed(1)
-    network = create_model("test_resnet", **settings)
-    before = copy.deepcopy(network.state_dict())
-    line = init_from(network, path, classes=classes)
-    assert line.startswith(f"weights from {path}: loaded ")
-    assert re.search(words, line)
-    for name, value in network.state_dict().items():
-        part = name.partition(".")[0]
-        assert torch.equal(value, (before if part in anew else weights)[name]), name
-        assert (part in line.partition("starting anew: ")[2]) == (part in anew)
-
-
-def test_a_deeper_similarity_branch_is_loaded_in_part(source):
-    network = small(walks=(0, 2, 3))
-    before = network.similarity_branch.network.layer3[0].conv1.weight.clone()
-    assert "similarity_branch in part" in init_from(network, source[0])
-    for layer, expected in (
-        ("layer2", source[1]["similarity_branch.network.layer2.0.conv1.weight"]),
-        ("layer3", before),
-    ):
-        assert torch.equal(
-            network.similarity_branch.network.get_submodule(f"{layer}.0.conv1").weight, expected
-        )
-
-
-@pytest.mark.parametrize(
-    ("name", "options", "words"),
-    [
-        ("difnet18", {}, "its backbone is test_resnet, that of the network to be trained resnet18"),
-        ("test_resnet", {"in_chans": 4}, "its in_chans is 3, that of the network to be trained 4"),
-    ],
-)
-def test_weights_of_another_backbone_are_refused(source, name, options, words):
-    network = create_model(name, 3, **options)
-    before = copy.deepcopy(network.state_dict())
-    with pytest.raises(ValueError, match=words):
-        init_from(network, source[0])
-    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
-
-
-def test_a_compiled_network_starts_from_weights_too(source):
-    network = small()
-    init_from(torch.compile(network), source[0])
-    assert all(torch.equal(value, source[1][name]) for name, value in network.state_dict().items())
-
-
-@pytest.mark.parametrize("classes", [["a", "b"], 7, None])
-def test_odd_names_of_classes_are_no_obstacle(source, tmp_path, classes):
-    save_model(small(), tmp_path / "odd.safetensors", metadata={"classes": classes})
-    line = init_from(small(), tmp_path / "odd.safetensors", classes=["a", "b", "c"])
-    assert ("class 2 is None there and c here" in line) == (classes == ["a", "b"])

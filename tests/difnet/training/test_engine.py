@@ -12,32 +12,32 @@ from difnet.training.engine import SegmentationLoss, Views, evaluate, make_views
 
 def test_loss_ignores_void():
     torch.manual_seed(0)
-    scores = torch.randn(2, 3, 5, 7, dtype=torch.float32, requires_grad=True)
+    logits = torch.randn(2, 3, 5, 7, dtype=torch.float32, requires_grad=True)
     label = torch.randint(0, 3, (2, 5, 7))
     label[:, :2] = 255
-    loss = SegmentationLoss()(scores, label)
-    torch.testing.assert_close(loss, F.cross_entropy(scores, label, ignore_index=255))
+    loss = SegmentationLoss()(logits, label)
+    torch.testing.assert_close(loss, F.cross_entropy(logits, label, ignore_index=255))
     loss.backward()
-    assert (scores.grad[:, :, :2] == 0).all()
-    assert (scores.grad[:, :, 2:] != 0).all()
+    assert (logits.grad[:, :, :2] == 0).all()
+    assert (logits.grad[:, :, 2:] != 0).all()
 
 
 def test_weighted_loss():
     torch.manual_seed(0)
-    scores, label = torch.randn(2, 3, 5, 7), torch.randint(0, 3, (2, 5, 7))
+    logits, label = torch.randn(2, 3, 5, 7), torch.randint(0, 3, (2, 5, 7))
     label[0] = 255
     weights = torch.tensor([0.5, 0.0, 3.0])
-    expected = F.cross_entropy(scores, label, weight=weights, ignore_index=255)
-    torch.testing.assert_close(SegmentationLoss(weights)(scores, label), expected)
+    expected = F.cross_entropy(logits, label, weight=weights, ignore_index=255)
+    torch.testing.assert_close(SegmentationLoss(weights)(logits, label), expected)
 
 
 @pytest.mark.parametrize("weights", [None, torch.ones(3)])
-def test_loss_of_void_alone_is_zero(weights):
-    scores = torch.randn(1, 3, 4, 4, requires_grad=True)
-    loss = SegmentationLoss(weights)(scores, torch.full((1, 4, 4), 255))
+def test_loss_without_labelled_pixels_is_zero(weights):
+    logits = torch.randn(1, 3, 4, 4, requires_grad=True)
+    loss = SegmentationLoss(weights)(logits, torch.full((1, 4, 4), 255))
     loss.backward()
     assert loss == 0
-    assert (scores.grad == 0).all()
+    assert (logits.grad == 0).all()
 
 
 def test_poly():
@@ -49,10 +49,10 @@ def test_poly():
 @pytest.fixture(scope="module")
 def model():
     torch.manual_seed(0)
-    return difnet.create_model("test_resnet", 3, walks=(0, 2)).eval()
+    return difnet.create_model("test_resnet", 3, walk_sources=(0, 2)).eval()
 
 
-def test_evaluation_follows_the_details(model):
+def test_evaluation_agrees_with_the_details(model):
     torch.manual_seed(0)
     images, label = torch.rand(3, 3, 32, 40), torch.randint(0, 3, (3, 32, 40))
     label[:, :4] = 255
@@ -68,11 +68,13 @@ def test_evaluation_follows_the_details(model):
         return (predicted == label)[known].double().mean().item()
 
     assert found.final.accuracy.item() == pytest.approx(
-        (details.scores.argmax(1) == label)[known].double().mean()
+        (details.logits.argmax(1) == label)[known].double().mean()
     )
     assert found.seed.accuracy.item() == pytest.approx(accuracy(details.seed))
-    assert [w.accuracy.item() for w in found.walks] == pytest.approx([accuracy(s) for s in details.states])
-    assert found.walks[-1].iou.tolist() == found.final.iou.tolist()
+    assert [state.accuracy.item() for state in found.states] == pytest.approx(
+        [accuracy(s) for s in details.states]
+    )
+    assert found.states[-1].iou.tolist() == found.final.iou.tolist()
     assert found.mu == found.beta == [0.5, 0.5]
 
 
@@ -81,7 +83,7 @@ def test_evaluation_of_the_baseline():
     model = difnet.create_model("simdeeplab18", 3)
     batches = [(torch.rand(1, 3, 32, 32), torch.randint(0, 3, (1, 32, 32)))]
     found = evaluate(model, batches, torch.device("cpu"))
-    assert found.walks == found.mu == []
+    assert found.states == found.mu == []
     assert found.seed.iou.tolist() == found.final.iou.tolist()
     assert math.isfinite(found.as_record(["a", "b", "c"])["mean_iou"])
 

@@ -14,6 +14,6 @@ def test_missing_package_is_named():
     assert caught.value.name == "no_such_package"
 
 
-def test_own_missing_module_is_a_bug_and_stays_one():
+def test_missing_module_of_this_package_stays_a_bug():
     with pytest.raises(ModuleNotFoundError, match=r"No module named 'difnet\.nowhere'"), train_extra():
         import difnet.nowhere  # noqa: F401

@@ -1,4 +1,4 @@
-"""Where results are written: what is replaced, what is refused, and how a failure is told."""
+"""Where results are written: what is replaced, what is refused, and how failures are reported."""
 
 import contextlib
 import errno
@@ -20,9 +20,9 @@ from difnet.utils.files import WriteError, write_atomically
 
 @contextlib.contextmanager
 def small_files():
-    """No file may grow beyond 1000 bytes: the system refuses more as it does on a full disk.
+    """Limit files to 1000 bytes, so that the system refuses writes as it does on a full disk.
 
-    It is no fixture, because pytest itself writes to a file that may be longer.
+    This is not a fixture, because pytest itself may write to a longer file.
     """
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -48,7 +48,7 @@ def make_special(path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["pipe", "socket", "link to a pipe", "folder"])
-def test_what_is_no_file_is_not_replaced(tmp_path, kind):
+def test_folders_pipes_and_sockets_are_not_replaced(tmp_path, kind):
     path = tmp_path / "out"
     make_special(path, kind)
     before = path.stat().st_mode
@@ -90,11 +90,11 @@ def test_long_names(tmp_path, length):
     ("name", "words"),
     [
         ("m" * 256, "File name too long); choose a shorter name"),
-        ("file/x", "Not a directory); what its path names as a folder is none; choose another path"),
+        ("file/x", "Not a directory); a part of its path is not a folder; choose another path"),
         ("gone/x", "No such file or directory); create its folder first, or choose another"),
     ],
 )
-def test_errors_name_the_path_that_was_given(tmp_path, name, words):
+def test_errors_name_the_given_path(tmp_path, name, words):
     (tmp_path / "file").touch()
     with pytest.raises(WriteError) as error:
         write_atomically(tmp_path / name, "x")
@@ -107,7 +107,7 @@ def data_options(root: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("name", ["pipe", "m" * 256, "file/x", "folder"])
-def test_evaluate_says_before_the_work_where_it_cannot_write(trained, tmp_path, capsys, name):
+def test_evaluate_checks_its_output_before_the_work(trained, tmp_path, capsys, name):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "file").touch()
     (tmp_path / "folder").mkdir()
@@ -136,7 +136,10 @@ def test_evaluate_replaces_neither_checkpoint_nor_data(trained, tmp_path, capsys
     out = tmp_path / place
     shutil.copy(run / "best.safetensors", tmp_path / "weights")
     before = out.read_bytes()
-    for checkpoint in (run, tmp_path / "weights"):  # the run's files are kept whatever is evaluated
+    for checkpoint in (
+        run,
+        tmp_path / "weights",
+    ):  # the files of the run are kept whichever weights are evaluated
         arguments = ["--checkpoint", str(checkpoint), *data_options(root), "--out", str(out)]
         assert evaluate.main(arguments) == 1
         printed = capsys.readouterr()
@@ -154,7 +157,7 @@ def test_evaluate_keeps_the_weights_file_it_reads(trained, tmp_path, capsys):
     for checkpoint, out in ((weights, weights), (weights, link), (link, weights)):
         arguments = ["--checkpoint", str(checkpoint), *data_options(trained[0]), "--out", str(out)]
         assert evaluate.main(arguments) == 1
-        assert f"--out {out} is a file of --checkpoint {checkpoint} and no report" in capsys.readouterr().err
+        assert f"--out {out} is a file of --checkpoint {checkpoint}; only reports" in capsys.readouterr().err
         assert weights.read_bytes() == before
 
 
@@ -169,19 +172,19 @@ def test_evaluate_replaces_its_own_report(trained, tmp_path):
     assert (run / "report.json").read_text() == (root / "report.json").read_text()
 
 
-def test_what_a_process_writes_to_already_is_not_replaced(tmp_path):
-    """/dev/stdout may lead to a log with the lines of other programs."""
+def test_file_that_is_open_for_writing_is_not_replaced(tmp_path):
+    """/dev/stdout may lead to a log that other programs write to."""
     with (tmp_path / "log").open("a") as log:
         log.write("old\n")
         log.flush()
         (tmp_path / "out").symlink_to(f"/proc/self/fd/{log.fileno()}")
-        with pytest.raises(WriteError, match="out is written to by a process already; name a file"):
+        with pytest.raises(WriteError, match="out is already open for writing in a process; name a file"):
             write_atomically(tmp_path / "out", "x")
     assert (tmp_path / "log").read_text() == "old\n"
 
 
 def test_predict_on_a_full_disk(trained, tmp_path, capsys):
-    """Pictures are whole or absent; the message names the file, the reason and how far it came."""
+    """Pictures are whole or absent; the message names the file, the reason and the number of images done."""
     root, run = trained
     images, out = [str(path) for path in sorted((root / "images/train").iterdir())], tmp_path / "out"
     with small_files():
@@ -199,22 +202,22 @@ def test_explain_on_a_full_disk(trained, tmp_path, capsys):
     with small_files():
         assert explain.main(arguments) == 1
     error = capsys.readouterr().err
-    assert f"difnet.explain: error: {out / 'view0_'}" in error
+    assert f"difnet.explain: error: {out / 'view0.'}" in error
     assert " cannot be written (File too large); raise the limit on the size of files" in error
     assert all(path.stat().st_size > 0 and not path.name.startswith(".") for path in out.iterdir())
 
 
-def test_predict_looks_at_every_target_before_the_work(trained, tmp_path, capsys, monkeypatch):
+def test_predict_checks_every_output_before_the_work(trained, tmp_path, capsys, monkeypatch):
     root, run = trained
-    monkeypatch.setattr(predict, "load_for_pictures", None)  # not reached
+    monkeypatch.setattr(predict, "load_for_pictures", None)  # must not be called
     (tmp_path / "view2.overlay.png").mkdir()
     images = [str(root / f"images/train/view{number}.png") for number in range(3)]
     assert predict.main(["--checkpoint", str(run), *images, "--out", str(tmp_path)]) == 1
     assert f"error: {tmp_path / 'view2.overlay.png'} is a folder; name a file\n" in capsys.readouterr().err
 
 
-def test_an_output_that_is_full_is_named(trained, tmp_path, capsys, monkeypatch):
-    """Lines that go to a file on a full disk: a run that cannot begin leaves its folder free."""
+def test_full_standard_output_is_named(trained, tmp_path, capsys, monkeypatch):
+    """Standard output is a file on a full disk: the run cannot begin, and leaves its folder free."""
     output = open("/dev/full", "w")  # noqa: SIM115
     with monkeypatch.context() as patched:
         patched.setattr(sys, "stdout", output)
@@ -226,9 +229,9 @@ def test_an_output_that_is_full_is_named(trained, tmp_path, capsys, monkeypatch)
     assert not (tmp_path / "run").exists()
 
 
-def test_save_model_and_load_model_know_the_home_folder(tmp_path, monkeypatch):
+def test_save_model_and_load_model_expand_the_home_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    model = create_model("test_resnet", 3, walks=())
+    model = create_model("test_resnet", 3, walk_sources=())
     save_model(model, "~/x.safetensors")
     loaded, _ = load_model("~/x.safetensors")
     assert [path.name for path in tmp_path.iterdir()] == ["x.safetensors"]
@@ -236,8 +239,8 @@ def test_save_model_and_load_model_know_the_home_folder(tmp_path, monkeypatch):
         assert torch.equal(tensor, loaded.state_dict()[name])
 
 
-def test_save_model_names_the_path_that_was_given(tmp_path):
-    model = create_model("test_resnet", 3, walks=())
+def test_save_model_names_the_given_path(tmp_path):
+    model = create_model("test_resnet", 3, walk_sources=())
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match=rf"^{tmp_path} is a folder; name a file$"):
         save_model(model, tmp_path)
@@ -256,7 +259,7 @@ def test_save_model_names_the_path_that_was_given(tmp_path):
         (explain, ["x.png", "--checkpoint=", "--point", "1,1", "--out", "x"]),
     ],
 )
-def test_an_empty_path_is_not_the_current_folder(tmp_path, monkeypatch, capsys, module, arguments):
+def test_empty_path_is_not_the_current_folder(tmp_path, monkeypatch, capsys, module, arguments):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as end:
         module.main(arguments)

@@ -1,0 +1,184 @@
+"""The configuration: recipes, ranges, class weights, and files of earlier versions."""
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+from small_runs import edit_config, resume_error, tiny
+
+from difnet import train
+from difnet.training.config import SCENES, TrainConfig
+from difnet.training.data_check import class_weights
+from difnet.utils.console import parse
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "changes", "words"),
+    [
+        ("sgd", {"model": "resnet18"}, "of another network than"),
+        ("sgd", {"model": "simdeeplab18"}, "restore model, aspp and walk_sources there"),
+        ("sgd", {"walk_sources": [0]}, "(as mu_logit shows)"),
+        ("sgd", {"walk_sources": [2, 0]}, "(as embeddings.0.project.weight shows)"),
+        ("sgd", {"aspp": False}, "(as classifier.branches.1.bias shows)"),
+        ("sgd", {"optimizer": "adamw"}, "of another optimizer than"),
+        ("adamw", {"optimizer": "sgd"}, "of another optimizer than"),
+        ("sgd", {"max_steps": "4"}, "(max_steps is '4', expected int | None)"),
+        ("sgd", {"seed": "x"}, "(seed is 'x', expected int)"),
+        ("sgd", {"model": 3}, "(model is 3, expected str)"),
+        ("sgd", {"walk_sources": ["0"]}, "(walk_sources is ('0',), expected tuple[int, ...])"),
+        ("sgd", {"walk_sources": None}, "(walk_sources is None, expected tuple[int, ...])"),
+        ("sgd", {"scale": [1.0]}, "(scale is (1.0,), expected tuple[float, float] | None)"),
+        ("sgd", {"dataset": "foo"}, "(dataset is 'foo', expected Literal['scenes', 'camvid', 'folder'])"),
+        ("sgd", {"data_root": 3}, "(data_root is 3, expected pathlib.Path | None)"),
+        ("sgd", {"eval_every": 0}, "(--eval-every must be positive, got 0)"),
+    ],
+)
+def test_edited_configuration_is_an_error_of_one_line(
+    finished_runs, tmp_path, capsys, optimizer, changes, words
+):
+    run = shutil.copytree(finished_runs / optimizer, tmp_path / "run")
+    edit_config(run, **({"max_steps": 4} | changes))
+    error = resume_error(run, capsys)
+    assert words in error
+    assert str(run / "config.json") in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--lr", "1e39"), "--lr must be from 1e-37 to 1e+37, got 1e+39"),
+        (("--lr", "1e-50"), "--lr must be from 1e-37 to 1e+37, got 1e-50"),
+        (("--weight-decay", "1e300"), "--weight-decay must be from 0 to 1e+37, got 1e+300"),
+        (("--momentum", "1e300"), "--momentum must be from 0 to 1e+37"),
+        (("--head-lr-multiplier", "1e300"), "--lr times --head-lr-multiplier must be from"),
+        (("--lr", "1e30", "--head-lr-multiplier", "1e30"), "--lr times --head-lr-multiplier must be from"),
+        (("--lr", "1e-30", "--head-lr-multiplier", "1e-30"), "--lr times --head-lr-multiplier must be from"),
+        (
+            ("--optimizer", "adamw", "--lr", "1e20", "--weight-decay", "1e30"),
+            "--lr times --weight-decay must be",
+        ),
+    ],
+)
+def test_rates_outside_float32_are_refused(data_root, tmp_path, capsys, options, words):
+    assert train.main([*tiny(data_root, tmp_path / "run"), *options]) == 1
+    assert f"difnet.train: error: {words}" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("options", [("--weight-decay", "1e37"), ("--weight-decay", "0")])
+@pytest.mark.parametrize("rate", ["1e37", "1e-37"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_extreme_rates_train_or_fail_with_one_line(data_root, tmp_path, capsys, options, rate, optimizer):
+    arguments = tiny(
+        data_root, tmp_path / "run", "--max-steps", "2", "--overlays", "0", "--optimizer", optimizer
+    )
+    status = train.main([*arguments, "--lr", rate, *options])
+    assert status == 0 or capsys.readouterr().err.count("\n") == 1
+
+
+def test_label_numbering_is_saved_in_the_configuration(tmp_path):
+    config = TrainConfig(dataset="folder", void_value=(0, 255), label_offset=1).resolved()
+    (tmp_path / "config.json").write_text(config.to_json())
+    assert TrainConfig.from_json(tmp_path / "config.json") == config
+    old = json.loads(config.to_json())
+    del old["void_value"], old["label_offset"]  # as in a run of an earlier version
+    (tmp_path / "config.json").write_text(json.dumps(old))
+    again = TrainConfig.from_json(tmp_path / "config.json")
+    assert (again.void_value, again.label_offset) == ((255,), 0)
+
+
+def test_recipes(tmp_path):
+    assert TrainConfig().resolved().recipe() == SCENES
+    config = TrainConfig(dataset="camvid", crop=65, data_root=tmp_path).resolved()
+    assert (config.lr, config.batch_size, config.optimizer, config.crop) == (2.5e-3, 16, "sgd", 65)
+    (tmp_path / "config.json").write_text(config.to_json())
+    assert TrainConfig.from_json(tmp_path / "config.json") == config
+
+
+def test_class_weights(tmp_path, monkeypatch):
+    (tmp_path / "weights.txt").write_text("1\n2.5\n")
+    assert class_weights("none", 2) is None
+    assert class_weights("median-frequency", 2) is None
+    assert class_weights("1,0.5", 2) == [1.0, 0.5]
+    assert class_weights(str(tmp_path / "weights.txt"), 2) == [1.0, 2.5]
+    (tmp_path / "weights.txt").write_bytes(b"\xef\xbb\xbf1\r\n2.5\r\n")  # with a byte order mark
+    assert class_weights(str(tmp_path / "weights.txt"), 2) == [1.0, 2.5]
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert class_weights("~/weights.txt", 2) == [1.0, 2.5]
+    (tmp_path / "weights.txt").write_text("1\ntwo\n")
+    with pytest.raises(ValueError, match="must hold nothing but numbers"):
+        class_weights(str(tmp_path / "weights.txt"), 2)
+    long = ",".join(["0.123456"] * 60)
+    assert len(class_weights(long, 60)) == 60
+    for bad in ("1,2,3", "1,-1", "1,nan", "1,1e39", "1,1e-50"):
+        with pytest.raises(ValueError, match=f"--class-weights {bad} must hold 2 non-negative numbers"):
+            class_weights(bad, 2)
+    (tmp_path / "weights.txt").write_text("1\n2\n3\n")
+    with pytest.raises(ValueError, match=r"--class-weights, ~/weights\.txt, must hold 2 .* but holds 3: \[1"):
+        class_weights("~/weights.txt", 2)
+
+
+@pytest.mark.parametrize(
+    "text", ["1.5\n2\n0.5\n", "1.5\r\n2\r\n0.5", "1.5, 2 ,0.5\n", "1.5,\n2,\n0.5,\n", "1.5  2 0.5"]
+)
+def test_class_weights_separated_in_one_way(tmp_path, text):
+    (tmp_path / "weights.txt").write_text(text)
+    assert class_weights(str(tmp_path / "weights.txt"), 3) == [1.5, 2.0, 0.5]
+
+
+@pytest.mark.parametrize(
+    "text", ["1,5\n2,5\n0,5\n", "0 1.0\n1 2.0\n2 3.0\n", "1,5 2,5 0,5", "0, 1\n1, 2\n2, 3", "1,5,\n2,5,\n0,5"]
+)
+def test_ambiguous_class_weights_are_refused(tmp_path, text):
+    (tmp_path / "weights.txt").write_text(text)
+    with pytest.raises(
+        ValueError, match=r"file of --class-weights, .*weights\.txt, separates numbers in several"
+    ):
+        class_weights(str(tmp_path / "weights.txt"), 6)
+
+
+def test_class_weights_are_read_before_the_data(data_root, tmp_path, capsys):
+    (data_root / "images/train/view0.png").write_bytes(b"damaged")
+    arguments = tiny(data_root, tmp_path / "run", "--max-steps", "1", "--class-weights", "1,2")
+    assert train.main(arguments) == 1
+    printed = capsys.readouterr()
+    assert "--class-weights 1,2 must hold 3 non-negative numbers, one per class" in printed.err
+    assert "checking" not in printed.out
+
+
+def test_class_weights_and_absent_classes(data_root, tmp_path, capsys):
+    for path in (data_root / "labels/train").iterdir():
+        label = np.array(Image.open(path))
+        Image.fromarray(np.where(label == 2, 255, label).astype(np.uint8)).save(path)
+    for weights in ("0,0,1", "1,0,1"):
+        options = ("--max-steps", "1", "--class-weights", weights)
+        assert train.main(tiny(data_root, tmp_path / "run", *options)) == 1
+        error = capsys.readouterr().err
+        assert f"--class-weights {weights} leaves weight to fewer than two of the classes that occur" in error
+    options = ("--max-steps", "1", "--class-weights", "median-frequency")
+    assert train.main(tiny(data_root, tmp_path / "run", *options)) == 0
+    printed = capsys.readouterr().out
+    assert "train labels: 2 of 3 classes occur, class 2 (block) in no training label; 255 is void" in printed
+    assert "val labels: 3 of 3 classes occur; 255 is void" in printed
+    assert "also training images" not in printed
+    assert re.search(r"done: mean IoU \S+% over 3 of 3 classes, best \S+% over 3 of 3 classes;", printed)
+
+
+@pytest.mark.parametrize("option", ["--walk-sources", "--walks"])
+def test_walk_sources_have_an_old_option(option):
+    assert parse(TrainConfig, [option, "0", "2"], "train", None).walk_sources == (0, 2)
+
+
+def test_run_of_an_earlier_version_is_continued(data_root, tmp_path):
+    """config.json of earlier versions has no init_from, and calls walk_sources walks."""
+    run = tmp_path / "run"
+    assert train.main(tiny(data_root, run, "--max-steps", "1")) == 0
+    config = json.loads((run / "config.json").read_text())
+    del config["init_from"]
+    config["walks"] = config.pop("walk_sources")
+    (run / "config.json").write_text(json.dumps(config))
+    assert train.main(["--resume", str(run), "--workers", "0"]) == 0
