@@ -30,7 +30,7 @@ def test_gradcheck(backend, walks, return_states):
 
 
 def test_no_walks_return_the_state(backend):
-    inputs = testing.make_inputs(2, 7, 4, 3, walks=0).requires_grad_()
+    inputs = testing.make_inputs(2, 7, 4, 3, num_walks=0).requires_grad_()
     run = cascade(backend, 0, return_states=True)
     final, states = run(inputs.seed, inputs.mu, inputs.beta, inputs.state, None)
     assert torch.equal(final, inputs.state)
