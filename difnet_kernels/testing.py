@@ -205,8 +205,8 @@ def measure_errors(
 
     All computations start from the same inputs: features rounded to `dtype`, everything else to `value_dtype`
     (by default `dtype`). So the errors are those of the arithmetic. The loss is the inner product of the
-    output with its true value. Under a random weight, the gradients of mu and beta, which are sums over all of
-    (B, N, k), would cancel to noise, and comparing the noise of two results is luck.
+    output with its true value. Under a random weight, the gradients of mu and beta are sums over all of
+    (B, N, k) that cancel to noise, and comparing the noise of two results is luck.
     """
     rounded = inputs.to(dtype, value_dtype)
     weight, *state_gradients = gradients_of_states(rounded.to(torch.float64))
