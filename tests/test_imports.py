@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,7 @@ assert torch.isfinite(x.grad).all()
 """
 
 
-def imported_roots(path):
+def imported_roots(path: Path) -> Iterator[str]:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name.split(".")[0] for alias in node.names)
@@ -37,7 +38,7 @@ def imported_roots(path):
             yield node.module.split(".")[0]
 
 
-def test_the_operator_does_not_import_the_model():
+def test_the_operator_does_not_import_the_model() -> None:
     for path in (ROOT / "difnet_kernels").rglob("*.py"):
         assert "difnet" not in set(imported_roots(path)), path
 
@@ -49,7 +50,7 @@ def test_the_operator_does_not_import_the_model():
         ("triton", "timm", "accelerate", "torchvision", "torchmetrics", "tyro", "safetensors", "tensorboard"),
     ],
 )
-def test_the_operator_runs_with_torch_and_numpy_alone(blocked):
+def test_the_operator_runs_with_torch_and_numpy_alone(blocked: tuple[str, ...]) -> None:
     code = BLOCK.format(blocked=blocked) + WALK
     result = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
@@ -57,7 +58,7 @@ def test_the_operator_runs_with_torch_and_numpy_alone(blocked):
     assert result.returncode == 0, result.stderr
 
 
-def test_importing_is_light():
+def test_importing_is_light() -> None:
     code = (
         "import sys, torch; before = set(sys.modules); import difnet_kernels;"
         "new = {m.split('.')[0] for m in set(sys.modules) - before};"
@@ -89,7 +90,7 @@ assert counter.get_total_flops() == 2 * 2 * 9 * 9 * (4 + 4), counter.get_total_f
         "import difnet_kernels, importlib.util; importlib.util.find_spec('torch.utils.flop_counter')",
     ],
 )
-def test_operations_are_counted_whatever_is_imported_first(first):
+def test_operations_are_counted_whatever_is_imported_first(first: str) -> None:
     result = subprocess.run(
         [sys.executable, "-c", f"{first}\n{COUNT}"],
         cwd=ROOT,

@@ -6,6 +6,7 @@ import tempfile
 import pytest
 import torch
 from cascades import assert_within, run_python, state_and_gradients
+from torch import Tensor
 
 from difnet_kernels import backends, random_walk, testing
 from difnet_kernels.backends import instruction_sets
@@ -34,7 +35,7 @@ sys.exit(bool(failed))
 
 
 @pytest.mark.parametrize("isa", ISAS)
-def test_every_instruction_set(isa):
+def test_every_instruction_set(isa: str) -> None:
     result = run_python(ACCURACY, DIFNET_CPU_ISA=isa)
     if "cannot run here" in result.stderr:
         pytest.skip(re.search("DIFNET_CPU_ISA=.* cannot run here.*", result.stderr)[0])
@@ -67,7 +68,7 @@ sys.exit(bool(failed))
 @pytest.mark.parametrize(
     ("precision", "isa"), [("high", "amx-model"), ("medium", "amx-model"), ("medium", "avx512_bf16")]
 )
-def test_float32_as_one_or_two_bfloat16_terms(precision, isa):
+def test_float32_as_one_or_two_bfloat16_terms(precision: str, isa: str) -> None:
     """One bfloat16 term may have the error of eager in bfloat16; the sum of two terms is 256 times finer."""
     if isa != "amx-model" and isa not in instruction_sets():
         pytest.skip(f"{isa} cannot run here")
@@ -75,7 +76,7 @@ def test_float32_as_one_or_two_bfloat16_terms(precision, isa):
     assert result.returncode == 0, result.stdout + result.stderr
 
 
-def test_the_best_instruction_set_is_the_default():
+def test_the_best_instruction_set_is_the_default() -> None:
     sets = instruction_sets()
     assert sets[-1] == "portable"
     assert "amx-model" not in sets
@@ -89,13 +90,13 @@ def test_the_best_instruction_set_is_the_default():
         assert torch.equal(torch.load(file.name), random_walk(x, x, x, half, half, backend="native"))
 
 
-def test_an_unknown_instruction_set_raises():
+def test_an_unknown_instruction_set_raises() -> None:
     result = run_python(ACCURACY, DIFNET_CPU_ISA="vax")
     assert "DIFNET_CPU_ISA=vax cannot run here; expected one of" in result.stderr
     assert "portable" in result.stderr
 
 
-def same_bits(inputs, threads):
+def same_bits(inputs: testing.Inputs, threads: tuple[int, ...]) -> list[Tensor]:
     """Output and gradients, after a check that they are equal for all these numbers of threads."""
     before = torch.get_num_threads()
     try:
@@ -111,13 +112,13 @@ def same_bits(inputs, threads):
 
 
 @pytest.mark.parametrize("nodes", [50, 96, 97, 500])
-def test_bits_do_not_depend_on_the_number_of_threads(nodes):
+def test_bits_do_not_depend_on_the_number_of_threads(nodes: int) -> None:
     inputs = testing.make_inputs(3, nodes, 33, 5, 2, node_bias=True).to(torch.float32)
     same_bits(inputs, (1, 2, 3, 7))
 
 
 @pytest.mark.parametrize(("batch", "nodes"), [(1, 7_700), (1, 7_800), (7, 1_900)])
-def test_blocks_are_visited_in_groups(batch, nodes):
+def test_blocks_are_visited_in_groups(batch: int, nodes: int) -> None:
     """81 and 82 blocks in groups of seven and eight, by 24 threads singly; four images and then three."""
     inputs = testing.make_inputs(batch, nodes, 4, 2, 1, node_bias=True).to(torch.float32)
     found = same_bits(inputs, (1, 2, 24))
@@ -126,7 +127,7 @@ def test_blocks_are_visited_in_groups(batch, nodes):
         assert (ours - true).norm() < 2e-5 * true.norm()
 
 
-def test_medium_where_rounding_changes_norms():
+def test_medium_where_rounding_changes_norms() -> None:
     """Norms are those of the rounded features. Otherwise a node's weight on itself would overflow."""
     features = torch.full((1, 200, 64), 16.07)
     features[:, ::2] *= -1
@@ -142,7 +143,7 @@ def test_medium_where_rounding_changes_norms():
 
 
 @pytest.mark.parametrize("score", [3e2, 1e3, 1e4, 1e5])
-def test_a_large_prior_of_a_node_that_does_not_count(score):
+def test_a_large_prior_of_a_node_that_does_not_count(score: float) -> None:
     """Exponents are rounded at the size of the scores that count, not at that of the largest prior."""
     features = 1 + torch.rand(1, 200, 1, generator=torch.Generator().manual_seed(0))
     features[0, 0], prior = -score, torch.zeros(1, 200)
@@ -161,7 +162,7 @@ def test_a_large_prior_of_a_node_that_does_not_count(score):
     assert (ours - truth).abs().max() < 1e-6
 
 
-def inputs_of_form(form, rng_seed=0):
+def inputs_of_form(form: str, rng_seed: int = 0) -> testing.Inputs:
     """One walk on three images, whose exponentials take one of the forms of csrc/scores.h.
 
     Of those that are searched, nodes are alike in fours, so that P is not the identity.
@@ -179,13 +180,13 @@ FORMS = ("shared", "bounded", "bounded by the favoured", "searched")
 
 @pytest.mark.parametrize("rng_seed", [0, 21, 27])  # 21, 27: one node has nearly all the weight of an image
 @pytest.mark.parametrize("form", FORMS)
-def test_all_forms_of_the_exponentials(form, rng_seed):
+def test_all_forms_of_the_exponentials(form: str, rng_seed: int) -> None:
     assert_within(testing.measure_errors(inputs_of_form(form, rng_seed), torch.float32, "native"))
 
 
 @pytest.mark.parametrize("size", [1e-15, 1e-9, 1e9, 1e12])
 @pytest.mark.parametrize("form", FORMS)
-def test_states_of_any_size(form, size):
+def test_states_of_any_size(form: str, size: float) -> None:
     """No product of exponentials, row sums and states leaves the range of float32 on its way."""
     inputs = inputs_of_form(form)
     inputs = inputs._replace(seed=size * inputs.seed, state=size * inputs.state)
@@ -201,7 +202,9 @@ def test_states_of_any_size(form, size):
         ([[3.0], [-8.0], [7.5]], None),  # shared, weights from 1 down to e^-27
     ],
 )
-def test_states_of_any_size_where_exponentials_are_small_or_large(feature, prior, size):
+def test_states_of_any_size_where_exponentials_are_small_or_large(
+    feature: list[list[float]], prior: list[float] | None, size: float
+) -> None:
     feature = torch.tensor([feature])
     prior = None if prior is None else torch.tensor([prior])
     state = torch.tensor([[1.0], [-0.5], [0.75], [0.25]])[None, : feature.shape[1]] * torch.tensor(
@@ -218,7 +221,7 @@ def test_states_of_any_size_where_exponentials_are_small_or_large(feature, prior
 
 @pytest.mark.parametrize("nodes", [40, 300])
 @pytest.mark.parametrize("mask", [-70.0, -90.0, -1e3, -1e4, -torch.inf])
-def test_a_masked_node_costs_no_digits(mask, nodes):
+def test_a_masked_node_costs_no_digits(mask: float, nodes: int) -> None:
     """The masked node has no weight on itself, so its row maximum is bounded by another node's score."""
     torch.manual_seed(0)
     inputs = testing.make_inputs(12, nodes, 64, 21, 1, "flat", node_bias=True)
@@ -233,7 +236,7 @@ def test_a_masked_node_costs_no_digits(mask, nodes):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_states_of_masked_nodes_do_not_influence_others(dtype):
+def test_states_of_masked_nodes_do_not_influence_others(dtype: torch.dtype) -> None:
     feature = torch.zeros(1, 3, 2, dtype=dtype)
     state = torch.tensor([1e-6, 2e-6, 1e38])[None, :, None]
     one, bias = torch.tensor(1.0), torch.tensor([[0.0, 0.0, -torch.inf]])
@@ -245,7 +248,7 @@ def test_states_of_masked_nodes_do_not_influence_others(dtype):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("bias", [-1e10, -1e20, -1e30, 1e10])
-def test_large_finite_biases(bias, dtype):
+def test_large_finite_biases(bias: float, dtype: torch.dtype) -> None:
     """Biases so large that a weight cannot correct what float32 rounds off."""
     inputs = testing.make_inputs(2, 130, 16, 3, 1, node_bias=True)
     inputs.node_bias[:, :, 7] = bias
@@ -257,7 +260,7 @@ def test_large_finite_biases(bias, dtype):
         assert (ours - truth).abs().max() <= size * (1e-4 if dtype == torch.float32 else 0.05)
 
 
-def test_an_infinite_feature_reaches_only_the_rows_it_influences():
+def test_an_infinite_feature_reaches_only_the_rows_it_influences() -> None:
     feature = torch.randn(1, 200, 1, generator=torch.Generator().manual_seed(0)).abs()
     feature[0, :100] *= -1
     feature[0, 150] = float("inf")  # whose scores with negative features are -inf
@@ -268,7 +271,7 @@ def test_an_infinite_feature_reaches_only_the_rows_it_influences():
     torch.testing.assert_close(ours, truth, equal_nan=True)
 
 
-def test_the_operator_rejects_wrong_shapes_and_dtypes():
+def test_the_operator_rejects_wrong_shapes_and_dtypes() -> None:
     from difnet_kernels import ops
 
     walk, half = ops.walk_forward("native"), torch.tensor(0.5)
@@ -285,7 +288,7 @@ def test_the_operator_rejects_wrong_shapes_and_dtypes():
             walk(*wrong, "highest")
 
 
-def test_images_of_all_forms_in_one_batch():
+def test_images_of_all_forms_in_one_batch() -> None:
     several = [inputs_of_form(form) for form in FORMS]
     features = [torch.cat([inputs.features[0] for inputs in several])]
     one, bias = several[0], torch.cat([inputs.node_bias for inputs in several], 1)
@@ -296,7 +299,7 @@ def test_images_of_all_forms_in_one_batch():
         torch.testing.assert_close(ours, truth, rtol=1e-9, atol=1e-11)
 
 
-def test_out_of_memory_is_an_exception():
+def test_out_of_memory_is_an_exception() -> None:
     code = """
 import resource, torch
 from difnet_kernels import random_walk
@@ -315,7 +318,7 @@ except (RuntimeError, MemoryError) as error:
     assert "raised" in result.stdout
 
 
-def test_after_a_fork():
+def test_after_a_fork() -> None:
     code = """
 import os, torch
 from difnet_kernels import random_walk

@@ -20,26 +20,26 @@ DTYPES = [
 
 @pytest.mark.parametrize("sharpness", testing.SHARPNESS)
 @pytest.mark.parametrize(("dtype", "value_dtype"), DTYPES)
-def test_budget(backend, sharpness, dtype, value_dtype):
+def test_budget(backend: str, sharpness: str, dtype: torch.dtype, value_dtype: torch.dtype | None) -> None:
     inputs = testing.make_inputs(3, 300, 64, 21, 2, sharpness, node_bias=sharpness == "mixed")
     assert_within(testing.measure_errors(inputs, dtype, backend, value_dtype))
 
 
 @pytest.mark.parametrize("nodes", [1, 2, 63, 1681])
-def test_ragged_nodes(backend, nodes):
+def test_ragged_nodes(backend: str, nodes: int) -> None:
     inputs = testing.make_inputs(3, nodes, 64, 21, 1)
     assert_within(testing.measure_errors(inputs, torch.float32, backend))
 
 
 @pytest.mark.parametrize("classes", [1, 2, 3, 11, 21, 60, 65])
 @pytest.mark.parametrize("width", [1, 3, 16, 33, 64, 100, 128])
-def test_any_width(backend, classes, width):
+def test_any_width(backend: str, classes: int, width: int) -> None:
     inputs = testing.make_inputs(3, 70, width, classes, 1)
     assert_within(testing.measure_errors(inputs, torch.float32, backend))
 
 
 @pytest.mark.parametrize("scale", [1.0, 3.0, 10.0, 30.0])
-def test_large_scores(backend, scale):
+def test_large_scores(backend: str, scale: float) -> None:
     inputs = testing.make_inputs(3, 200, 64, 5, 1)
     inputs = inputs._replace(features=[scale * inputs.features[0]])
     errors = testing.measure_errors(inputs, torch.float32, backend)
@@ -47,7 +47,7 @@ def test_large_scores(backend, scale):
     assert_within(errors)
 
 
-def test_budget_catches_a_wrong_gradient(backend):
+def test_budget_catches_a_wrong_gradient(backend: str) -> None:
     def with_wrong_gradient(features, *args, **options):
         """The gradient is that of features which are longer by 0.1 %, with respect to the given ones."""
         features = [1.001 * f.detach() + f - f.detach() for f in features]
@@ -58,7 +58,7 @@ def test_budget_catches_a_wrong_gradient(backend):
     assert not all(error.within for error in errors)
 
 
-def test_recorded_activations(backend):
+def test_recorded_activations(backend: str) -> None:
     """Features and seeds of a network trained on drawn scenes (tools/record_activations.py)."""
     safetensors = pytest.importorskip("safetensors.torch", reason="the [train] extra is not installed")
     recorded = safetensors.load_file(Path(__file__).parents[2] / "data" / "activations.safetensors")
@@ -73,7 +73,7 @@ def test_recorded_activations(backend):
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_any_shape_layout_and_dtype(backend, data):
+def test_any_shape_layout_and_dtype(backend: str, data: st.DataObject) -> None:
     draw = data.draw
     batch, nodes = draw(st.integers(1, 4), label="B"), draw(st.integers(1, 70), label="N")
     width, classes = draw(st.integers(1, 20), label="d"), draw(st.integers(1, 25), label="k")

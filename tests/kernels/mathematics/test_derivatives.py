@@ -14,14 +14,14 @@ NAMES = ("features[0]", "features[1]", "seed", "mu", "beta", "state", "node_bias
 @pytest.mark.usefixtures("small_tiles")
 @pytest.mark.parametrize("num_walks", [1, 2, 5])
 @pytest.mark.parametrize("return_states", [False, True])
-def test_gradcheck(backend, num_walks, return_states):
+def test_gradcheck(backend: str, num_walks: int, return_states: bool) -> None:
     nodes = 12 if num_walks < 5 else 7
     inputs = testing.make_inputs(3, nodes, 4, 3, num_walks, node_bias=True).requires_grad_()
     run = walk_on_tensors(backend, num_walks, return_states=return_states)
     assert torch.autograd.gradcheck(run, inputs.tensors(), fast_mode=return_states)
 
 
-def test_zero_walks_return_the_state(backend):
+def test_zero_walks_return_the_state(backend: str) -> None:
     inputs = testing.make_inputs(2, 7, 4, 3, num_walks=0).requires_grad_()
     run = walk_on_tensors(backend, 0, return_states=True)
     final, states = run(inputs.seed, inputs.mu, inputs.beta, inputs.state, None)
@@ -32,7 +32,7 @@ def test_zero_walks_return_the_state(backend):
 
 
 @pytest.mark.parametrize("wanted", list(itertools.product([False, True], repeat=len(NAMES)))[1:])
-def test_every_subset_of_gradients(backend, wanted):
+def test_every_subset_of_gradients(backend: str, wanted: tuple[bool, ...]) -> None:
     inputs = testing.make_inputs(2, 9, 4, 3, 2, "mixed", node_bias=True)
     tensors = inputs.tensors()
     assert inputs.names() == list(NAMES)
@@ -46,7 +46,7 @@ def test_every_subset_of_gradients(backend, wanted):
         torch.testing.assert_close(x, y, rtol=1e-10, atol=1e-12)
 
 
-def test_gradient_through_the_first_two_of_three_states(backend):
+def test_gradient_through_the_first_two_of_three_states(backend: str) -> None:
     inputs = testing.make_inputs(3, 20, 8, 3, 3, "mixed").requires_grad_()
     weight = torch.randn(3, 3, 20, 3, dtype=torch.float64)
     grads = []
@@ -61,7 +61,7 @@ def test_gradient_through_the_first_two_of_three_states(backend):
             torch.testing.assert_close(x, y, rtol=1e-10, atol=1e-12)
 
 
-def test_state_defaults_to_seed(backend):
+def test_state_defaults_to_seed(backend: str) -> None:
     inputs = testing.make_inputs(2, 15, 8, 3, 2).requires_grad_()
     results = []
     for state in (None, inputs.seed):
@@ -72,7 +72,7 @@ def test_state_defaults_to_seed(backend):
     assert all(torch.equal(x, y) for x, y in zip(*results, strict=True))
 
 
-def test_double_backward_raises_double_backward_error(backend):
+def test_double_backward_raises_double_backward_error(backend: str) -> None:
     inputs = testing.make_inputs(1, 6, 4, 2, 1).requires_grad_()
 
     def gradient(name):
@@ -86,7 +86,7 @@ def test_double_backward_raises_double_backward_error(backend):
     assert inputs.features[0].grad.abs().sum() > 0
 
 
-def test_gradient_by_torch_func(backend):
+def test_gradient_by_torch_func(backend: str) -> None:
     inputs = testing.make_inputs(2, 9, 4, 3, 1)
 
     def loss(seed, name):
@@ -97,7 +97,7 @@ def test_gradient_by_torch_func(backend):
     torch.testing.assert_close(ours, truth, rtol=1e-10, atol=1e-12)
 
 
-def test_single_walk(backend):
+def test_single_walk(backend: str) -> None:
     inputs = testing.make_inputs(3, 33, 8, 5, 1, node_bias=True).requires_grad_()
     tensors = (inputs.features[0], inputs.state, inputs.seed, inputs.mu[0], inputs.beta[0])
     ours = random_walk(*tensors, node_bias=inputs.node_bias[0], backend=backend)

@@ -27,18 +27,18 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - baseline) / 1024)
 """
 
 
-def peak_mebibytes(*arguments):
+def peak_mebibytes(*arguments: object) -> float:
     command = [sys.executable, "-c", MEASURE, *map(str, arguments)]
     return float(subprocess.run(command, capture_output=True, text=True, check=True, timeout=600).stdout)
 
 
 @pytest.mark.slow
-def test_forward_stays_under_a_gibibyte(backend):
+def test_forward_stays_under_a_gibibyte(backend: str) -> None:
     assert peak_mebibytes(backend, 64, 21, 0) < 1024
 
 
 @pytest.mark.slow
-def test_backward_memory_is_linear(backend):
+def test_backward_memory_is_linear(backend: str) -> None:
     """Forward and backward need tiles and a few copies of inputs and results, (d + k) N floats each."""
     copy = 65_536 * (64 + 21) * 4 / 2**20
     peak = peak_mebibytes(backend, 64, 21, 1)

@@ -8,17 +8,17 @@ from difnet_kernels import random_walk, testing
 
 
 @pytest.fixture(params=[torch.float32, torch.float64])
-def inputs(request):
+def inputs(request: pytest.FixtureRequest) -> testing.Inputs:
     return testing.make_inputs(3, 63, 64, 5, 3, "mixed", node_bias=True).to(request.param)
 
 
-def test_constant_state_stays_constant(backend, inputs):
+def test_constant_state_stays_constant(backend: str, inputs: testing.Inputs) -> None:
     constant = torch.full_like(inputs.seed, 0.7)
     y = walk(inputs, backend, seed=constant, state=constant)
     torch.testing.assert_close(y, constant, rtol=0, atol=4 * torch.finfo(y.dtype).eps)
 
 
-def test_output_stays_in_the_range_of_state_and_seed(backend, inputs):
+def test_output_stays_in_the_range_of_state_and_seed(backend: str, inputs: testing.Inputs) -> None:
     y = walk(inputs, backend)
     both = torch.cat((inputs.seed, inputs.state), dim=1)
     slack = 4 * torch.finfo(y.dtype).eps
@@ -26,7 +26,7 @@ def test_output_stays_in_the_range_of_state_and_seed(backend, inputs):
     assert (y <= both.amax(dim=1, keepdim=True) + slack).all()
 
 
-def test_permuting_nodes_permutes_the_output(backend, inputs):
+def test_permuting_nodes_permutes_the_output(backend: str, inputs: testing.Inputs) -> None:
     order = torch.randperm(63, generator=torch.Generator().manual_seed(0))
     permuted = walk(
         inputs,
@@ -41,7 +41,7 @@ def test_permuting_nodes_permutes_the_output(backend, inputs):
     )
 
 
-def test_images_do_not_mix(backend, inputs):
+def test_images_do_not_mix(backend: str, inputs: testing.Inputs) -> None:
     other = inputs._replace(
         features=[torch.cat((f[:1], 2 * f[1:])) for f in inputs.features],
         seed=torch.cat((inputs.seed[:1], 3 * inputs.seed[1:])),
@@ -49,30 +49,30 @@ def test_images_do_not_mix(backend, inputs):
     torch.testing.assert_close(walk(other, backend)[0], walk(inputs, backend)[0])
 
 
-def test_beta_zero_returns_the_state(backend, inputs):
+def test_beta_zero_returns_the_state(backend: str, inputs: testing.Inputs) -> None:
     assert torch.equal(walk(inputs, backend, beta=torch.zeros_like(inputs.beta)), inputs.state)
 
 
-def test_mu_zero_ignores_the_features(backend, inputs):
+def test_mu_zero_ignores_the_features(backend: str, inputs: testing.Inputs) -> None:
     zero, one = torch.zeros_like(inputs.mu), torch.ones_like(inputs.beta)
     assert torch.equal(walk(inputs, backend, mu=zero, beta=one), inputs.seed)
 
 
-def test_mu_and_beta_one_give_the_mean_of_states(backend, inputs):
+def test_mu_and_beta_one_give_the_mean_of_states(backend: str, inputs: testing.Inputs) -> None:
     one = torch.ones_like(inputs.mu)
     y = walk(inputs, backend, mu=one, beta=one)
     truth = walk(inputs.to(torch.float64), "reference", mu=one.double(), beta=one.double())
     torch.testing.assert_close(y.double(), truth, rtol=0, atol=50 * torch.finfo(y.dtype).eps)
 
 
-def test_mu_and_beta_may_be_any_numbers(backend, inputs):
+def test_mu_and_beta_may_be_any_numbers(backend: str, inputs: testing.Inputs) -> None:
     mu, beta = torch.full_like(inputs.mu, 1.5), torch.full_like(inputs.beta, -0.25)
     y = walk(inputs, backend, mu=mu, beta=beta)
     truth = walk(inputs.to(torch.float64), "reference", mu=mu.double(), beta=beta.double())
     torch.testing.assert_close(y.double(), truth, rtol=0, atol=100 * torch.finfo(y.dtype).eps)
 
 
-def test_masked_nodes_do_not_influence_the_others(backend, inputs):
+def test_masked_nodes_do_not_influence_the_others(backend: str, inputs: testing.Inputs) -> None:
     kept = torch.arange(63) % 4 != 1
     bias = inputs.node_bias.masked_fill(~kept, -torch.inf).requires_grad_()
     features = [f.clone().requires_grad_() for f in inputs.features]
@@ -92,7 +92,7 @@ def test_masked_nodes_do_not_influence_the_others(backend, inputs):
     assert all(torch.isfinite(g).all() and not g[:, ~kept].any() for g in grad_features)
 
 
-def test_an_image_of_masked_nodes_is_nan(backend, inputs):
+def test_an_image_of_masked_nodes_is_nan(backend: str, inputs: testing.Inputs) -> None:
     bias = inputs.node_bias.clone()
     bias[:, 1] = -torch.inf
     y = walk(inputs, backend, node_bias=bias)
@@ -100,7 +100,7 @@ def test_an_image_of_masked_nodes_is_nan(backend, inputs):
     assert torch.isfinite(y[[0, 2]]).all()
 
 
-def test_gaussian_affinity(backend, inputs):
+def test_gaussian_affinity(backend: str, inputs: testing.Inputs) -> None:
     feature = inputs.features[0]
     bias = -feature.square().sum(dim=-1) / 2
     one = torch.ones((), dtype=feature.dtype)
@@ -111,18 +111,18 @@ def test_gaussian_affinity(backend, inputs):
     )
 
 
-def test_one_bias_for_all_walks(backend, inputs):
+def test_one_bias_for_all_walks(backend: str, inputs: testing.Inputs) -> None:
     shared = inputs.node_bias[0]
     each = shared.expand(3, -1, -1).clone()
     assert torch.equal(walk(inputs, backend, node_bias=shared), walk(inputs, backend, node_bias=each))
 
 
-def test_features_of_all_walks_in_one_tensor(backend, inputs):
+def test_features_of_all_walks_in_one_tensor(backend: str, inputs: testing.Inputs) -> None:
     stacked = torch.stack(inputs.features)
     assert torch.equal(walk(inputs, backend, features=stacked), walk(inputs, backend))
 
 
-def test_the_same_inputs_give_the_same_bits(backend, inputs):
+def test_the_same_inputs_give_the_same_bits(backend: str, inputs: testing.Inputs) -> None:
     first = state_and_gradients(inputs, backend)
     for _ in range(20):
         again = state_and_gradients(inputs, backend)
@@ -133,7 +133,7 @@ def test_the_same_inputs_give_the_same_bits(backend, inputs):
     "case", ["zero rows", "identical rows", "one huge row", "negative zero", "subnormal"]
 )
 @pytest.mark.parametrize("shape", [(1, 1, 1, 1), (3, 40, 64, 5)])
-def test_extremes(backend, case, shape):
+def test_extremes(backend: str, case: str, shape: tuple[int, ...]) -> None:
     batch, nodes, width, classes = shape
     inputs = testing.make_inputs(batch, nodes, width, classes, 1, "mixed")
     feature = inputs.features[0]
@@ -155,7 +155,9 @@ def test_extremes(backend, case, shape):
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("where", ["features", "seed", "state", "mu", "beta", "node_bias"])
 @pytest.mark.parametrize("nodes", [17, 1100], ids=["one tile", "many tiles"])
-def test_nan_and_infinity_reach_every_result_they_influence(backend, bad, where, nodes):
+def test_nan_and_infinity_reach_every_result_they_influence(
+    backend: str, bad: float, where: str, nodes: int
+) -> None:
     inputs = testing.make_inputs(3, nodes, 16, 3, 1, "mixed", node_bias=True)
     inputs = inputs.to(torch.float32)
     clean = walk(inputs, backend)
@@ -177,7 +179,7 @@ def test_nan_and_infinity_reach_every_result_they_influence(backend, bad, where,
         assert not torch.isfinite(y[0]).all()
 
 
-def test_subnormal_weights_are_zero(backend):
+def test_subnormal_weights_are_zero(backend: str) -> None:
     """A score far below the row maximum gives a weight of exactly 0, even beside the largest finite state."""
     feature = torch.tensor([[[20.0], [-20.0]]])
     state = torch.tensor([[[1.0], [torch.finfo(torch.float32).max]]])
@@ -187,7 +189,7 @@ def test_subnormal_weights_are_zero(backend):
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_gradients_have_the_layout_of_their_tensors(backend, channels_last):
+def test_gradients_have_the_layout_of_their_tensors(backend: str, channels_last: bool) -> None:
     """Otherwise batch norm's backward is wrong on CPUs for a single image (support/layout.py)."""
     torch.manual_seed(0)
     layout = torch.channels_last if channels_last else torch.contiguous_format
@@ -216,7 +218,7 @@ def test_gradients_have_the_layout_of_their_tensors(backend, channels_last):
             torch.testing.assert_close(mine, true, rtol=1e-9, atol=1e-12)
 
 
-def test_function_transforms_of_the_reference():
+def test_function_transforms_of_the_reference() -> None:
     """The nodes are a view of an image, so that their gradient is copied into the image's layout."""
     torch.manual_seed(0)
     image = torch.randn(1, 2, 2, 2, dtype=torch.float64)
@@ -235,7 +237,7 @@ def test_function_transforms_of_the_reference():
     assert value == loss(image)
 
 
-def test_vectorized_jacobian(backend):
+def test_vectorized_jacobian(backend: str) -> None:
     torch.manual_seed(0)
     image = torch.randn(1, 2, 2, 2, dtype=torch.float64)
     seed, half = torch.randn(1, 4, 2, dtype=torch.float64), torch.tensor(0.5, dtype=torch.float64)

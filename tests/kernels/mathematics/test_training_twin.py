@@ -1,11 +1,12 @@
 """50 training steps with a backend end at the parameters of the reference, within the error budget."""
 
 import torch
+from torch import Tensor
 
 from difnet_kernels import cascaded_random_walk, testing
 
 
-def train(backend, dtype):
+def train(backend: str, dtype: torch.dtype) -> tuple[Tensor, ...]:
     """The loss after every step and the final parameters of a small model with two walks."""
     generator = torch.Generator().manual_seed(0)
 
@@ -33,7 +34,7 @@ def train(backend, dtype):
     return torch.stack(losses), *(p.detach() for p in parameters)
 
 
-def test_training_twin(backend):
+def test_training_twin(backend: str) -> None:
     truth, yardstick, ours = (
         train(*run)
         for run in (("reference", torch.float64), ("reference", torch.float32), (backend, torch.float32))

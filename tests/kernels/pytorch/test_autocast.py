@@ -1,8 +1,12 @@
 """Under autocast, walks and their derivatives are computed in the types of their inputs, compiled or not."""
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import pytest
 import torch
 from cascades import ALL_BACKENDS, walk_on_tensors
+from torch import Tensor
 from torch.func import grad, jvp, vmap
 
 from difnet_kernels import testing, transition_rows
@@ -11,25 +15,25 @@ from difnet_kernels.support.autocast import product
 COMPILERS = [None, "eager", "aot_eager"]
 
 
-def autocast():
+def autocast() -> torch.autocast:
     return torch.autocast("cpu", dtype=torch.bfloat16)
 
 
-def compiled_by(compiler, function):
+def compiled_by(compiler: str | None, function: Callable[..., Any]) -> Callable[..., Any]:
     torch._dynamo.reset()
     return function if compiler is None else torch.compile(function, backend=compiler, fullgraph=True)
 
 
-def float32_inputs(num_walks):
+def float32_inputs(num_walks: int) -> testing.Inputs:
     inputs = testing.make_inputs(3, 30, 8, 3, num_walks, node_bias=True)
     return inputs.to(torch.float32).requires_grad_()
 
 
-def walk(backend):
+def walk(backend: str) -> tuple[Callable[..., Any], Sequence[Tensor]]:
     return walk_on_tensors(backend, 2), float32_inputs(2).tensors()
 
 
-def rows(backend):
+def rows(backend: str) -> tuple[Callable[..., Any], Sequence[Tensor]]:
     inputs = float32_inputs(1)
     nodes = torch.tensor([0, 3, 17])
 
@@ -42,7 +46,7 @@ def rows(backend):
 @pytest.mark.parametrize("compiler", COMPILERS)
 @pytest.mark.parametrize("make", [walk, rows])
 @pytest.mark.parametrize("backend", ALL_BACKENDS)
-def test_autocast_rounds_no_gradient(backend, make, compiler):
+def test_autocast_rounds_no_gradient(backend: str, make: Callable[..., Any], compiler: str | None) -> None:
     """Neither where the backward is traced or called under the autocast of the forward, nor outside of it."""
     run, tensors = make(backend)
     expected = run(*tensors)
@@ -61,13 +65,13 @@ def test_autocast_rounds_no_gradient(backend, make, compiler):
         torch.testing.assert_close(outside, truth, rtol=0, atol=1e-5 * scale)
 
 
-def factors():
+def factors() -> tuple[Tensor, Tensor]:
     torch.manual_seed(0)
     return torch.randn(5, 4), torch.randn(2, 3, 4, 6)
 
 
 @pytest.mark.parametrize("compiler", COMPILERS)
-def test_products_broadcast_and_have_both_gradients(compiler):
+def test_products_broadcast_and_have_both_gradients(compiler: str | None) -> None:
     left, right = (x.requires_grad_() for x in factors())
     expected = torch.autograd.grad((left @ right).square().sum(), (left, right))
     compiled = compiled_by(compiler, lambda *x: product(*x).square().sum())
@@ -77,7 +81,7 @@ def test_products_broadcast_and_have_both_gradients(compiler):
 
 
 @pytest.mark.parametrize("compiler", [None, "eager"])
-def test_products_have_second_derivatives(compiler):
+def test_products_have_second_derivatives(compiler: str | None) -> None:
     left, right = (x.double().requires_grad_() for x in factors())
 
     def second(function):
@@ -95,7 +99,7 @@ def test_products_have_second_derivatives(compiler):
 
 @pytest.mark.parametrize("compiler", [None, "eager", "aot_eager"])
 @pytest.mark.parametrize("dims", [(0, None), (None, 1), (1, 2), (0, 0)])
-def test_products_under_vmap(dims, compiler):
+def test_products_under_vmap(dims: tuple[int | None, ...], compiler: str | None) -> None:
     torch.manual_seed(0)
     calls = [
         x if dim is None else torch.stack([x, x.flip(0), x * 2], dim)
@@ -113,7 +117,7 @@ def test_products_under_vmap(dims, compiler):
     torch.testing.assert_close(value, vmap(torch.matmul, dims)(*calls))
 
 
-def test_products_have_derivatives_in_forward_mode():
+def test_products_have_derivatives_in_forward_mode() -> None:
     left, right = factors()
     tangents = (torch.randn_like(left), torch.randn_like(right))
     expected = jvp(torch.matmul, (left, right), tangents)

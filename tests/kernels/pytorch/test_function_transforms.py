@@ -1,8 +1,12 @@
 """Function transforms give the reference's derivative or raise an error of their own, never a silent zero."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from cascades import ALL_BACKENDS, as_image, walk_on_tensors
+from torch import Tensor
 from torch.autograd import forward_ad
 from torch.func import grad, hessian, jacfwd, jacrev, jvp, linearize, vjp, vmap
 
@@ -17,28 +21,28 @@ from difnet_kernels import (
 NAMES = ("features[0]", "seed", "mu", "beta", "state", "node_bias")
 
 
-def make(num_walks=2, batch=2, nodes=9):
+def make(num_walks: int = 2, batch: int = 2, nodes: int = 9) -> testing.Inputs:
     return testing.make_inputs(batch, nodes, 4, 3, num_walks, node_bias=True)
 
 
-def walk(inputs, backend, **changes):
+def walk(inputs: testing.Inputs, backend: str, **changes: Any) -> Any:
     """The cascade with other tensors in place of some, by the names of `inputs.names()`."""
     tensors = dict(zip(inputs.names(), inputs.tensors(), strict=True)) | changes
     return walk_on_tensors(backend, len(inputs.features))(*tensors.values())
 
 
-def loss(inputs, backend, name):
+def loss(inputs: testing.Inputs, backend: str, name: str) -> Callable[[Tensor], Tensor]:
     """|y|^2 as a function of the input with that name."""
     return lambda x: walk(inputs, backend, **{name: x}).square().sum()
 
 
-def value(inputs, name):
+def value(inputs: testing.Inputs, name: str) -> Tensor:
     return dict(zip(inputs.names(), inputs.tensors(), strict=True))[name]
 
 
 @pytest.mark.parametrize("num_walks", [1, 2, 3])
 @pytest.mark.parametrize("name", NAMES)
-def test_gradient_of_each_call(backend, name, num_walks):
+def test_gradient_of_each_call(backend: str, name: str, num_walks: int) -> None:
     """vmap(grad) gives one gradient a call; those of mu and beta are sums over the images of the call."""
     inputs = make(num_walks)
     calls = torch.stack([value(inputs, name), 0.5 * value(inputs, name)])
@@ -48,7 +52,7 @@ def test_gradient_of_each_call(backend, name, num_walks):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_gradient_of_what_all_calls_share(backend, name):
+def test_gradient_of_what_all_calls_share(backend: str, name: str) -> None:
     inputs = make()
     seeds = torch.stack([inputs.seed, 2 * inputs.seed, -inputs.seed])
 
@@ -62,7 +66,7 @@ def test_gradient_of_what_all_calls_share(backend, name):
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2, 3])
-def test_vmap_over_any_axis_and_its_gradient(backend, axis):
+def test_vmap_over_any_axis_and_its_gradient(backend: str, axis: int) -> None:
     inputs = make()
     calls = torch.stack([inputs.seed, 2 * inputs.seed, -inputs.seed]).movedim(0, axis)
 
@@ -75,7 +79,7 @@ def test_vmap_over_any_axis_and_its_gradient(backend, axis):
         torch.testing.assert_close(x, y, rtol=1e-9, atol=1e-11)
 
 
-def test_vmap_of_vmap(backend):
+def test_vmap_of_vmap(backend: str) -> None:
     inputs = make()
     calls = torch.randn(2, 3, *inputs.seed.shape, dtype=torch.float64)
     ours, truth = (
@@ -85,7 +89,7 @@ def test_vmap_of_vmap(backend):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_jacobian(backend, name):
+def test_jacobian(backend: str, name: str) -> None:
     inputs = make(batch=1, nodes=5)
     ours, truth = (
         jacrev(lambda x, b=b: walk(inputs, b, **{name: x}))(value(inputs, name))
@@ -94,7 +98,7 @@ def test_jacobian(backend, name):
     torch.testing.assert_close(ours, truth, rtol=1e-9, atol=1e-11)
 
 
-def test_gradients_of_several_weights_at_once(backend):
+def test_gradients_of_several_weights_at_once(backend: str) -> None:
     inputs = make().requires_grad_()
     weights = torch.randn(4, *inputs.seed.shape, dtype=torch.float64)
     ours, truth = (
@@ -105,12 +109,12 @@ def test_gradients_of_several_weights_at_once(backend):
         torch.testing.assert_close(x, y, rtol=1e-9, atol=1e-11)
 
 
-def dual(function, x):
+def dual(function: Callable[..., Any], x: Tensor) -> Tensor:
     with forward_ad.dual_level():
         return forward_ad.unpack_dual(function(forward_ad.make_dual(x, x.clone()))).tangent
 
 
-def dual_without_gradients(function, x):
+def dual_without_gradients(function: Callable[..., Any], x: Tensor) -> Tensor:
     with torch.no_grad():
         return dual(function, x)
 
@@ -136,7 +140,7 @@ FORWARD_MODE = {
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("transform", FORWARD_MODE)
 @pytest.mark.parametrize("name", NAMES)
-def test_forward_mode_raises_forward_mode_error(backend, transform, name):
+def test_forward_mode_raises_forward_mode_error(backend: str, transform: str, name: str) -> None:
     inputs = make(batch=1, nodes=4)
     with pytest.raises(ForwardModeError, match='backend="reference"'):
         FORWARD_MODE[transform](loss(inputs, backend, name), value(inputs, name))
@@ -144,7 +148,7 @@ def test_forward_mode_raises_forward_mode_error(backend, transform, name):
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("transform", FORWARD_MODE)
-def test_the_reference_has_every_derivative(transform):
+def test_the_reference_has_every_derivative(transform: str) -> None:
     inputs = make(batch=1, nodes=4)
     for name in NAMES:
         found = FORWARD_MODE[transform](loss(inputs, "reference", name), value(inputs, name))
@@ -152,7 +156,7 @@ def test_the_reference_has_every_derivative(transform):
         assert found.abs().max() > 0
 
 
-def test_forward_mode_of_the_operators_raises_forward_mode_error(backend):
+def test_forward_mode_of_the_operators_raises_forward_mode_error(backend: str) -> None:
     """Without a check in the operator itself, the tangent would be dropped without an error."""
     inputs = make()
 
@@ -164,14 +168,14 @@ def test_forward_mode_of_the_operators_raises_forward_mode_error(backend):
         dual(run, inputs.seed)
 
 
-def test_second_derivatives_raise_double_backward_error(backend):
+def test_second_derivatives_raise_double_backward_error(backend: str) -> None:
     inputs = make()
     first = grad(loss(inputs, backend, "seed"))
     with pytest.raises(DoubleBackwardError, match='backend="reference"'):
         grad(lambda seed: first(seed).sum())(inputs.seed)
 
 
-def gradient_outside(function, x):
+def gradient_outside(function: Callable[..., Any], x: Tensor) -> Tensor:
     """The gradient of a compiled vmap, taken outside of the compiled part."""
     calls = torch.stack([x, x / 2]).requires_grad_()
     return torch.autograd.grad(function(calls).sum(), calls)[0]
@@ -190,7 +194,7 @@ COMPILED = {
 @pytest.mark.parametrize("backend", ALL_BACKENDS)
 @pytest.mark.parametrize("name", ["features[0]", "mu"])
 @pytest.mark.parametrize("transform", COMPILED)
-def test_compiled_transform(backend, name, transform):
+def test_compiled_transform(backend: str, name: str, transform: str) -> None:
     inputs = make(num_walks=1, nodes=5).to(torch.float32)
     make_transform, call = COMPILED[transform]
     function = make_transform(loss(inputs, backend, name))
@@ -202,7 +206,7 @@ def test_compiled_transform(backend, name, transform):
 
 
 @pytest.mark.parametrize("name", ["seed", "mu"])
-def test_compiled_second_derivative(backend, name):
+def test_compiled_second_derivative(backend: str, name: str) -> None:
     """It raises, although Dynamo does not record the backward of a Function, which would give zero."""
     inputs = make(num_walks=1, batch=1, nodes=5)
 
@@ -223,7 +227,7 @@ def test_compiled_second_derivative(backend, name):
 
 
 @pytest.mark.parametrize("backend", ALL_BACKENDS)
-def test_forward_mode_derivative_of_a_pullback(backend):
+def test_forward_mode_derivative_of_a_pullback(backend: str) -> None:
     """The pullback is linear, so its derivative along a tangent is the pullback of the tangent."""
     inputs = make()
     tangent = torch.randn_like(inputs.seed)
@@ -240,7 +244,7 @@ def test_forward_mode_derivative_of_a_pullback(backend):
 
 
 @pytest.mark.parametrize("transform", ["jvp", "jacfwd", "hessian", "vmap(jvp)"])
-def test_transition_rows_have_every_derivative(backend, transform):
+def test_transition_rows_have_every_derivative(backend: str, transform: str) -> None:
     feature, nodes = make().features[0], torch.tensor([0, 3])
     ours, truth = (
         FORWARD_MODE[transform](lambda f, b=b: transition_rows(f, nodes, backend=b).square().sum(), feature)

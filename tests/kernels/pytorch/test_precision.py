@@ -1,7 +1,11 @@
 """The forward reads the precision of float32 products, and the backward takes the same."""
 
+from collections.abc import Callable, Iterator
+from typing import Any
+
 import pytest
 import torch
+from torch import Tensor
 
 from difnet_kernels import cascaded_random_walk
 from difnet_kernels.backends import instruction_sets
@@ -12,13 +16,13 @@ BFLOAT16_PRODUCTS = {"amx", "avx512_bf16"} & set(instruction_sets())
 
 
 @pytest.fixture(autouse=True)
-def _restore_precision():
+def _restore_precision() -> Iterator[None]:
     before = torch.get_float32_matmul_precision()
     yield
     torch.set_float32_matmul_precision(before)
 
 
-def results_at(forward, backward, cascade, backend):
+def results_at(forward: str, backward: str, cascade: Callable[..., Any], backend: str) -> list[Tensor]:
     """State and gradients of float32 inputs, at one precision in the forward and another in the backward."""
     inputs = make_inputs().to(torch.float32).requires_grad_()
     torch.set_float32_matmul_precision(forward)
@@ -29,12 +33,12 @@ def results_at(forward, backward, cascade, backend):
     return [state, *gradients]
 
 
-def equal(one, other):
+def equal(one: list[Tensor], other: list[Tensor]) -> bool:
     return all(torch.equal(x, y) for x, y in zip(one, other, strict=True))
 
 
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
-def test_a_change_before_the_backward_changes_nothing(backend, compiled):
+def test_a_change_before_the_backward_changes_nothing(backend: str, compiled: bool) -> None:
     cascade = torch.compile(cascaded_random_walk, fullgraph=True) if compiled else cascaded_random_walk
     medium = results_at("medium", "medium", cascade, backend)
     highest = results_at("highest", "highest", cascade, backend)
@@ -44,7 +48,7 @@ def test_a_change_before_the_backward_changes_nothing(backend, compiled):
         assert not equal(medium, highest)
 
 
-def test_a_compiled_cascade_obeys_a_changed_setting(backend):
+def test_a_compiled_cascade_obeys_a_changed_setting(backend: str) -> None:
     inputs = make_inputs().to(torch.float32)
     arguments = inputs.features, inputs.seed, inputs.mu, inputs.beta
     compiled = torch.compile(cascaded_random_walk, fullgraph=True)
@@ -56,7 +60,7 @@ def test_a_compiled_cascade_obeys_a_changed_setting(backend):
 
 @pytest.mark.skipif(not instruction_sets(), reason="the compiled kernels were not built")
 @pytest.mark.parametrize("name", ["low", ""])
-def test_an_unknown_precision_raises(name):
+def test_an_unknown_precision_raises(name: str) -> None:
     x, one = torch.ones(1, 2, 3), torch.ones(())
     with pytest.raises(ValueError, match="float32_precision: expected highest, high or medium"):
         torch.ops.difnet_kernels.walk_forward.native(x, x, x, one, one, None, name)
