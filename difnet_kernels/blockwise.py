@@ -51,7 +51,7 @@ def walk_forward(
         row_max = torch.full_like(row_sum, -torch.inf)
         for columns in blocks:
             scores = torch.bmm(centred[batch, rows], centred[batch, columns].mT)
-            scores += bias[batch, None, columns]  # (1)
+            scores += bias[batch, None, columns]  # (1), centred as in (12)
             new_max = torch.maximum(row_max, scores.amax(dim=-1, keepdim=True))
             # All columns of a row so far may be masked: -inf - -inf would be NaN, while -inf - 0 is -inf.
             shift = new_max.masked_fill(new_max == -torch.inf, 0)

@@ -101,15 +101,26 @@ def citations(path: Path) -> list[tuple[int, int]]:
 
 
 def extent(path: Path, name: str) -> range | None:
-    """The lines of a function or class of a Python file, or all lines of a C++ file that has the name."""
+    """The lines of a function or class, in C++ with the comment right above it."""
     text = path.read_text()
     if path.suffix == ".py":
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name == name:
                 return range(node.lineno, (node.end_lineno or node.lineno) + 1)
         return None
-    code = COMMENT.sub("", text)
-    return range(1, text.count("\n") + 2) if re.search(rf"\b{name}\b", code) else None
+    code = COMMENT.sub(lambda match: re.sub(r"[^\n]", " ", match[0]), text)
+    definition = re.search(rf"\b{name}\b[^;{{}}]*{{", code)
+    if definition is None:
+        return None
+    depth, end = 1, definition.end()
+    while depth:
+        depth += {"{": 1, "}": -1}.get(code[end], 0)
+        end += 1
+    lines = text.splitlines()
+    first = text.count("\n", 0, definition.start()) + 1
+    while first > 1 and re.match(r"\s*(//|template\b)", lines[first - 2]):
+        first -= 1
+    return range(first, text.count("\n", 0, end) + 2)
 
 
 def sources() -> list[Path]:
@@ -176,3 +187,10 @@ def test_code_is_not_taken_for_a_citation(tmp_path: Path) -> None:
     header = tmp_path / "sample.h"
     header.write_text('int x = (1);  // (2)\nconst char* y = "// (3)"; /* a\n (4) */\n')
     assert citations(header) == [(1, 2), (3, 4)]
+
+
+def test_extent_of_a_function(tmp_path: Path) -> None:
+    header = tmp_path / "sample.h"
+    header.write_text("void g() { f(1); }\n// (9)\nvoid f(int x) {\n  if (x) {\n  }  // }\n}\nint y;\n")
+    assert extent(header, "f") == range(2, 7)
+    assert extent(header, "h") is None
