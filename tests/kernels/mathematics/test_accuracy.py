@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from cascades import LAYOUTS, assert_within, walk
+from cascades import ALL_BACKENDS, LAYOUTS, assert_within, walk
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -56,6 +56,17 @@ def test_budget_catches_a_wrong_gradient(backend: str) -> None:
     inputs = testing.make_inputs(3, 100, 64, 5, 1)
     errors = testing.measure_errors(inputs, torch.float32, backend, cascade=with_wrong_gradient)
     assert not all(error.within for error in errors)
+
+
+def test_the_command_prints_a_row_for_every_backend(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--nodes", "40", "--walks", "1", "--dtypes", "float32"]
+    monkeypatch.setattr("sys.argv", ["difnet_kernels.testing", *options])
+    assert testing.main() == 0
+    heading, *rows = capsys.readouterr().out.splitlines()
+    assert heading.startswith("backend")
+    assert [row.split()[0] for row in rows] == ALL_BACKENDS * len(testing.SHARPNESS)
 
 
 def test_recorded_activations(backend: str) -> None:
