@@ -59,7 +59,7 @@ sanitize: $(VENV)/ready        ## the compiled kernels under AddressSanitizer, U
 	  $(abspath $(BIN))/pytest -q -k 'native and not out_of_memory and not memory' $(CURDIR)/tests/kernels
 
 accuracy: $(VENV)/ready        ## error of every backend against float64
-	$(BIN)/python benchmarks/accuracy.py
+	$(BIN)/python -m difnet_kernels.testing
 
 # Rows of another machine have names of their own.
 ROWS = benchmarks/results/$(1)-$(shell $(BIN)/python -c 'from difnet_kernels.backends import instruction_sets; print(instruction_sets()[0])').jsonl

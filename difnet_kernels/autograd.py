@@ -1,8 +1,10 @@
 """The cascade of T walks as one node of the autograd graph.
 
-What is kept for the backward: features, states y_0 .. y_{T-1}, z_t = P_t y_t and one number per row,
-O(T B N (d + k)). P is recomputed tile by tile. Going back, each walk hands the gradient of its input
-state to the walk before it; the gradients of seed, mu, beta and node bias are gathered on the way.
+Saved for the backward are the features, the states y_0 .. y_{T-1}, z_t = P_t y_t and one number per row:
+O(T B N (d + k)). P is computed again tile by tile. The backward visits the walks in reverse. Each walk passes
+the gradient of its input state, (8) of docs/math.md, to the walk before it. The gradient of the seed, (5), is
+summed over the walks. Features, mu, beta and node bias of each walk have gradients of their own: (11), (6),
+(7) and (10).
 """
 
 from collections.abc import Callable
@@ -15,12 +17,14 @@ from difnet_kernels import ops
 from difnet_kernels.support.errors import ForwardModeError
 from difnet_kernels.support.layout import in_layout, layout_of
 from difnet_kernels.support.operators import Derivative, define
+from difnet_kernels.support.saved import SavedWalk
 
 
 class CascadedRandomWalk(torch.autograd.Function):
-    """T walks: outputs y_1 .. y_T, z_1 .. z_T, lse_1 .. lse_T.
+    """T walks with outputs y_1 .. y_T, z_1 .. z_T, lse_1 .. lse_T.
 
-    `node_bias` is (T, B, N) or None. The states are differentiable, the rest is there to be saved.
+    `node_bias` is (T, B, N) or None. The states are differentiable. z and lse are outputs only because the
+    backward needs them.
     """
 
     @staticmethod
@@ -34,7 +38,6 @@ class CascadedRandomWalk(torch.autograd.Function):
         node_bias: Tensor | None,
         *features: Tensor,
     ) -> tuple[Tensor, ...]:
-        """T walks, each from the state of the one before."""
         walk = ops.walk_forward(backend)
         states, zs, lses = [], [], []
         for t, feature in enumerate(features):
@@ -47,71 +50,57 @@ class CascadedRandomWalk(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        """Keep what the backward reads."""
         backend, float32_precision, seed, mu, beta, state, node_bias, *features = inputs
-        walks = len(features)
-        states, saved = output[:walks], output[walks:]
+        num_walks = len(features)
+        states, zs_and_lses = output[:num_walks], output[num_walks:]
         ctx.backend, ctx.float32_precision = backend, float32_precision
-        ctx.walks = walks
+        ctx.num_walks = num_walks
         ctx.layouts = layout_of(seed), layout_of(state), [layout_of(feature) for feature in features]
-        ctx.save_for_backward(seed, mu, beta, node_bias, *features, state, *states[:-1], *saved)
-        ctx.mark_non_differentiable(*saved)
+        ctx.save_for_backward(seed, mu, beta, node_bias, *features, state, *states[:-1], *zs_and_lses)
+        ctx.mark_non_differentiable(*zs_and_lses)
         ctx.set_materialize_grads(False)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
-        """The walks in reverse; `grads` are those of `forward`'s outputs, None where unused."""
-        walks = ctx.walks
+        """Visit the walks in reverse; `grads` are those of `forward`'s outputs, None where unused."""
+        num_walks = ctx.num_walks
         seed_layout, state_layout, feature_layouts = ctx.layouts
         seed, mu, beta, node_bias, *rest = ctx.saved_tensors
-        features, states, zs, lses = (rest[n * walks : (n + 1) * walks] for n in range(4))
+        features, states, zs, lses = (rest[n * num_walks : (n + 1) * num_walks] for n in range(4))
         _, _, need_seed, need_mu, need_beta, need_state, need_bias, *need_feature = ctx.needs_input_grad
 
-        walk = ops.walk_backward(ctx.backend)
-        grad_features: list[Tensor | None] = [None] * walks
+        walk_backward = ops.walk_backward(ctx.backend)
+        grad_features: list[Tensor | None] = [None] * num_walks
         grad_seed: Tensor | None = None
         grad_mu, grad_beta = list(torch.zeros_like(mu).unbind()), list(torch.zeros_like(beta).unbind())
         grad_bias = [] if node_bias is None else list(torch.zeros_like(node_bias).unbind())
         grad: Tensor | None = None
-        for t in reversed(range(walks)):
+        for t in reversed(range(num_walks)):
             grad = _add(grad, grads[t])
             if grad is None:
                 continue
-            # Walks before t, and the initial state, are reached only through the state.
-            goes_on = need_state or need_seed or need_mu or need_beta or need_bias or any(need_feature[:t])
-            mask = [
-                need_feature[t],
-                need_state if t == 0 else goes_on,
-                need_seed,
-                need_mu,
-                need_beta,
-                need_bias,
-            ]
+            # Gradients of earlier walks and of the initial state pass through this walk's input state.
+            need_input_state = need_state
+            if t > 0:
+                earlier = need_seed or need_mu or need_beta or need_bias or any(need_feature[:t])
+                need_input_state = need_state or earlier
+            mask = [need_feature[t], need_input_state, need_seed, need_mu, need_beta, need_bias]
             bias = None if node_bias is None else node_bias[t]
-            of_feature, of_state, of_seed, of_mu, of_beta, of_bias = walk(
-                grad,
-                features[t],
-                states[t],
-                seed,
-                zs[t],
-                lses[t],
-                mu[t],
-                beta[t],
-                bias,
-                ctx.float32_precision,
-                mask,
+            walk = SavedWalk(features[t], states[t], seed, zs[t], lses[t], mu[t], beta[t], bias)
+            d_feature, d_state, d_seed, d_mu, d_beta, d_bias = walk_backward(
+                grad, *walk, ctx.float32_precision, mask
             )
             if need_feature[t]:
-                grad_features[t] = in_layout(feature_layouts[t], of_feature)
+                grad_features[t] = in_layout(feature_layouts[t], d_feature)
             if need_seed:
-                grad_seed = _add(grad_seed, of_seed)
+                grad_seed = _add(grad_seed, d_seed)
             if need_mu:
-                grad_mu[t] = of_mu
+                grad_mu[t] = d_mu
             if need_beta:
-                grad_beta[t] = of_beta
+                grad_beta[t] = d_beta
             if need_bias:
-                grad_bias[t] = of_bias
-            grad = of_state if mask[1] else None
+                grad_bias[t] = d_bias
+            grad = d_state if need_input_state else None
 
         return (
             None,
@@ -126,7 +115,6 @@ class CascadedRandomWalk(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> None:
-        """Raise `ForwardModeError`."""
         raise ForwardModeError()
 
     @staticmethod
@@ -137,23 +125,25 @@ class CascadedRandomWalk(torch.autograd.Function):
         float32_precision: str,
         *tensors: Tensor | None,
     ) -> Any:
-        """Walk over the images of all calls in one cascade, or call by call where mu or beta differ."""
+        """Compute the images of all calls in one cascade, or each call apart if mu or beta differ."""
         count, dims = info.batch_size, in_dims[2:]
-        how = backend, float32_precision
         calls: list[tuple[Tensor, ...]]
         if dims[1] is not None or dims[2] is not None:
-            calls = [_apply(*how, *ops.slices(tensors, dims, n)) for n in range(count)]
+            calls = [_apply(backend, float32_precision, *ops.slices(tensors, dims, n)) for n in range(count)]
             return tuple(torch.stack(results) for results in zip(*calls, strict=True)), 0
-        # The axis of each tensor that counts images.
-        images = (0, None, None, 0, 1, *(0 for _ in tensors[5:]))
-        folded = [ops.fold(x, dim, count, axis) for x, dim, axis in zip(tensors, dims, images, strict=True)]
-        return tuple(x.unflatten(0, (count, -1)) for x in _apply(*how, *folded)), 0
+        # The axis of each tensor that counts images: seed, mu, beta, state, node_bias, features.
+        image_axes = (0, None, None, 0, 1, *(0 for _ in tensors[5:]))
+        folded = [
+            ops.fold(x, dim, count, axis) for x, dim, axis in zip(tensors, dims, image_axes, strict=True)
+        ]
+        outputs = _apply(backend, float32_precision, *folded)
+        return tuple(x.unflatten(0, (count, -1)) for x in outputs), 0
 
 
 def cascade(backend: str, *tensors: Tensor | None) -> tuple[Tensor, ...]:
-    """Apply `CascadedRandomWalk` at the precision that torch.get_float32_matmul_precision() names now.
+    """Apply `CascadedRandomWalk` at the current torch.get_float32_matmul_precision().
 
-    The backward takes the same precision, whatever the setting is by then.
+    The backward takes the same precision, even if the setting has changed before it runs.
     """
     return _apply(backend, _float32_precision(), *tensors)
 
@@ -162,16 +152,17 @@ def _float32_precision() -> str:
     return torch.get_float32_matmul_precision()
 
 
-# A constant of compiled graphs (as torch.compiler.assume_constant_result makes it, without importing Dynamo).
-# A compiled function is compiled again when the setting changes between "highest" and the other two, which
-# PyTorch guards; it takes "high" and "medium" for the same.
+# Compiled graphs take the setting as a constant. torch.compiler.assume_constant_result would set the same
+# mark, but imports Dynamo. PyTorch compiles a function again when the setting changes between "highest" and
+# the other two. It does not distinguish "high" from "medium".
 _float32_precision._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _apply(backend: str, float32_precision: str, *tensors: Tensor | None) -> tuple[Tensor, ...]:
-    """Apply `CascadedRandomWalk`; in a compiled graph the operators of its walks, which have derivatives too.
+    """Apply `CascadedRandomWalk`, or in a compiled graph the operators of its walks.
 
-    torch.compile differentiates through a Function at most once, without a word, and vectorises none.
+    The operators have derivatives of their own. torch.compile does not vectorise a Function, and
+    differentiates it only once: its second derivative would be zero, without an error.
     """
     apply: Callable[..., tuple[Tensor, ...]] = (
         CascadedRandomWalk.forward if torch.compiler.is_compiling() else CascadedRandomWalk.apply
@@ -179,8 +170,8 @@ def _apply(backend: str, float32_precision: str, *tensors: Tensor | None) -> tup
     return apply(backend, float32_precision, *tensors)
 
 
-class _OfSameLayout(Derivative):
-    """The gradient in the tensor's layout."""
+class _LayoutDerivative(Derivative):
+    """Derivative of `same_layout`."""
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -195,19 +186,19 @@ class _OfSameLayout(Derivative):
         return tangent.clone()
 
 
-def _of_all_calls(operator: Any, info: Any, in_dims: tuple[int], tensor: Tensor) -> tuple[Tensor, int]:
+def _layout_vmap(operator: Any, info: Any, in_dims: tuple[int], tensor: Tensor) -> tuple[Tensor, int]:
     return operator(tensor), in_dims[0]
 
 
 _library = torch.library.Library("difnet_kernels", "FRAGMENT")
-# A copy of a tensor, whose gradient `in_layout` lays out.
+# A copy of a tensor whose gradient gets the tensor's own layout in memory.
 same_layout = define(
     _library,
     "same_layout",
     "(Tensor tensor) -> Tensor",
     fake=torch.clone,
-    vmap=_of_all_calls,
-    derivative=_OfSameLayout,
+    vmap=_layout_vmap,
+    derivative=_LayoutDerivative,
     kernel=torch.clone,
 )
 

@@ -1,4 +1,4 @@
-"""Which backends there are, which of them can run here, and which one a call gets.
+"""The backends: their names, whether they can run here, and the choice of one for a call.
 
 To add a backend: an entry in `_BACKENDS`, and its overload in `difnet_kernels.ops`.
 """
@@ -19,7 +19,7 @@ _log = logging.getLogger("difnet_kernels")
 
 
 class Backend(NamedTuple):
-    """One way to compute the walk. `missing` says why it cannot run, or nothing if it can."""
+    """One implementation of the walk. `missing` returns why it cannot run here, or None if it can."""
 
     description: str
     devices: tuple[str, ...] | None  # device types, None for all
@@ -27,7 +27,7 @@ class Backend(NamedTuple):
 
 
 class Status(NamedTuple):
-    """What `backends()` reports of one backend."""
+    """What `backends()` reports about one backend."""
 
     name: str
     available: bool
@@ -39,14 +39,14 @@ def _native_missing() -> str | None:
         return None
     if isinstance(ops.native_error, ModuleNotFoundError):
         return (
-            "the compiled library was not built; with torch and a C++ compiler at hand, reinstall from "
+            "the compiled library was not built; with torch and a C++ compiler installed, reinstall from "
             "a clone: DIFNET_BUILD=1 pip install --no-build-isolation ."
         )
     return f"the compiled library does not load ({ops.native_error}); reinstall against this torch"
 
 
 def instruction_sets() -> tuple[str, ...]:
-    """Instruction sets for which `native` has kernels that can run here, the best first; none without it."""
+    """The instruction sets of `native` that can run here, the best first; empty if `native` cannot."""
     if ops.native_error is not None:
         return ()
     from difnet_kernels import _native
@@ -57,7 +57,7 @@ def instruction_sets() -> tuple[str, ...]:
 def instruction_set() -> str:
     """The instruction set that `native` uses: the best one, or the one that DIFNET_CPU_ISA names.
 
-    Raises `BackendError` when that one cannot run here.
+    Raises `BackendError` if the named one cannot run here.
     """
     from difnet_kernels import _native
 
@@ -73,7 +73,7 @@ def _triton_missing() -> str | None:
     return missing()
 
 
-# In order of preference: the first that is available and takes the device is chosen.
+# In order of preference: a call gets the first backend that is available and supports the device.
 _BACKENDS = {
     "native": Backend("compiled kernels for CPUs", ("cpu",), _native_missing),
     "triton": Backend(
@@ -87,7 +87,7 @@ _BACKENDS = {
 
 
 def backends() -> tuple[Status, ...]:
-    """Every backend with whether it can run here, and why (not), in order of preference."""
+    """All backends in order of preference: whether each can run here, and what it is or why it cannot."""
     rows = []
     for name, backend in _BACKENDS.items():
         reason = backend.missing()
@@ -96,18 +96,19 @@ def backends() -> tuple[Status, ...]:
 
 
 def choose(name: str | None, device: torch.device) -> str:
-    """The name of the backend to use for tensors on `device`; None leaves the choice to us.
+    """The name of the backend to use for tensors on `device`.
 
-    Raises `BackendError` when the backend asked for, by `name` or by DIFNET_BACKEND, cannot run: a
-    backend asked for by name is never replaced by another.
+    `name`, or else DIFNET_BACKEND, requests a backend. A requested backend is never replaced by another:
+    `BackendError` is raised if it is unknown or cannot run. Without a request, the first that can run is
+    taken.
     """
-    asked_by = "backend"
+    argument = "backend"
     if name is None:
-        name, asked_by = os.environ.get(ENVIRONMENT_VARIABLE) or None, ENVIRONMENT_VARIABLE
+        name, argument = os.environ.get(ENVIRONMENT_VARIABLE) or None, ENVIRONMENT_VARIABLE
     if name is None:
         return _preferred(device.type)
     if not isinstance(name, str) or name not in _BACKENDS:
-        raise BackendError(f"{asked_by}={name!r} is unknown; expected one of {', '.join(_BACKENDS)}")
+        raise BackendError(f"{argument}={name!r} is unknown; expected one of {', '.join(_BACKENDS)}")
     backend = _BACKENDS[name]
     reason = backend.missing()
     if reason is None and backend.devices is not None and device.type not in backend.devices:
@@ -116,7 +117,7 @@ def choose(name: str | None, device: torch.device) -> str:
             'move them or use backend="blockwise"'
         )
     if reason is not None:
-        raise BackendError(f"{asked_by}={name!r} cannot run here: {reason}")
+        raise BackendError(f"{argument}={name!r} cannot run here: {reason}")
     return name
 
 
@@ -131,6 +132,6 @@ def _preferred(device_type: str) -> str:
     return name
 
 
-# What torch.compiler.assume_constant_result does, without the second that importing Dynamo takes: which
-# backends there are does not change while a program runs, so a compiled graph need not guard it.
+# Compiled graphs take the choice as a constant: which backends can run does not change while a program runs.
+# torch.compiler.assume_constant_result would set the same mark, but imports Dynamo, which takes a second.
 choose._dynamo_marked_constant = True  # type: ignore[attr-defined]

@@ -1,29 +1,31 @@
-"""The registered operators of one walk: schemas, fakes and kernels, each written once.
+"""The registered operators of one walk: schemas, fakes and kernels.
 
-Two operators with one overload per backend, so that a backend is chosen by its name and never by
-a hidden rule:
+Two operators have one overload per backend, so that a backend is chosen by its name and never by a hidden
+rule:
 
     walk_forward.<backend>   (feature, state, seed, mu, beta, node_bias, float32_precision)
                              -> (new_state, z, lse)
     walk_backward.<backend>  (grad, ..., float32_precision, output_mask) -> the six gradients
 
-What a kernel may rely on (`functional` sees to it):
+The forward computes equations (1) to (4) of docs/math.md, the backward (5) to (11).
+
+What a kernel may rely on, because `functional` ensures it:
 
 - `feature` (B, N, d) is float64, float32, bfloat16 or float16 and decides the matrix arithmetic;
-- everything else is float64 when `feature` is, float32 otherwise; `mu` and `beta` are 0-d tensors on
-  the inputs' device; strides are arbitrary; B, N, d, k >= 1;
-- `float32_precision` is that of matrix products of float32 features, as torch.get_float32_matmul_precision
-  names it: "highest", "high" or "medium". The forward reads the setting once, and hands it to the backward;
-- `lse` is the kernel's own: forward and backward of one backend must agree on the row constant in it.
+- everything else is float64 if `feature` is, float32 otherwise; `mu` and `beta` are 0-d tensors on the
+  inputs' device; strides are arbitrary; B, N, d, k >= 1;
+- `float32_precision` is the precision of matrix products of float32 features, as
+  torch.get_float32_matmul_precision names it: "highest", "high" or "medium". The forward reads the setting
+  once, and the backward gets the same;
+- `lse` belongs to the backend: its forward and its backward must agree on what it holds for each row.
 
-Results are contiguous whatever the inputs' strides are, as compilers are told. A gradient whose entry in
-`output_mask` (feature, state, seed, mu, beta, node_bias) is False is returned as an empty tensor. The new
+Results are contiguous whatever the inputs' strides are; the fakes promise this to compilers. A gradient
+whose entry in `output_mask` (feature, state, seed, mu, beta, node_bias) is False is an empty tensor. The new
 state is differentiable once.
 """
 
 import os
 from collections.abc import Callable, Sequence
-from functools import wraps
 from importlib import import_module
 from typing import Any
 
@@ -36,6 +38,7 @@ from difnet_kernels.support.autocast import matmul_precision, without_autocast
 from difnet_kernels.support.errors import DoubleBackwardError
 from difnet_kernels.support.layout import in_layout, layout_of
 from difnet_kernels.support.operators import Derivative, define
+from difnet_kernels.support.saved import SavedWalk
 
 NAMESPACE = "difnet_kernels"
 OVERLOADS = ("native", "triton", "blockwise")
@@ -64,33 +67,15 @@ def walk_backward(backend: str) -> Callable[..., tuple[Tensor, ...]]:
     return getattr(torch.ops.difnet_kernels.walk_backward, backend)
 
 
-def _fake_forward(
-    feature: Tensor,
-    state: Tensor,
-    seed: Tensor,
-    mu: Tensor,
-    beta: Tensor,
-    node_bias: Tensor | None,
-    float32_precision: str,
-) -> tuple[Tensor, Tensor, Tensor]:
+def _fake_forward(feature: Tensor, state: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
     return state.new_empty(state.shape), state.new_empty(state.shape), state.new_empty(state.shape[:2])
 
 
-def _fake_backward(
-    grad: Tensor,
-    feature: Tensor,
-    state: Tensor,
-    seed: Tensor,
-    z: Tensor,
-    lse: Tensor,
-    mu: Tensor,
-    beta: Tensor,
-    node_bias: Tensor | None,
-    float32_precision: str,
-    output_mask: list[bool],
-) -> tuple[Tensor, ...]:
-    bias_like = lse if node_bias is None else node_bias
-    inputs = (feature, state, seed, mu, beta, bias_like)
+def _fake_backward(grad: Tensor, *args: Any) -> tuple[Tensor, ...]:
+    *saved, _, output_mask = args
+    walk = SavedWalk(*saved)
+    bias_like = walk.lse if walk.node_bias is None else walk.node_bias
+    inputs = (walk.feature, walk.state, walk.seed, walk.mu, walk.beta, bias_like)
     return tuple(
         x.new_empty(x.shape if wanted else (0,)) for x, wanted in zip(inputs, output_mask, strict=True)
     )
@@ -105,7 +90,7 @@ class _Walk(Derivative):
         _, z, lse = output
         ctx.operator = walk_backward(operator._overloadname)
         ctx.layouts = [layout_of(x) for x in (feature, state, seed)]
-        ctx.save_for_backward(feature, state, seed, z, lse, mu, beta, node_bias)
+        ctx.save_for_backward(*SavedWalk(feature, state, seed, z, lse, mu, beta, node_bias))
         ctx.mark_non_differentiable(z, lse)
         ctx.set_materialize_grads(False)
 
@@ -128,7 +113,7 @@ class _Walk(Derivative):
 
 
 class _WalkBackward(Derivative):
-    """`walk_backward` with a derivative that says there is none."""
+    """`walk_backward`, whose derivative raises `DoubleBackwardError`."""
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -139,11 +124,11 @@ class _WalkBackward(Derivative):
         raise DoubleBackwardError()
 
 
-def _of_all_calls(operator: Any, info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
-    """`torch.vmap` of an operator: the images of all calls in one call where mu and beta are common to all.
+def _vmap_rule(operator: Any, info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
+    """The rule of `torch.vmap`: one call of the operator computes the images of all calls.
 
-    Where they are not, or where their gradients are asked for, which are sums over the images of a call, the
-    operator is called once for each.
+    It cannot where calls differ in mu or beta, or where their gradients are wanted, which are sums over the
+    images of each call. The operator then runs once for each call.
     """
     parameters = [argument.name for argument in operator._schema.arguments]
     shares = [parameters.index("mu"), parameters.index("beta")]
@@ -161,18 +146,18 @@ def _of_all_calls(operator: Any, info: Any, in_dims: tuple[int | None, ...], *ar
 
 
 def slices(args: Sequence[Any], dims: Sequence[Any], n: int) -> list[Any]:
-    """The arguments of call `n` of those that `torch.vmap` makes at once."""
+    """The arguments of call `n` under `torch.vmap`. `dims` are the axes that count calls."""
     return [x.select(dim, n) if isinstance(dim, int) else x for x, dim in zip(args, dims, strict=True)]
 
 
 def fold(argument: Any, dim: int | None, count: int, axis: int | None) -> Any:
-    """Make the images of `count` calls those of one.
+    """Join the images of `count` calls on one axis.
 
     Args:
-        argument: of all calls; returned as it is if it is no tensor.
+        argument: a tensor of all calls; anything else is returned unchanged.
         dim: the axis that counts calls; None where all calls have the same tensor.
         count: number of calls.
-        axis: the axis of a call's tensor that counts images; None where there is none.
+        axis: the axis of a call's tensor that counts images; None where it has no such axis.
     """
     if not isinstance(argument, Tensor) or axis is None:
         return argument
@@ -182,34 +167,33 @@ def fold(argument: Any, dim: int | None, count: int, axis: int | None) -> Any:
     return calls_first.expand(sizes).flatten(axis, axis + 1)
 
 
-def _of_pytorch_operations(kernel: Callable[..., Any]) -> Callable[..., Any]:
-    """The kernel of an operator from one whose products are PyTorch's, which obey settings, not arguments.
+# PyTorch's products obey autocast and the precision that the program has set. The operators compute in the
+# inputs' types, at the precision that their argument names.
+def _blockwise_forward(feature: Tensor, *args: Any) -> tuple[Tensor, ...]:
+    *walk, float32_precision = args
+    with without_autocast(feature.device), matmul_precision(float32_precision):
+        return tuple(x.contiguous() for x in blockwise.walk_forward(feature, *walk))
 
-    Autocast is off inside, and torch.set_float32_matmul_precision is what the argument says.
-    """
 
-    @wraps(kernel)
-    def call(first: Tensor, *args: Any) -> Any:
-        (float32_precision,) = (x for x in args if isinstance(x, str))
-        with without_autocast(first.device), matmul_precision(float32_precision):
-            return tuple(x.contiguous() for x in kernel(first, *(x for x in args if not isinstance(x, str))))
-
-    return call
+def _blockwise_backward(grad: Tensor, *args: Any) -> tuple[Tensor, ...]:
+    *saved, float32_precision, output_mask = args
+    with without_autocast(grad.device), matmul_precision(float32_precision):
+        return tuple(x.contiguous() for x in blockwise.walk_backward(grad, SavedWalk(*saved), output_mask))
 
 
 for _overload in OVERLOADS:
     for _packet, _schema, _fake, _derivative, _blockwise in (
-        ("walk_forward", _FORWARD, _fake_forward, _Walk, blockwise.walk_forward),
-        ("walk_backward", _BACKWARD, _fake_backward, _WalkBackward, blockwise.walk_backward),
+        ("walk_forward", _FORWARD, _fake_forward, _Walk, _blockwise_forward),
+        ("walk_backward", _BACKWARD, _fake_backward, _WalkBackward, _blockwise_backward),
     ):
         define(
             _library,
             f"{_packet}.{_overload}",
             _schema,
             fake=_fake,
-            vmap=_of_all_calls,
+            vmap=_vmap_rule,
             derivative=_derivative,
-            kernel=_of_pytorch_operations(_blockwise) if _overload == "blockwise" else None,
+            kernel=_blockwise if _overload == "blockwise" else None,
         )
 counting.register_when_imported(
     {
@@ -219,7 +203,7 @@ counting.register_when_imported(
     }
 )
 
-# The compiled kernels register themselves; where they were not built, or do not load, the reason is kept.
+# The compiled kernels register themselves. If they were not built, or do not load, the reason is kept.
 native_error: ImportError | None = None
 try:
     import difnet_kernels._native  # noqa: F401
@@ -228,7 +212,7 @@ except ImportError as _error:
 
 
 def _when_called(module: str, function: str) -> Callable[..., Any]:
-    """A function of a module that is imported at the first call, with all that it imports."""
+    """A function of a module that is imported when the function is first called."""
 
     def call(*args: Any) -> Any:
         return getattr(import_module(module), function)(*args)
@@ -236,7 +220,7 @@ def _when_called(module: str, function: str) -> Callable[..., Any]:
     return call
 
 
-# ROCm devices have the dispatch key of CUDA. Triton's interpreter takes tensors on the CPU.
+# The dispatch key of ROCm devices is CUDA. Triton's interpreter runs on CPU tensors.
 for _key in ("CUDA", "CPU") if os.environ.get("TRITON_INTERPRET") == "1" else ("CUDA",):
     for _name in ("walk_forward", "walk_backward"):
         _library.impl(f"{_name}.triton", _when_called("difnet_kernels.triton.launch", _name), _key)

@@ -1,14 +1,17 @@
 r"""The specification: the random walk as plain PyTorch, with the transition matrix stored.
 
-One walk over N nodes with embeddings F (N, d), as in Eqs. 2, 4 and 5 of "DifNet: Semantic
-Segmentation by Diffusion Networks" (NeurIPS 2018):
+One walk over N nodes with embeddings F (N, d). The numbers on the right are equations of docs/math.md,
+which derives the gradients and says where each backend computes each equation. The paper is "DifNet:
+Semantic Segmentation by Diffusion Networks" (NeurIPS 2018).
 
-    S_ij = f_i . f_j + c_j                                       scores
-    P    = softmax over each row of S                            transition matrix
-    y'   = beta (mu P y + (1 - mu) s) + (1 - beta) y             update of the state
+    S_ij = f_i . f_j + c_j                              (1)  scores
+    P    = softmax over each row of S                   (2)  transition matrix: paper, Eq. 4
+    z    = P y                                          (3)
+    y'   = beta (mu z + (1 - mu) s) + (1 - beta) y      (4)  update of the state: paper, Eq. 5
 
 Every other backend must agree with this file. It keeps P, B N N numbers a walk, and is
-differentiable any number of times. `product` is a matrix product that autocast leaves alone.
+differentiable any number of times: its gradients (5) to (11) are those of automatic differentiation.
+`product` is a matrix product that autocast does not change.
 
 | public argument | in kernels | shape      | meaning                                             |
 | --------------- | ---------- | ---------- | --------------------------------------------------- |
@@ -23,8 +26,8 @@ differentiable any number of times. `product` is a matrix product that autocast 
 |                 | z          | (B, N, k)  | P y                                                  |
 |                 | a, delta   | (B, N, k), (B, N) | beta mu g, and its inner product with z per row |
 
-i is the row being updated, j the column summed over. They are not a query and a key: both are
-the same features, which is what makes S symmetric.
+i is the row whose state is updated, j the column that is summed over. They are not a query and a key:
+both are rows of the same features, so F F^T is symmetric.
 """
 
 import torch
@@ -36,27 +39,27 @@ from difnet_kernels.support.autocast import product
 def transition_matrix(feature: Tensor, node_bias: Tensor | None = None) -> Tensor:
     """P = softmax(F F^T + 1 c^T), (B, N, N), in float32 at least."""
     feature = _at_least_float32(feature)
-    return torch.softmax(_scores(feature, feature, node_bias), dim=-1)
+    return torch.softmax(_scores(feature, feature, node_bias), dim=-1)  # (2)
 
 
 def random_walk(
     feature: Tensor, state: Tensor, seed: Tensor, mu: Tensor, beta: Tensor, node_bias: Tensor | None = None
 ) -> Tensor:
     """One walk with P stored. The dtypes are those of `difnet_kernels.ops`."""
-    z = product(transition_matrix(feature, node_bias).to(state.dtype), state)
-    return beta * (mu * z + (1 - mu) * seed) + (1 - beta) * state
+    z = product(transition_matrix(feature, node_bias).to(state.dtype), state)  # (3)
+    return beta * (mu * z + (1 - mu) * seed) + (1 - beta) * state  # (4)
 
 
 def transition_rows(feature: Tensor, nodes: Tensor, node_bias: Tensor | None = None) -> Tensor:
     """Rows `nodes` (B, n) of P, (B, n, N)."""
     feature = _at_least_float32(feature)
     rows = feature.gather(1, nodes[..., None].expand(-1, -1, feature.shape[-1]))
-    return torch.softmax(_scores(rows, feature, node_bias), dim=-1)
+    return torch.softmax(_scores(rows, feature, node_bias), dim=-1)  # (2)
 
 
 def _scores(rows: Tensor, columns: Tensor, node_bias: Tensor | None) -> Tensor:
     scores = product(rows, columns.mT)
-    return scores if node_bias is None else scores + node_bias[:, None, :]
+    return scores if node_bias is None else scores + node_bias[:, None, :]  # (1)
 
 
 def _at_least_float32(feature: Tensor) -> Tensor:

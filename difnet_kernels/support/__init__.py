@@ -1,1 +1,1 @@
-"""What the operator needs of PyTorch: operators with derivatives, autocast, counts, DTensors, layouts."""
+"""Integration with PyTorch: operators with derivatives, autocast, counting, DTensors, memory layouts."""

@@ -1,4 +1,4 @@
-"""Computing in the types of the inputs under autocast, in the backward too."""
+"""Arithmetic in the types of the inputs under autocast, in the backward too."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -32,11 +32,12 @@ def matmul_precision(name: str) -> Iterator[None]:
 
 
 def product(left: Tensor, right: Tensor) -> Tensor:
-    """left @ right; under autocast in the types of the inputs, and so are its derivatives, of any order.
+    """left @ right, in the types of the inputs even under autocast, with derivatives of any order.
 
     Turning autocast off around `left @ right` is not enough: torch.compile runs the whole backward under the
-    autocast of the forward, and a backward that is called inside of autocast runs under that. (PyTorch rounds
-    the derivatives of a forward outside of autocast whose backward is called inside, here as everywhere.)
+    autocast of the forward, and a backward that is called under autocast runs under it. This operator's
+    derivatives are products of the same kind. One case remains: if the forward runs outside of autocast and
+    the backward under it, PyTorch rounds the derivatives, as it does for all its products.
 
     Args:
         left: (..., n, m).
@@ -56,10 +57,10 @@ def _matmul(left: Tensor, right: Tensor) -> Tensor:
         return left @ right
 
 
-def _of_all_calls(
+def _vmap_rule(
     operator: Any, info: Any, in_dims: tuple[int | None, ...], *factors: Tensor
 ) -> tuple[Tensor, int]:
-    """`torch.vmap` of the product: calls are one more axis in front of all others."""
+    """The rule of `torch.vmap`: the axis that counts calls becomes the first axis of both factors."""
     pairs = list(zip(factors, in_dims, strict=True))
     rank = max(x.ndim - (dim is not None) for x, dim in pairs)
     aligned = [
@@ -69,8 +70,8 @@ def _of_all_calls(
     return operator(*aligned), 0
 
 
-class _OfProduct(Derivative):
-    """Derivatives of a product are products."""
+class _ProductDerivative(Derivative):
+    """Derivatives of a product are products, computed by the same operator."""
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -91,14 +92,14 @@ class _OfProduct(Derivative):
 
     @staticmethod
     def jvp(
-        ctx: Any, operator: None, keys: None, of_left: Tensor | None, of_right: Tensor | None
+        ctx: Any, operator: None, keys: None, left_tangent: Tensor | None, right_tangent: Tensor | None
     ) -> Tensor | None:
         left, right = ctx.saved_tensors
         terms = []
-        if of_left is not None:
-            terms.append(_product(of_left, right))
-        if of_right is not None:
-            terms.append(_product(left, of_right))
+        if left_tangent is not None:
+            terms.append(_product(left_tangent, right))
+        if right_tangent is not None:
+            terms.append(_product(left, right_tangent))
         return sum(terms[1:], terms[0])
 
 
@@ -108,7 +109,7 @@ _product = define(
     "product",
     "(Tensor left, Tensor right) -> Tensor",
     fake=_matmul,
-    vmap=_of_all_calls,
-    derivative=_OfProduct,
+    vmap=_vmap_rule,
+    derivative=_ProductDerivative,
     kernel=_matmul,
 )

@@ -1,4 +1,4 @@
-"""What `torch.utils.flop_counter.FlopCounterMode` counts for the operators: the reference's products."""
+"""Formulas for `torch.utils.flop_counter.FlopCounterMode`: it counts the matrix products of the reference."""
 
 import math
 import sys
@@ -23,23 +23,23 @@ def forward_flops(feature: Shape, state: Shape, *_: Any, **__: Any) -> int:
 
 
 def backward_flops(grad: Shape, feature: Shape, *args: Any, **_: Any) -> int:
-    """Count the products of the gradients that are asked for. Scores that are computed again do not count."""
+    """Count the products of the requested gradients. Computing the scores again does not count."""
     batch, nodes, width = feature
     need_feature, need_state, _seed, _mu, _beta, need_bias = args[-1]
-    of_states = grad[-1] * (need_state + (need_feature or need_bias))
-    return 2 * batch * nodes**2 * (2 * width * need_feature + of_states)
+    per_pair = 2 * width * need_feature + grad[-1] * (need_state + (need_feature or need_bias))
+    return 2 * batch * nodes**2 * per_pair
 
 
 def product_flops(left: Shape, right: Shape, *_: Any, **__: Any) -> int:
-    """Count a product of matrices."""
+    """Count a matrix product with broadcast leading axes."""
     images = math.prod(torch.broadcast_shapes(left[:-2], right[:-2]))
     return 2 * images * left[-2] * left[-1] * right[-1]
 
 
 def register_when_imported(formulas: Formulas) -> None:
-    """Register the formulas of operators with PyTorch's counter once a program imports it.
+    """Register the operators' formulas with PyTorch's counter as soon as a program imports the counter.
 
-    It is not imported here, because it imports Triton, or warns where there is none.
+    Importing it here would import Triton, or warn that Triton is missing.
     """
     if COUNTER in sys.modules:
         _register(sys.modules[COUNTER], formulas)
@@ -53,23 +53,22 @@ def _register(counter: ModuleType, formulas: Formulas) -> None:
 
 
 class _Finder(MetaPathFinder):
-    """Finds the counter as it is found without it, and registers the formulas after its import."""
+    """Lets the other finders find the counter, and registers the formulas after its import."""
 
     def __init__(self, formulas: Formulas):
         self.formulas = formulas
-        self.asking = False
+        self.searching = False
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """See `importlib.abc.MetaPathFinder`."""
-        if name != COUNTER or self.asking:
+        if name != COUNTER or self.searching:
             return None
-        self.asking = True  # the other finders, through the function that asks all of them
+        self.searching = True  # find_spec below asks every finder, this one too
         try:
             spec = find_spec(name)
         finally:
-            self.asking = False
+            self.searching = False
         if spec is None or spec.loader is None:
             return spec
         execute = spec.loader.exec_module

@@ -1,23 +1,23 @@
-"""Errors with names of their own, so that callers can catch them."""
+"""Errors that callers may want to catch by name."""
 
 
 class BackendError(RuntimeError):
-    """A backend was asked for by name and is unknown or cannot run here."""
+    """The requested backend is unknown or cannot run here."""
 
 
 class DoubleBackwardError(RuntimeError):
-    """A second derivative was asked of a backend that has only the first."""
+    """A second derivative was taken with a backend that has only the first."""
 
     def __init__(self) -> None:
         super().__init__(
-            f"the random walk's hand-written backward cannot itself be differentiated; {_REFERENCE}. Where "
-            "torch.compile takes a gradient inside of the graph and no second one is wanted, give it inputs "
-            "that require no gradients: detach them"
+            f"the random walk's hand-written backward cannot itself be differentiated; {_REFERENCE}. If "
+            "torch.compile takes a gradient inside of the graph and you need no second one, inputs of the "
+            "graph must not require gradients: detach them"
         )
 
 
 class ForwardModeError(RuntimeError):
-    """A forward-mode derivative was asked of a backend that has only the reverse-mode one."""
+    """A forward-mode derivative was taken with a backend that has only the reverse mode."""
 
     def __init__(self) -> None:
         super().__init__(

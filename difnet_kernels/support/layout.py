@@ -1,15 +1,15 @@
-"""How tensors lie in memory, and gradients as their tensors do."""
+"""Memory layouts: a gradient gets the layout of its tensor."""
 
 from torch import Tensor
 
 
 def layout_of(tensor: Tensor) -> str | None:
-    """How a tensor (B, N, d) lies in memory: by "nodes", as an "image" (B, d, H, W), or neither way.
+    """The layout of a tensor (B, N, d): "nodes" (contiguous), "image" (a view of (B, d, H, W)) or None.
 
-    The gradient of a tensor has to lie as the tensor does. Strides of a single image leave its layout open,
-    and batch norm's backward on CPUs (seen in PyTorch 2.13 and 2.14) is wrong, by more than the gradient
-    itself, where its input lies one way and the gradient the other. The layout is noted in the forward: hooks
-    on saved tensors may give back copies in another one.
+    A gradient needs the layout of its tensor. For a batch of one image, strides leave the layout open. Batch
+    norm's backward on CPUs (seen in PyTorch 2.13 and 2.14) then returns wrong gradients, with relative errors
+    above 100 %, if its input has one layout and the gradient the other. The forward records the layout,
+    because hooks on saved tensors may return copies with another one.
     """
     if tensor.is_contiguous():
         return "nodes"
@@ -17,7 +17,7 @@ def layout_of(tensor: Tensor) -> str | None:
 
 
 def in_layout(layout: str | None, grad: Tensor) -> Tensor:
-    """The gradient of a tensor of that layout, lying as the tensor does."""
+    """The gradient in the layout of its tensor, as `layout_of` named it."""
     if layout == "nodes":
         return grad.contiguous()
     return grad.mT.contiguous().mT if layout == "image" else grad

@@ -1,8 +1,8 @@
-"""Operators of PyTorch's dispatcher that carry their own derivative, in eager mode and in compiled graphs.
+"""Operators of PyTorch's dispatcher with their own derivative, in eager mode and in compiled graphs.
 
-A `torch.autograd.Function` alone does not do: torch.compile differentiates through it at most once, without a
-word, and traces none that has rules for torch.func. An operator defined by `torch.library.custom_op` alone
-does not either: it has no derivative in forward mode and fails inside of transforms.
+A `torch.autograd.Function` is not enough: torch.compile differentiates it only once (its second derivative is
+zero, without an error) and cannot trace one that has rules for torch.func. `torch.library.custom_op` is not
+enough either: its operators have no derivative in forward mode and fail inside of transforms.
 """
 
 from collections.abc import Callable
@@ -17,15 +17,15 @@ from difnet_kernels.support.errors import ForwardModeError
 
 
 class Derivative(torch.autograd.function._SingleLevelFunction):
-    """Base of an operator's derivative: its `forward` is the operator itself.
+    """Base of an operator's derivative, whose `forward` is the operator itself.
 
-    `setup_context`, `backward` and `jvp` are those of a Function whose inputs are (operator, keys, *arguments
-    of the operator). Without `jvp`, forward mode raises `ForwardModeError`.
+    Subclasses define `setup_context`, `backward` and `jvp` of a Function whose inputs are (operator, keys,
+    *arguments of the operator). Without `jvp`, forward mode raises `ForwardModeError`.
     """
 
     @staticmethod
     def forward(operator: Any, keys: Any, *args: Any) -> Any:
-        """Call the operator's kernel, or the next of nested transforms, which may record as well."""
+        """Call the operator's kernel or the next of nested transforms, which may record a derivative too."""
         with torch._C._AutoDispatchBelowAutograd(), torch.enable_grad(), _set_fwd_grad_enabled(True):
             return operator.redispatch(keys & torch._C._after_autograd_keyset, *args)
 
@@ -43,13 +43,13 @@ def define(
     """Define an operator.
 
     Args:
-        library: `torch.library.Library` of its namespace.
-        name: with the overload, if it has one.
-        schema: arguments and results.
-        fake: the results' shapes, types and strides, from fake arguments.
-        vmap: the rule of `torch.library.register_vmap`, given the operator first.
-        derivative: of all its kernels.
-        kernel: for every device. Without it, kernels by device are the caller's to register.
+        library: the `torch.library.Library` of the operator's namespace.
+        name: the operator's name, with the overload if it has one.
+        schema: its arguments and results.
+        fake: returns results of the right shapes, types and strides, given fake arguments.
+        vmap: the rule of `torch.library.register_vmap`; its first argument is the operator.
+        derivative: serves all kernels of the operator.
+        kernel: serves every device. Without it, the caller registers a kernel for each device.
 
     Returns:
         The operator.
@@ -66,7 +66,7 @@ def define(
 
 
 def _autograd_kernel(operator: Any, derivative: type[Derivative]) -> Callable[..., Any]:
-    """What an operator does where derivatives are recorded. Without it, tangents would be lost in silence."""
+    """The operator's kernel for autograd's dispatch key; without it, forward mode would return zeros."""
     functorch = torch._C._functorch
 
     def call(keys: Any, *args: Any) -> Any:

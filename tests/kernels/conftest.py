@@ -1,26 +1,26 @@
+from collections.abc import Iterator
+
 import pytest
 import torch
+from cascades import BACKENDS
 
-from difnet_kernels import backends, blockwise
-
-# Every backend that can run here, but the one that defines what is right.
-BACKENDS = [status.name for status in backends() if status.available and status.name != "reference"]
+from difnet_kernels import blockwise
 
 
 @pytest.fixture(params=BACKENDS)
-def backend(request):
+def backend(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
 @pytest.fixture
-def small_tiles(monkeypatch):
-    """Tiles so small that a handful of nodes make a ragged grid of them."""
+def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tiles so small that a few nodes need several of them, the last of which are not full."""
     monkeypatch.setitem(blockwise._TILE_EDGE, "cpu", 5)
 
 
 @pytest.fixture(autouse=True)
-def _poison_empty(monkeypatch):
-    """Uninitialised memory reads as NaN, so that a kernel that leaves a hole is seen."""
+def _poison_empty(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Fill uninitialised memory with NaN, so that results which a kernel does not write are noticed."""
     monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
     torch.use_deterministic_algorithms(True)
     yield

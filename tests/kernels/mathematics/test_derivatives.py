@@ -1,37 +1,29 @@
-"""Every derivative, against differences and against automatic differentiation of the reference."""
+"""Every derivative, against finite differences and against automatic differentiation of the reference."""
 
 import itertools
 
 import pytest
 import torch
+from cascades import walk_on_tensors
 
 from difnet_kernels import DoubleBackwardError, cascaded_random_walk, random_walk, testing
 
 NAMES = ("features[0]", "features[1]", "seed", "mu", "beta", "state", "node_bias")
 
 
-def cascade(backend, walks, **options):
-    def run(*tensors):
-        features, (seed, mu, beta, state, bias) = tensors[:walks], tensors[walks:]
-        return cascaded_random_walk(
-            features, seed, mu, beta, state=state, node_bias=bias, backend=backend, **options
-        )
-
-    return run
-
-
 @pytest.mark.usefixtures("small_tiles")
-@pytest.mark.parametrize("walks", [1, 2, 5])
+@pytest.mark.parametrize("num_walks", [1, 2, 5])
 @pytest.mark.parametrize("return_states", [False, True])
-def test_gradcheck(backend, walks, return_states):
-    inputs = testing.make_inputs(3, 12 if walks < 5 else 7, 4, 3, walks, node_bias=True).requires_grad_()
-    run = cascade(backend, walks, return_states=return_states)
+def test_gradcheck(backend: str, num_walks: int, return_states: bool) -> None:
+    nodes = 12 if num_walks < 5 else 7
+    inputs = testing.make_inputs(3, nodes, 4, 3, num_walks, node_bias=True).requires_grad_()
+    run = walk_on_tensors(backend, num_walks, return_states=return_states)
     assert torch.autograd.gradcheck(run, inputs.tensors(), fast_mode=return_states)
 
 
-def test_no_walks_return_the_state(backend):
-    inputs = testing.make_inputs(2, 7, 4, 3, walks=0).requires_grad_()
-    run = cascade(backend, 0, return_states=True)
+def test_zero_walks_return_the_state(backend: str) -> None:
+    inputs = testing.make_inputs(2, 7, 4, 3, num_walks=0).requires_grad_()
+    run = walk_on_tensors(backend, 0, return_states=True)
     final, states = run(inputs.seed, inputs.mu, inputs.beta, inputs.state, None)
     assert torch.equal(final, inputs.state)
     assert states.shape == (0, 2, 7, 3)
@@ -40,34 +32,36 @@ def test_no_walks_return_the_state(backend):
 
 
 @pytest.mark.parametrize("wanted", list(itertools.product([False, True], repeat=len(NAMES)))[1:])
-def test_only_the_gradients_asked_for(backend, wanted):
+def test_every_subset_of_gradients(backend: str, wanted: tuple[bool, ...]) -> None:
     inputs = testing.make_inputs(2, 9, 4, 3, 2, "mixed", node_bias=True)
     tensors = inputs.tensors()
     assert inputs.names() == list(NAMES)
-    asked = [x.requires_grad_() for x, want in zip(tensors, wanted, strict=True) if want]
+    leaves = [x.requires_grad_() for x, want in zip(tensors, wanted, strict=True) if want]
     weight = torch.randn_like(inputs.seed)
-    ours = torch.autograd.grad(cascade(backend, 2)(*tensors), asked, weight)
-    truth = torch.autograd.grad(cascade("reference", 2)(*tensors), asked, weight)
+    ours, truth = (
+        torch.autograd.grad(walk_on_tensors(name, 2)(*tensors), leaves, weight)
+        for name in (backend, "reference")
+    )
     for x, y in zip(ours, truth, strict=True):
         torch.testing.assert_close(x, y, rtol=1e-10, atol=1e-12)
 
 
-def test_gradient_through_every_state(backend):
+def test_gradient_through_the_first_two_of_three_states(backend: str) -> None:
     inputs = testing.make_inputs(3, 20, 8, 3, 3, "mixed").requires_grad_()
     weight = torch.randn(3, 3, 20, 3, dtype=torch.float64)
     grads = []
     for name in (backend, "reference"):
-        run = cascade(name, 3, return_states=True)
+        run = walk_on_tensors(name, 3, return_states=True)
         _, states = run(*inputs.features, inputs.seed, inputs.mu, inputs.beta, inputs.state, None)
         grads.append(torch.autograd.grad(states[:2], inputs.tensors(), weight[:2], allow_unused=True))
     ours, truth = grads
-    assert ours[2] is None or not ours[2].any(), "the last walk has no part in the first two states"
+    assert ours[2] is None or not ours[2].any(), "the first two states do not depend on the last walk"
     for t, (x, y) in enumerate(zip(ours, truth, strict=True)):
         if t != 2:
             torch.testing.assert_close(x, y, rtol=1e-10, atol=1e-12)
 
 
-def test_state_defaults_to_seed(backend):
+def test_state_defaults_to_seed(backend: str) -> None:
     inputs = testing.make_inputs(2, 15, 8, 3, 2).requires_grad_()
     results = []
     for state in (None, inputs.seed):
@@ -78,7 +72,7 @@ def test_state_defaults_to_seed(backend):
     assert all(torch.equal(x, y) for x, y in zip(*results, strict=True))
 
 
-def test_double_backward_is_a_named_error(backend):
+def test_double_backward_raises_double_backward_error(backend: str) -> None:
     inputs = testing.make_inputs(1, 6, 4, 2, 1).requires_grad_()
 
     def gradient(name):
@@ -92,7 +86,7 @@ def test_double_backward_is_a_named_error(backend):
     assert inputs.features[0].grad.abs().sum() > 0
 
 
-def test_functional_transform(backend):
+def test_gradient_by_torch_func(backend: str) -> None:
     inputs = testing.make_inputs(2, 9, 4, 3, 1)
 
     def loss(seed, name):
@@ -103,7 +97,7 @@ def test_functional_transform(backend):
     torch.testing.assert_close(ours, truth, rtol=1e-10, atol=1e-12)
 
 
-def test_one_walk(backend):
+def test_single_walk(backend: str) -> None:
     inputs = testing.make_inputs(3, 33, 8, 5, 1, node_bias=True).requires_grad_()
     tensors = (inputs.features[0], inputs.state, inputs.seed, inputs.mu[0], inputs.beta[0])
     ours = random_walk(*tensors, node_bias=inputs.node_bias[0], backend=backend)

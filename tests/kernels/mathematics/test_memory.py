@@ -20,26 +20,26 @@ def run(feature, seed):
     y = cascaded_random_walk([feature], seed, half, half, backend=backend)
     if backward:
         y.sum().backward()
-run(*small)  # the libraries' own buffers belong to the baseline
+run(*small)  # so that the baseline includes the libraries' own buffers
 baseline = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 run(feature.detach().requires_grad_(bool(backward)), seed)
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - baseline) / 1024)
 """
 
 
-def peak_mebibytes(*arguments):
+def peak_mebibytes(*arguments: object) -> float:
     command = [sys.executable, "-c", MEASURE, *map(str, arguments)]
     return float(subprocess.run(command, capture_output=True, text=True, check=True, timeout=600).stdout)
 
 
 @pytest.mark.slow
-def test_forward_stays_under_a_gibibyte(backend):
+def test_forward_stays_under_a_gibibyte(backend: str) -> None:
     assert peak_mebibytes(backend, 64, 21, 0) < 1024
 
 
 @pytest.mark.slow
-def test_backward_memory_is_linear(backend):
-    """Forward and backward need a few copies of the inputs and results, (d + k) N floats each, and tiles."""
+def test_backward_memory_is_linear(backend: str) -> None:
+    """Forward and backward need tiles and a few copies of inputs and results, (d + k) N floats each."""
     copy = 65_536 * (64 + 21) * 4 / 2**20
     peak = peak_mebibytes(backend, 64, 21, 1)
     assert peak < 12 * copy + 64

@@ -1,101 +1,86 @@
-"""What the mathematics promises, and the extremes: on every backend."""
+"""Properties that follow from the mathematics, and extreme inputs, on every backend."""
 
 import pytest
 import torch
+from cascades import assert_within, state_and_gradients, walk
 
-from difnet_kernels import cascaded_random_walk, random_walk, testing
-
-EVERY_BACKEND = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-
-
-def walk(backend, inputs, **changes):
-    inputs = inputs._replace(**changes)
-    return cascaded_random_walk(
-        inputs.features,
-        inputs.seed,
-        inputs.mu,
-        inputs.beta,
-        state=inputs.state,
-        node_bias=inputs.node_bias,
-        backend=backend,
-    )
+from difnet_kernels import random_walk, testing
 
 
 @pytest.fixture(params=[torch.float32, torch.float64])
-def inputs(request):
+def inputs(request: pytest.FixtureRequest) -> testing.Inputs:
     return testing.make_inputs(3, 63, 64, 5, 3, "mixed", node_bias=True).to(request.param)
 
 
-def test_constant_state_stays_constant(backend, inputs):
+def test_constant_state_stays_constant(backend: str, inputs: testing.Inputs) -> None:
     constant = torch.full_like(inputs.seed, 0.7)
-    y = walk(backend, inputs, seed=constant, state=constant)
+    y = walk(inputs, backend, seed=constant, state=constant)
     torch.testing.assert_close(y, constant, rtol=0, atol=4 * torch.finfo(y.dtype).eps)
 
 
-def test_output_stays_in_the_range_of_state_and_seed(backend, inputs):
-    y = walk(backend, inputs)
+def test_output_stays_in_the_range_of_state_and_seed(backend: str, inputs: testing.Inputs) -> None:
+    y = walk(inputs, backend)
     both = torch.cat((inputs.seed, inputs.state), dim=1)
     slack = 4 * torch.finfo(y.dtype).eps
     assert (y >= both.amin(dim=1, keepdim=True) - slack).all()
     assert (y <= both.amax(dim=1, keepdim=True) + slack).all()
 
 
-def test_permuting_nodes_permutes_the_output(backend, inputs):
+def test_permuting_nodes_permutes_the_output(backend: str, inputs: testing.Inputs) -> None:
     order = torch.randperm(63, generator=torch.Generator().manual_seed(0))
     permuted = walk(
-        backend,
         inputs,
+        backend,
         features=[f[:, order] for f in inputs.features],
         seed=inputs.seed[:, order],
         state=inputs.state[:, order],
         node_bias=inputs.node_bias[:, :, order],
     )
     torch.testing.assert_close(
-        permuted, walk(backend, inputs)[:, order], rtol=0, atol=100 * torch.finfo(permuted.dtype).eps
+        permuted, walk(inputs, backend)[:, order], rtol=0, atol=100 * torch.finfo(permuted.dtype).eps
     )
 
 
-def test_images_do_not_mix(backend, inputs):
+def test_images_do_not_mix(backend: str, inputs: testing.Inputs) -> None:
     other = inputs._replace(
         features=[torch.cat((f[:1], 2 * f[1:])) for f in inputs.features],
         seed=torch.cat((inputs.seed[:1], 3 * inputs.seed[1:])),
     )
-    torch.testing.assert_close(walk(backend, other)[0], walk(backend, inputs)[0])
+    torch.testing.assert_close(walk(other, backend)[0], walk(inputs, backend)[0])
 
 
-def test_beta_zero_returns_the_state(backend, inputs):
-    assert torch.equal(walk(backend, inputs, beta=torch.zeros_like(inputs.beta)), inputs.state)
+def test_beta_zero_returns_the_state(backend: str, inputs: testing.Inputs) -> None:
+    assert torch.equal(walk(inputs, backend, beta=torch.zeros_like(inputs.beta)), inputs.state)
 
 
-def test_mu_zero_ignores_the_features(backend, inputs):
+def test_mu_zero_ignores_the_features(backend: str, inputs: testing.Inputs) -> None:
     zero, one = torch.zeros_like(inputs.mu), torch.ones_like(inputs.beta)
-    assert torch.equal(walk(backend, inputs, mu=zero, beta=one), inputs.seed)
+    assert torch.equal(walk(inputs, backend, mu=zero, beta=one), inputs.seed)
 
 
-def test_mu_and_beta_one_is_the_transition(backend, inputs):
+def test_mu_and_beta_one_give_the_mean_of_states(backend: str, inputs: testing.Inputs) -> None:
     one = torch.ones_like(inputs.mu)
-    y = walk(backend, inputs, mu=one, beta=one)
-    truth = walk("reference", inputs.to(torch.float64), mu=one.double(), beta=one.double())
+    y = walk(inputs, backend, mu=one, beta=one)
+    truth = walk(inputs.to(torch.float64), "reference", mu=one.double(), beta=one.double())
     torch.testing.assert_close(y.double(), truth, rtol=0, atol=50 * torch.finfo(y.dtype).eps)
 
 
-def test_mu_and_beta_may_be_any_numbers(backend, inputs):
+def test_mu_and_beta_may_be_any_numbers(backend: str, inputs: testing.Inputs) -> None:
     mu, beta = torch.full_like(inputs.mu, 1.5), torch.full_like(inputs.beta, -0.25)
-    y = walk(backend, inputs, mu=mu, beta=beta)
-    truth = walk("reference", inputs.to(torch.float64), mu=mu.double(), beta=beta.double())
+    y = walk(inputs, backend, mu=mu, beta=beta)
+    truth = walk(inputs.to(torch.float64), "reference", mu=mu.double(), beta=beta.double())
     torch.testing.assert_close(y.double(), truth, rtol=0, atol=100 * torch.finfo(y.dtype).eps)
 
 
-def test_removed_nodes_are_as_if_never_there(backend, inputs):
+def test_masked_nodes_do_not_influence_the_others(backend: str, inputs: testing.Inputs) -> None:
     kept = torch.arange(63) % 4 != 1
     bias = inputs.node_bias.masked_fill(~kept, -torch.inf).requires_grad_()
     features = [f.clone().requires_grad_() for f in inputs.features]
-    # What a removed node holds must not matter to the others.
-    loud = inputs.state.masked_fill(~kept[:, None], 1e6)
-    y = walk(backend, inputs, node_bias=bias, features=features, state=loud)
+    large_where_masked = inputs.state.masked_fill(~kept[:, None], 1e6)
+    y = walk(inputs, backend, node_bias=bias, features=features, state=large_where_masked)
     without = walk(
-        backend,
         inputs,
+        backend,
         features=[f[:, kept] for f in inputs.features],
         seed=inputs.seed[:, kept],
         state=inputs.state[:, kept],
@@ -103,19 +88,19 @@ def test_removed_nodes_are_as_if_never_there(backend, inputs):
     )
     torch.testing.assert_close(y[:, kept], without, rtol=0, atol=50 * torch.finfo(y.dtype).eps)
     grad_bias, *grad_features = torch.autograd.grad(y[:, kept].square().sum(), (bias, *features))
-    assert not grad_bias[:, :, ~kept].any(), "a removed node has no gradient of its bias"
+    assert not grad_bias[:, :, ~kept].any(), "the bias of a masked node has a gradient"
     assert all(torch.isfinite(g).all() and not g[:, ~kept].any() for g in grad_features)
 
 
-def test_all_nodes_removed_is_not_a_number(backend, inputs):
+def test_an_image_of_masked_nodes_is_nan(backend: str, inputs: testing.Inputs) -> None:
     bias = inputs.node_bias.clone()
     bias[:, 1] = -torch.inf
-    y = walk(backend, inputs, node_bias=bias)
+    y = walk(inputs, backend, node_bias=bias)
     assert y[1].isnan().all()
     assert torch.isfinite(y[[0, 2]]).all()
 
 
-def test_gaussian_affinity(backend, inputs):
+def test_gaussian_affinity(backend: str, inputs: testing.Inputs) -> None:
     feature = inputs.features[0]
     bias = -feature.square().sum(dim=-1) / 2
     one = torch.ones((), dtype=feature.dtype)
@@ -126,33 +111,29 @@ def test_gaussian_affinity(backend, inputs):
     )
 
 
-def test_bias_for_all_walks_or_for_each(backend, inputs):
+def test_one_bias_for_all_walks(backend: str, inputs: testing.Inputs) -> None:
     shared = inputs.node_bias[0]
     each = shared.expand(3, -1, -1).clone()
-    assert torch.equal(walk(backend, inputs, node_bias=shared), walk(backend, inputs, node_bias=each))
+    assert torch.equal(walk(inputs, backend, node_bias=shared), walk(inputs, backend, node_bias=each))
 
 
-def test_features_as_one_tensor(backend, inputs):
+def test_features_of_all_walks_in_one_tensor(backend: str, inputs: testing.Inputs) -> None:
     stacked = torch.stack(inputs.features)
-    assert torch.equal(walk(backend, inputs, features=stacked), walk(backend, inputs))
+    assert torch.equal(walk(inputs, backend, features=stacked), walk(inputs, backend))
 
 
-def test_bitwise_repeatable(backend, inputs):
-    def run():
-        copy = inputs.to(inputs.seed.dtype).requires_grad_()
-        y = walk(backend, copy)
-        return [y, *torch.autograd.grad(y.square().sum(), copy.tensors())]
-
-    first = run()
+def test_the_same_inputs_give_the_same_bits(backend: str, inputs: testing.Inputs) -> None:
+    first = state_and_gradients(inputs, backend)
     for _ in range(20):
-        assert all(torch.equal(x, y) for x, y in zip(first, run(), strict=True))
+        again = state_and_gradients(inputs, backend)
+        assert all(torch.equal(x, y) for x, y in zip(first, again, strict=True))
 
 
 @pytest.mark.parametrize(
     "case", ["zero rows", "identical rows", "one huge row", "negative zero", "subnormal"]
 )
 @pytest.mark.parametrize("shape", [(1, 1, 1, 1), (3, 40, 64, 5)])
-def test_extremes(backend, case, shape):
+def test_extremes(backend: str, case: str, shape: tuple[int, ...]) -> None:
     batch, nodes, width, classes = shape
     inputs = testing.make_inputs(batch, nodes, width, classes, 1, "mixed")
     feature = inputs.features[0]
@@ -168,17 +149,18 @@ def test_extremes(backend, case, shape):
     else:
         feature = feature * 1e-40
     inputs = inputs._replace(features=[feature])
-    errors = testing.measure_errors(inputs, torch.float32, backend)
-    assert all(error.within for error in errors), "\n".join(map(str, errors))
+    assert_within(testing.measure_errors(inputs, torch.float32, backend))
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("where", ["features", "seed", "state", "mu", "beta", "node_bias"])
-@pytest.mark.parametrize("mixed_in", ["small", "many tiles"])
-def test_bad_numbers_reach_what_they_influence(backend, bad, where, mixed_in):
-    inputs = testing.make_inputs(3, 17 if mixed_in == "small" else 1100, 16, 3, 1, "mixed", node_bias=True)
+@pytest.mark.parametrize("nodes", [17, 1100], ids=["one tile", "many tiles"])
+def test_nan_and_infinity_reach_every_result_they_influence(
+    backend: str, bad: float, where: str, nodes: int
+) -> None:
+    inputs = testing.make_inputs(3, nodes, 16, 3, 1, "mixed", node_bias=True)
     inputs = inputs.to(torch.float32)
-    clean = walk(backend, inputs)
+    clean = walk(inputs, backend)
     target = inputs.features[0] if where == "features" else getattr(inputs, where)
     if where in ("mu", "beta"):
         target[0] = bad
@@ -186,9 +168,9 @@ def test_bad_numbers_reach_what_they_influence(backend, bad, where, mixed_in):
         target[0, 0, 5] = bad
     else:
         target[0, 5, 2] = bad
-    y = walk(backend, inputs)
-    truth = walk("reference", inputs.to(torch.float64))
-    # Where the specification is not finite neither is the result; the other images keep their bits.
+    y = walk(inputs, backend)
+    truth = walk(inputs.to(torch.float64), "reference")
+    # Where the reference is not finite, the result is not. The other images keep their bits.
     lost = ~torch.isfinite(truth) & torch.isfinite(y)
     assert not lost.any()
     if where not in ("mu", "beta"):
@@ -197,8 +179,8 @@ def test_bad_numbers_reach_what_they_influence(backend, bad, where, mixed_in):
         assert not torch.isfinite(y[0]).all()
 
 
-def test_subnormal_weights_are_zero_not_small(backend):
-    """Scores far below the row's largest give a weight of exactly 0, also after an infinite state."""
+def test_subnormal_weights_are_zero(backend: str) -> None:
+    """A score far below the row maximum gives a weight of exactly 0, even beside the largest finite state."""
     feature = torch.tensor([[[20.0], [-20.0]]])
     state = torch.tensor([[[1.0], [torch.finfo(torch.float32).max]]])
     one = torch.ones(())
@@ -207,8 +189,8 @@ def test_subnormal_weights_are_zero_not_small(backend):
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_gradients_lie_in_memory_as_their_tensors_do(backend, channels_last):
-    """Or batch norm's backward, on CPUs and for a single image, is wrong (difnet_kernels.autograd)."""
+def test_gradients_have_the_layout_of_their_tensors(backend: str, channels_last: bool) -> None:
+    """Otherwise batch norm's backward is wrong on CPUs for a single image (support/layout.py)."""
     torch.manual_seed(0)
     layout = torch.channels_last if channels_last else torch.contiguous_format
     image = 0.2 * torch.randn(1, 16, 6, 7, dtype=torch.float64).to(memory_format=layout)
@@ -216,7 +198,7 @@ def test_gradients_lie_in_memory_as_their_tensors_do(backend, channels_last):
     seed, half = torch.randn(1, 42, 3, dtype=torch.float64), torch.tensor(0.5, dtype=torch.float64)
     image.requires_grad_()
 
-    def by_hand(x):
+    def batch_norm_by_hand(x):
         variance, mean = torch.var_mean(x, (0, 2, 3), correction=0, keepdim=True)
         x = (x - mean) / (variance + 1e-5).sqrt()
         return x * weight[:, None, None] + bias[:, None, None]
@@ -229,15 +211,15 @@ def test_gradients_lie_in_memory_as_their_tensors_do(backend, channels_last):
         assert nodes.is_contiguous() or found[-1].stride() == nodes.stride()
         return found
 
-    truth = gradients(by_hand(image), "reference")
+    truth = gradients(batch_norm_by_hand(image), "reference")
     for name in (backend, "reference"):
         ours = gradients(torch.nn.functional.batch_norm(image, None, None, weight, bias, True), name)
         for mine, true in zip(ours, truth, strict=True):
             torch.testing.assert_close(mine, true, rtol=1e-9, atol=1e-12)
 
 
-def test_the_reference_takes_transforms_of_functions():
-    """Of a view of an image, whose gradient is laid out anew."""
+def test_function_transforms_of_the_reference() -> None:
+    """The nodes are a view of an image, so that their gradient is copied into the image's layout."""
     torch.manual_seed(0)
     image = torch.randn(1, 2, 2, 2, dtype=torch.float64)
     seed, half = torch.randn(1, 4, 2, dtype=torch.float64), torch.tensor(0.5, dtype=torch.float64)
@@ -255,7 +237,7 @@ def test_the_reference_takes_transforms_of_functions():
     assert value == loss(image)
 
 
-def test_jacobians_of_several_outputs_at_once(backend):
+def test_vectorized_jacobian(backend: str) -> None:
     torch.manual_seed(0)
     image = torch.randn(1, 2, 2, 2, dtype=torch.float64)
     seed, half = torch.randn(1, 4, 2, dtype=torch.float64), torch.tensor(0.5, dtype=torch.float64)

@@ -1,12 +1,13 @@
-"""50 training steps with a backend and with the reference end at the same place, within the budget."""
+"""50 training steps with a backend end at the parameters of the reference, within the error budget."""
 
 import torch
+from torch import Tensor
 
 from difnet_kernels import cascaded_random_walk, testing
 
 
-def train(backend, dtype):
-    """Loss after every step, and the parameters at the end, of a small model with two walks."""
+def train(backend: str, dtype: torch.dtype) -> tuple[Tensor, ...]:
+    """The loss after every step and the final parameters of a small model with two walks."""
     generator = torch.Generator().manual_seed(0)
 
     def normal(*shape):
@@ -15,17 +16,17 @@ def train(backend, dtype):
     pixels, labels = normal(3, 150, 6), torch.randint(5, (3, 150), generator=generator)
     embeddings = [(0.8 * normal(6, 16)).requires_grad_() for _ in range(2)]
     classifier = normal(6, 5).requires_grad_()
-    logits = torch.zeros(2, 2, dtype=dtype, requires_grad=True)
-    parameters = [*embeddings, classifier, logits]
+    share_logits = torch.zeros(2, 2, dtype=dtype, requires_grad=True)  # of mu and beta
+    parameters = [*embeddings, classifier, share_logits]
     optimizer = torch.optim.SGD(parameters, lr=0.5, momentum=0.9)
     losses = []
     for _ in range(50):
-        # A tanh and a maximum over neighbours: activations that are not normal, as after a pool.
+        # A tanh and a maximum over neighbours, so that activations are not normal, as after a pool.
         features = [torch.tanh(pixels @ e).unfold(1, 3, 1).amax(dim=-1) for e in embeddings]
         features = [torch.nn.functional.pad(f, (0, 0, 1, 1)) for f in features]
-        mu, beta = logits.sigmoid()
-        scores = cascaded_random_walk(features, pixels @ classifier, mu, beta, backend=backend)
-        loss = torch.nn.functional.cross_entropy(scores.flatten(0, 1), labels.flatten())
+        mu, beta = share_logits.sigmoid()
+        logits = cascaded_random_walk(features, pixels @ classifier, mu, beta, backend=backend)
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -33,7 +34,7 @@ def train(backend, dtype):
     return torch.stack(losses), *(p.detach() for p in parameters)
 
 
-def test_training_twin(backend):
+def test_training_twin(backend: str) -> None:
     truth, yardstick, ours = (
         train(*run)
         for run in (("reference", torch.float64), ("reference", torch.float32), (backend, torch.float32))
@@ -42,4 +43,4 @@ def test_training_twin(backend):
     for name, mine, eager, true in zip(names, ours, yardstick, truth, strict=True):
         error = testing.budget(name, mine, eager, true, testing.GRADIENT_FACTOR)
         assert error.within, error
-    assert truth[0][-1] < 0.9 * truth[0][0], "the model learns nothing, so the test says nothing"
+    assert truth[0][-1] < 0.9 * truth[0][0], "the loss did not fall, so the test would prove nothing"

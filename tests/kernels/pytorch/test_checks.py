@@ -1,26 +1,28 @@
-"""Bad input: each error names the argument, what was expected and what came."""
+"""Wrong input: each error names the argument, what was expected and what was passed."""
 
 import logging
-import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from cascades import run_python
+from torch import Tensor
 
 import difnet_kernels
 from difnet_kernels import BackendError, backends, cascaded_random_walk, random_walk, testing, transition_rows
 
 
 @pytest.fixture
-def arguments():
+def arguments() -> dict[str, Any]:
     inputs = testing.make_inputs(2, 7, 4, 3, 2).to(torch.float32)
     return {"features": inputs.features, "seed": inputs.seed, "mu": inputs.mu, "beta": inputs.beta}
 
 
-def zeros(*shape, **options):
+def zeros(*shape: int, **options: Any) -> Tensor:
     return torch.zeros(*shape, **options)
 
 
@@ -121,19 +123,21 @@ def zeros(*shape, **options):
         ({"backend": "cuda"}, BackendError, "backend='cuda' is unknown; expected one of .*blockwise"),
     ],
 )
-def test_bad_input(arguments, change, error, message):
+def test_wrong_input(
+    arguments: dict[str, Any], change: dict[str, Any], error: type[Exception], message: str
+) -> None:
     with pytest.raises(error, match=message):
         cascaded_random_walk(**(arguments | change))
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_quantised_input(arguments):
+def test_quantized_input(arguments: dict[str, Any]) -> None:
     seed = torch.quantize_per_tensor(zeros(2, 7, 3), 0.1, 0, torch.qint8)
     with pytest.raises(TypeError, match=r"seed: .*qint8; convert it, e\.g\. seed\.dequantize\(\)$"):
         cascaded_random_walk(**arguments | {"seed": seed})
 
 
-def test_bad_input_of_one_walk(arguments):
+def test_wrong_input_of_a_single_walk(arguments: dict[str, Any]) -> None:
     feature, seed = arguments["features"][0], arguments["seed"]
     half = torch.tensor(0.5)
     with pytest.raises(ValueError, match=r"mu: .* one element.*float 0\.5; pass torch\.full\(\(\), 0\.5\)"):
@@ -166,12 +170,12 @@ def test_bad_input_of_one_walk(arguments):
         (torch.tensor(0), ValueError, "nodes: expected"),
     ],
 )
-def test_bad_nodes(arguments, nodes, error, message):
+def test_wrong_nodes(arguments: dict[str, Any], nodes: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         transition_rows(arguments["features"][0], nodes)
 
 
-def test_rows_are_those_of_the_transition_matrix(backend):
+def test_transition_rows_and_their_gradients(backend: str) -> None:
     inputs = testing.make_inputs(3, 40, 16, 3, 1, "pooled", node_bias=True).requires_grad_()
     feature, bias = inputs.features[0], inputs.node_bias[0]
     scores = feature @ feature.mT + bias[:, None]
@@ -187,17 +191,6 @@ def test_rows_are_those_of_the_transition_matrix(backend):
         torch.testing.assert_close(x, y, rtol=1e-9, atol=1e-12)
 
 
-def run_python(code, **environment):
-    return subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        env=os.environ | environment,
-        timeout=120,
-        check=False,
-    )
-
-
 WALK = """
 import logging, torch
 logging.basicConfig(level=logging.DEBUG, format="%(name)s %(message)s")
@@ -208,20 +201,19 @@ for _ in range(3):
 """
 
 
-def test_choice_is_logged_once():
+def test_the_choice_of_a_backend_is_logged_once() -> None:
     log = run_python(WALK, DIFNET_BACKEND="").stderr
     assert log.count("difnet_kernels random walks on cpu use backend") == 1
 
 
-def test_environment_names_the_default():
+def test_the_environment_variable_names_the_default() -> None:
     assert run_python(WALK, DIFNET_BACKEND="reference").returncode == 0
     result = run_python(WALK, DIFNET_BACKEND="nonsense")
     assert result.returncode != 0
     assert "DIFNET_BACKEND='nonsense' is unknown; expected one of" in result.stderr
 
 
-def test_a_backend_that_is_off_says_why(monkeypatch, arguments):
-    from difnet_kernels import backends as listed
+def test_an_unavailable_backend_says_why(monkeypatch: pytest.MonkeyPatch, arguments: dict[str, Any]) -> None:
     from difnet_kernels.backends import _BACKENDS, Backend
 
     monkeypatch.setitem(_BACKENDS, "broken", Backend("", None, lambda: "it was not built; build it"))
@@ -230,26 +222,25 @@ def test_a_backend_that_is_off_says_why(monkeypatch, arguments):
         cascaded_random_walk(**arguments, backend="broken")
     with pytest.raises(BackendError, match="it takes tensors on cuda, these are on cpu"):
         cascaded_random_walk(**arguments, backend="elsewhere")
-    status = {s.name: s for s in listed()}["broken"]
+    status = {s.name: s for s in backends()}["broken"]
     assert not status.available
     assert status.reason == "it was not built; build it"
 
 
-def test_info_lists_every_backend():
+def test_info_lists_every_backend() -> None:
     output = subprocess.run(
         [sys.executable, "-m", "difnet_kernels.info"], capture_output=True, text=True, check=True, timeout=120
     ).stdout
     for status in backends():
         assert status.name in output
         assert status.reason in output
-    assert (
-        f"in {Path(difnet_kernels.__file__).parent}" in output
-    )  # a source folder may hide what is installed
+    # A source folder on the path may hide the installed package, so the report names the folder in use.
+    assert f"in {Path(difnet_kernels.__file__).parent}" in output
     for subject in ("torch:", "triton:", "compiler:", "CUDA", "CPU:"):
         assert subject in output
 
 
-def test_logger_is_silent_by_default(arguments, caplog):
+def test_the_logger_is_silent_by_default(arguments: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         cascaded_random_walk(**arguments)
     assert not caplog.records
@@ -257,8 +248,10 @@ def test_logger_is_silent_by_default(arguments, caplog):
 
 @pytest.mark.parametrize("layout", [torch.jagged, torch.strided])
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
-def test_nested_tensors_are_told_how_to_be_padded(arguments, layout):
-    """The remedy that the message names gives the result of each image alone."""
+def test_nested_tensors_can_be_padded_as_the_error_says(
+    arguments: dict[str, Any], layout: torch.layout
+) -> None:
+    """With the padding and the mask that the message names, each image has the result that it has alone."""
     counts = (5, 7)
     parts = [
         [x[b, :count].clone() for b, count in enumerate(counts)]
@@ -280,7 +273,9 @@ def test_nested_tensors_are_told_how_to_be_padded(arguments, layout):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("per_walk", [False, True])
-def test_a_boolean_mask_removes_nodes(backend, dtype, per_walk):
+def test_a_boolean_mask_is_a_bias_of_zero_and_minus_infinity(
+    backend: str, dtype: torch.dtype, per_walk: bool
+) -> None:
     inputs = testing.make_inputs(3, 20, 8, 3, 2).to(dtype).requires_grad_()
     shape = (2, 3, 20) if per_walk else (3, 20)
     mask = torch.rand(shape, generator=torch.Generator().manual_seed(0)) < 0.6
@@ -297,7 +292,7 @@ def test_a_boolean_mask_removes_nodes(backend, dtype, per_walk):
     assert not torch.equal(run(mask)[0], run(torch.zeros(shape))[0])
 
 
-def test_a_boolean_mask_removes_columns_of_rows(backend):
+def test_masked_columns_of_transition_rows_are_zero(backend: str) -> None:
     feature = testing.make_inputs(2, 9, 8, 3, 1).features[0]
     mask = torch.tensor([True, False] * 4 + [True]).expand(2, 9)
     rows = transition_rows(feature, torch.tensor([0, 1]), node_bias=mask, backend=backend)

@@ -1,93 +1,70 @@
-"""torch.library contracts, torch.compile, torch.export, autocast, inference mode, counters."""
+"""Contracts of torch.library, torch.compile, torch.export, autocast, inference mode, operation counts."""
 
 import contextlib
 import itertools
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
+from cascades import ALL_BACKENDS, LAYOUTS, as_image, walk_on_tensors
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import grad
 from torch.utils.flop_counter import FlopCounterMode
 
 from difnet_kernels import (
     DoubleBackwardError,
-    backends,
     cascaded_random_walk,
     ops,
     random_walk,
     testing,
     transition_rows,
 )
+from difnet_kernels.support.saved import SavedWalk
 
-ALL = [status.name for status in backends() if status.available]
+STRIDES = ("nodes", "image", "part", "expanded")  # of LAYOUTS
 
 
-def one_walk(dtype=torch.float32, nodes=17):
+def one_walk(
+    dtype: torch.dtype = torch.float32, nodes: int = 17
+) -> tuple[testing.Inputs, tuple[Tensor, ...]]:
     inputs = testing.make_inputs(3, nodes, 8, 3, 2, "mixed", node_bias=True).to(dtype)
     return inputs, (inputs.features[0], inputs.state, inputs.seed, inputs.mu[0], inputs.beta[0])
 
 
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("mask", [[True] * 6, [True, False, True, False, False, False], [False] * 6])
-def test_opcheck(backend, bias, mask):
+def test_opcheck(backend: str, bias: bool, mask: list[bool]) -> None:
     inputs, (feature, state, seed, mu, beta) = one_walk()
     node_bias = inputs.node_bias[0] if bias else None
     torch.library.opcheck(ops.walk_forward(backend), (feature, state, seed, mu, beta, node_bias, "highest"))
     grad, z, lse = ops.walk_forward(backend)(feature, state, seed, mu, beta, node_bias, "highest")
-    arguments = (grad, feature, state, seed, z, lse, mu, beta, node_bias, "highest", mask)
-    torch.library.opcheck(ops.walk_backward(backend), arguments)
+    saved = SavedWalk(feature, state, seed, z, lse, mu, beta, node_bias)
+    torch.library.opcheck(ops.walk_backward(backend), (grad, *saved, "highest", mask))
 
 
-def as_image(x):
-    """The same numbers, as a view of an image (B, c, N)."""
-    return x.mT.contiguous().mT
-
-
-def as_part(x):
-    """The same numbers, as every second node of more."""
-    return torch.stack((x, x), dim=2).flatten(1, 2)[:, ::2]
-
-
-def as_one_for_all(x):
-    """The first image's numbers for every image."""
-    return x[:1].expand_as(x)
-
-
-LAYOUTS = {"nodes": lambda x: x, "image": as_image, "part": as_part, "expanded": as_one_for_all}
-
-
-@pytest.mark.parametrize(("of_feature", "of_values"), [*itertools.product(LAYOUTS, LAYOUTS)])
-def test_fakes_and_kernels_agree_on_strides(backend, of_feature, of_values):
+@pytest.mark.parametrize(("of_feature", "of_values"), [*itertools.product(STRIDES, STRIDES)])
+def test_fakes_and_kernels_agree_on_strides(backend: str, of_feature: str, of_values: str) -> None:
     inputs, (feature, state, seed, mu, beta) = one_walk()
-    feature, bias = LAYOUTS[of_feature](feature), inputs.node_bias[0].mT.contiguous().mT
+    feature, bias = LAYOUTS[of_feature](feature), as_image(inputs.node_bias[0])
     state, seed = LAYOUTS[of_values](state), LAYOUTS[of_feature](seed)
     checks = ("test_schema", "test_faketensor")
     torch.library.opcheck(
         ops.walk_forward(backend), (feature, state, seed, mu, beta, bias, "highest"), test_utils=checks
     )
     grad, z, lse = ops.walk_forward(backend)(feature, state, seed, mu, beta, bias, "highest")
-    for layout in LAYOUTS.values():
-        arguments = (
-            layout(grad),
-            feature,
-            state,
-            seed,
-            layout(z),
-            lse,
-            mu,
-            beta,
-            bias,
-            "highest",
-            [True] * 6,
-        )
+    for layout in (LAYOUTS[name] for name in STRIDES):
+        saved = SavedWalk(feature, state, seed, layout(z), lse, mu, beta, bias)
+        arguments = (layout(grad), *saved, "highest", [True] * 6)
         torch.library.opcheck(ops.walk_backward(backend), arguments, test_utils=checks)
 
 
-@pytest.mark.parametrize("backend", ALL)
+@pytest.mark.parametrize("backend", ALL_BACKENDS)
 @pytest.mark.parametrize(
     ("of_feature", "of_values"), [("image", "image"), ("nodes", "image"), ("image", "part")]
 )
-def test_compiles_for_every_layout(backend, of_feature, of_values):
+def test_compiles_for_every_layout(backend: str, of_feature: str, of_values: str) -> None:
     inputs = testing.make_inputs(2, 42, 8, 5, 2).to(torch.float32)
     values = [*inputs.features, inputs.seed, inputs.mu, inputs.beta]
 
@@ -113,12 +90,12 @@ MODES = {
 }
 
 
-@pytest.mark.parametrize("backend", ALL)
+@pytest.mark.parametrize("backend", ALL_BACKENDS)
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("walks", [0, 1, 2, 3, 5])
-def test_compiles_in_every_mode(backend, mode, walks):
-    """One graph each: without gradients, Dynamo enters autograd Functions in another way than with them."""
-    inputs = testing.make_inputs(2, 9, 4, 3, walks, node_bias=walks > 0).to(torch.float32)
+@pytest.mark.parametrize("num_walks", [0, 1, 2, 3, 5])
+def test_compiles_in_every_mode(backend: str, mode: str, num_walks: int) -> None:
+    """One graph for each mode: Dynamo traces autograd Functions differently with and without gradients."""
+    inputs = testing.make_inputs(2, 9, 4, 3, num_walks, node_bias=num_walks > 0).to(torch.float32)
     if mode != "no input needs a gradient":
         inputs.requires_grad_()
 
@@ -136,15 +113,15 @@ def test_compiles_in_every_mode(backend, mode, walks):
             assert x.requires_grad == y.requires_grad
 
 
-@pytest.mark.parametrize("backend", ALL)
+@pytest.mark.parametrize("backend", ALL_BACKENDS)
 @pytest.mark.parametrize("strict", [False, True])
-@pytest.mark.parametrize("walks", [0, 1, 2, 5])
-def test_exports(backend, strict, walks):
+@pytest.mark.parametrize("num_walks", [0, 1, 2, 5])
+def test_exports(backend: str, strict: bool, num_walks: int) -> None:
     class Cascade(torch.nn.Module):
         def forward(self, features, seed, mu, beta):
             return cascaded_random_walk(features, seed, mu, beta, backend=backend)
 
-    inputs = testing.make_inputs(2, 9, 4, 3, walks).to(torch.float32)
+    inputs = testing.make_inputs(2, 9, 4, 3, num_walks).to(torch.float32)
     arguments = inputs.features, inputs.seed, inputs.mu, inputs.beta
     torch._dynamo.reset()
     program = torch.export.export(Cascade(), arguments, strict=strict)
@@ -152,7 +129,7 @@ def test_exports(backend, strict, walks):
 
 
 @pytest.mark.parametrize("wanted", [("features[0]",), ("seed",), ("mu",), ("state", "node_bias")])
-def test_products_are_counted_as_in_the_reference(backend, wanted):
+def test_operation_counts_are_those_of_the_reference(backend: str, wanted: tuple[str, ...]) -> None:
     inputs = testing.make_inputs(3, 10, 4, 7, 1, node_bias=True).to(torch.float32)
     names = dict(zip(inputs.names(), inputs.tensors(), strict=True))
     leaves = [names[name].requires_grad_() for name in wanted]
@@ -179,22 +156,21 @@ def test_products_are_counted_as_in_the_reference(backend, wanted):
         assert count(backend) == count("reference") == expected
 
 
-def test_meta_tensors(backend):
+def test_meta_tensors(backend: str) -> None:
     if backend == "native":
-        backend = None  # the choice for a device that no kernel takes
+        backend = None  # `native` does not support the device, so the default is another backend
     inputs = testing.make_inputs(2, 9, 4, 3, 2, node_bias=True).to(torch.float32)
     tensors = [x.to("meta").requires_grad_() for x in inputs.tensors()]
-    features, (seed, mu, beta, state, bias) = tensors[:2], tensors[2:]
-    y = cascaded_random_walk(features, seed, mu, beta, state=state, node_bias=bias, backend=backend)
+    y = walk_on_tensors(backend, 2)(*tensors)
     assert y.shape == inputs.seed.shape
     assert y.device.type == "meta"
     for x, g in zip(tensors, torch.autograd.grad(y.sum(), tensors), strict=True):
         assert g.shape == x.shape
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_operators_are_differentiable_once(backend, layout):
-    """Compiled graphs consist of them. Gradients lie in memory as their tensors do."""
+@pytest.mark.parametrize("layout", STRIDES)
+def test_operators_are_differentiable_once(backend: str, layout: str) -> None:
+    """Compiled graphs consist of the operators. Gradients have the layout of their tensors."""
     inputs, (feature, state, seed, mu, beta) = one_walk(torch.float64)
     tensors = [*(LAYOUTS[layout](x) for x in (feature, state, seed)), mu, beta, inputs.node_bias[0]]
     leaves = [x.detach().requires_grad_() for x in tensors]
@@ -210,7 +186,7 @@ def test_operators_are_differentiable_once(backend, layout):
         torch.autograd.grad(grads[1].sum(), leaves[2])
 
 
-def test_exported_programs_can_be_trained(backend):
+def test_exported_programs_can_be_trained(backend: str) -> None:
     inputs = testing.make_inputs(2, 9, 4, 3, 2)
     example = inputs.features[0], inputs.seed, inputs.mu, inputs.beta
     program = torch.export.export(Walks(backend), example).module()
@@ -222,7 +198,7 @@ def test_exported_programs_can_be_trained(backend):
         torch.testing.assert_close(x, y, rtol=1e-9, atol=1e-11)
 
 
-def test_compiles_once_for_all_sizes(backend):
+def test_compiles_once_for_all_sizes(backend: str) -> None:
     graphs = []
 
     def count(graph, example_inputs):
@@ -245,7 +221,7 @@ def test_compiles_once_for_all_sizes(backend):
     assert len(graphs) == 1
 
 
-def test_compiles_with_the_default_compiler(backend):
+def test_compiles_with_the_default_compiler(backend: str) -> None:
     inputs = testing.make_inputs(2, 30, 8, 3, 2).to(torch.float32).requires_grad_()
 
     def step(features, seed, mu, beta):
@@ -267,7 +243,7 @@ class Walks(torch.nn.Module):
         return cascaded_random_walk([feature, feature], seed, mu, beta, backend=self.backend)
 
 
-def test_exports_with_dynamic_sizes(backend):
+def test_exports_with_dynamic_sizes(backend: str) -> None:
     def arguments(batch, nodes):
         inputs = testing.make_inputs(batch, nodes, 8, 3, 2).to(torch.float32)
         return inputs.features[0], inputs.seed, inputs.mu, inputs.beta
@@ -280,7 +256,7 @@ def test_exports_with_dynamic_sizes(backend):
         torch.testing.assert_close(program.module()(*example), walks(*example))
 
 
-def test_transition_rows_compile(backend):
+def test_transition_rows_compile(backend: str) -> None:
     _, (feature, *_) = one_walk()
     nodes = torch.tensor([0, 3])
     compiled = torch.compile(
@@ -289,15 +265,15 @@ def test_transition_rows_compile(backend):
     torch.testing.assert_close(compiled(feature), transition_rows(feature, nodes, backend=backend))
 
 
-def test_transition_rows_of_fakes(backend):
-    """The values of fake nodes are not there to be checked."""
+def test_transition_rows_of_fake_tensors(backend: str) -> None:
+    """Fake nodes have no values, so these are not checked."""
     with FakeTensorMode():
         rows = transition_rows(torch.empty(2, 7, 3), torch.zeros(4, dtype=torch.int64), backend=backend)
     assert rows.shape == (2, 4, 7)
 
 
-def test_the_gradient_inside_of_a_compiled_graph_names_its_remedy(backend):
-    """Inputs that require gradients make torch.compile ask for the gradient's gradient."""
+def test_the_error_of_a_gradient_inside_of_a_graph_says_detach(backend: str) -> None:
+    """If inputs of the graph require gradients, torch.compile differentiates the gradient too."""
     _, arguments = one_walk()
 
     def gradient(feature):
@@ -309,7 +285,7 @@ def test_the_gradient_inside_of_a_compiled_graph_names_its_remedy(backend):
         compiled(arguments[0].detach().requires_grad_())
 
 
-def test_autocast_leaves_the_walk_alone(backend):
+def test_autocast_does_not_change_the_bits(backend: str) -> None:
     _, arguments = one_walk(nodes=200)
 
     def run():
@@ -324,7 +300,7 @@ def test_autocast_leaves_the_walk_alone(backend):
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
-def test_without_gradients(backend, mode):
+def test_modes_without_gradients(backend: str, mode: Callable[[], Any]) -> None:
     _, arguments = one_walk()
     leaf = arguments[0].clone().requires_grad_()
     with mode():
@@ -335,7 +311,7 @@ def test_without_gradients(backend, mode):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("seed_dtype", [torch.float64, torch.float32, torch.bfloat16])
-def test_result_has_the_dtype_of_seed(backend, dtype, seed_dtype):
+def test_result_has_the_dtype_of_seed(backend: str, dtype: torch.dtype, seed_dtype: torch.dtype) -> None:
     inputs = testing.make_inputs(2, 20, 8, 3, 2).to(dtype, seed_dtype).requires_grad_()
     y, states = cascaded_random_walk(
         inputs.features, inputs.seed, inputs.mu, inputs.beta, return_states=True, backend=backend
@@ -345,23 +321,23 @@ def test_result_has_the_dtype_of_seed(backend, dtype, seed_dtype):
     assert [g.dtype for g in grads] == [dtype, dtype, seed_dtype, seed_dtype]
 
 
-class Tagged(torch.Tensor):
-    """A subclass with nothing overridden."""
+class PlainSubclass(torch.Tensor):
+    """A subclass that overrides nothing."""
 
 
-def test_tensor_subclasses_keep_their_default_behaviour(backend):
+def test_tensor_subclasses_give_the_same_values(backend: str) -> None:
     _, (feature, *rest) = one_walk()
-    y = random_walk(feature.as_subclass(Tagged), *rest, backend=backend)
+    y = random_walk(feature.as_subclass(PlainSubclass), *rest, backend=backend)
     assert torch.equal(y.as_subclass(torch.Tensor), random_walk(feature, *rest, backend=backend))
 
 
 @pytest.mark.parametrize("layout", ["nodes", "image"])
-def test_compiled_second_derivatives_of_the_reference(layout):
-    """What backend="eager" compiles is differentiated when it runs, as often as one likes."""
+def test_compiled_second_derivatives_of_the_reference(layout: str) -> None:
+    """A graph of the compiler "eager" is differentiated when it runs, any number of times."""
     inputs = testing.make_inputs(3, 12, 4, 2, 2)
     tensors = [*inputs.features, inputs.seed]
     if layout == "image":
-        tensors = [x.mT.contiguous().mT for x in tensors]
+        tensors = [as_image(x) for x in tensors]
     tensors = [*(x.requires_grad_() for x in tensors), inputs.mu, inputs.beta]
 
     def loss(*x):

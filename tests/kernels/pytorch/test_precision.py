@@ -1,24 +1,29 @@
-"""The precision of float32 products is read in the forward, and the backward takes the same."""
+"""The forward reads the precision of float32 products, and the backward takes the same."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from difnet_kernels import cascaded_random_walk
 from difnet_kernels.backends import instruction_sets
 from difnet_kernels.testing import make_inputs
 
+# At "medium", these instruction sets round float32 features to bfloat16.
 BFLOAT16_PRODUCTS = {"amx", "avx512_bf16"} & set(instruction_sets())
 
 
 @pytest.fixture(autouse=True)
-def _setting():
+def _restore_precision() -> Iterator[None]:
     before = torch.get_float32_matmul_precision()
     yield
     torch.set_float32_matmul_precision(before)
 
 
-def state_and_gradients(cascade, backend, forward, backward):
-    """Of float32 inputs, at one setting in the forward and at another one in the backward."""
+def results_at(forward: str, backward: str, cascade: Callable[..., Any], backend: str) -> list[Tensor]:
+    """State and gradients of float32 inputs, at one precision in the forward and another in the backward."""
     inputs = make_inputs().to(torch.float32).requires_grad_()
     torch.set_float32_matmul_precision(forward)
     state = cascade(inputs.features, inputs.seed, inputs.mu, inputs.beta, state=inputs.state, backend=backend)
@@ -28,22 +33,22 @@ def state_and_gradients(cascade, backend, forward, backward):
     return [state, *gradients]
 
 
-def same(one, other):
+def equal(one: list[Tensor], other: list[Tensor]) -> bool:
     return all(torch.equal(x, y) for x, y in zip(one, other, strict=True))
 
 
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
-def test_a_change_before_the_backward_changes_nothing(backend, compiled):
+def test_a_change_before_the_backward_changes_nothing(backend: str, compiled: bool) -> None:
     cascade = torch.compile(cascaded_random_walk, fullgraph=True) if compiled else cascaded_random_walk
-    medium = state_and_gradients(cascade, backend, "medium", "medium")
-    highest = state_and_gradients(cascade, backend, "highest", "highest")
-    assert same(medium, state_and_gradients(cascade, backend, "medium", "highest"))
-    assert same(highest, state_and_gradients(cascade, backend, "highest", "medium"))
+    medium = results_at("medium", "medium", cascade, backend)
+    highest = results_at("highest", "highest", cascade, backend)
+    assert equal(medium, results_at("medium", "highest", cascade, backend))
+    assert equal(highest, results_at("highest", "medium", cascade, backend))
     if backend == "native" and BFLOAT16_PRODUCTS:
-        assert not same(medium, highest)
+        assert not equal(medium, highest)
 
 
-def test_a_compiled_cascade_follows_the_setting(backend):
+def test_a_compiled_cascade_obeys_a_changed_setting(backend: str) -> None:
     inputs = make_inputs().to(torch.float32)
     arguments = inputs.features, inputs.seed, inputs.mu, inputs.beta
     compiled = torch.compile(cascaded_random_walk, fullgraph=True)
@@ -55,7 +60,7 @@ def test_a_compiled_cascade_follows_the_setting(backend):
 
 @pytest.mark.skipif(not instruction_sets(), reason="the compiled kernels were not built")
 @pytest.mark.parametrize("name", ["low", ""])
-def test_an_unknown_precision_is_named(name):
+def test_an_unknown_precision_raises(name: str) -> None:
     x, one = torch.ones(1, 2, 3), torch.ones(())
     with pytest.raises(ValueError, match="float32_precision: expected highest, high or medium"):
         torch.ops.difnet_kernels.walk_forward.native(x, x, x, one, one, None, name)

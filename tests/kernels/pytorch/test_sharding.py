@@ -1,4 +1,4 @@
-"""DTensors: every process walks over its own images, and all together have the results of one process."""
+"""DTensors: every process walks over its own images, and the joint results are those of one process."""
 
 import os
 import subprocess
@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from cascades import walk_on_tensors
 
-from difnet_kernels import backends, cascaded_random_walk, testing, transition_rows
+from difnet_kernels import backends, testing, transition_rows
 
 WORKER = """
 import os, sys, torch, torch.distributed as dist
@@ -39,11 +40,11 @@ grads = torch.autograd.grad(y.square().sum() + states.sum(), leaves)
 for leaf, grad in zip(leaves, grads):
     assert grad.shape == leaf.shape, (grad.shape, leaf.shape)
 nodes = torch.tensor([3, 7])
-if batch == 3:  # the bad node is another process's
+if batch == 3:  # the wrong node is on one process, and both raise
     bad = distribute_tensor(torch.tensor([[3, 7], [3, 7], [3, 99]]), mesh, [Shard(0)])
     try:
         transition_rows(features[0], bad, backend=backend)
-        raise AssertionError("node 99 of 11 was taken")
+        raise AssertionError("node 99 of 11 was accepted")
     except IndexError as error:
         assert "nodes: 99 is outside 0 .. 10" in str(error), error
 rows = transition_rows(features[0], nodes, node_bias=over(inputs.node_bias[0], Shard(0)), backend=backend)
@@ -51,8 +52,8 @@ found = [x.full_tensor().detach() for x in (y, states, rows, *grads)]
 if rank == 0:
     torch.save(found, store + ".found")
 dist.barrier()
-# PyTorch's threads of gloo outlive the process group, and they wait for the interpreter's lock now and then.
-# One of them aborted a process whose interpreter was ending (seen once), after all results were there.
+# gloo's threads outlive the process group and may wait for the interpreter's lock. One of them aborted (once)
+# a process whose interpreter was shutting down after it had written its results.
 os._exit(0)
 """
 
@@ -64,7 +65,7 @@ BEST = backends()[0].name if backends()[0].available else "blockwise"
     ("name", "batch", "axis"), [(BEST, 3, 0), ("blockwise", 1, 0), ("reference", 3, 1), (BEST, 2, 2)]
 )
 def test_two_processes_have_the_results_of_one(tmp_path: Path, name: str, batch: int, axis: int):
-    """Three images are split unevenly, of one image a process has none, and other axes are gathered."""
+    """Three images are split unevenly, a single image leaves one process empty, other axes are gathered."""
     command = [sys.executable, "-c", WORKER]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     workers = [
@@ -80,23 +81,14 @@ def test_two_processes_have_the_results_of_one(tmp_path: Path, name: str, batch:
     try:
         for rank, worker in enumerate(workers):
             errors[rank] = worker.communicate(timeout=120)[1]
-    finally:  # a process that waits for one that died ends here, and both say why
+    finally:  # if one process died, the other waits for it: end both, and report the errors of both
         for worker in workers:
             worker.kill()
         errors = [errors.get(rank) or worker.communicate()[1] for rank, worker in enumerate(workers)]
         assert [worker.returncode for worker in workers] == [0, 0], errors
 
     inputs = testing.make_inputs(batch, 11, 8, 3, 2, node_bias=True).requires_grad_()
-    y, states = cascaded_random_walk(
-        inputs.features,
-        inputs.seed,
-        inputs.mu,
-        inputs.beta,
-        state=inputs.state,
-        node_bias=inputs.node_bias,
-        return_states=True,
-        backend="reference",
-    )
+    y, states = walk_on_tensors("reference", 2, return_states=True)(*inputs.tensors())
     grads = torch.autograd.grad(y.square().sum() + states.sum(), inputs.tensors())
     nodes = torch.tensor([3, 7])
     rows = transition_rows(inputs.features[0], nodes, node_bias=inputs.node_bias[0], backend="reference")
