@@ -211,9 +211,10 @@ def report(architectures: list[str]) -> int:
 def predict(network: dict[tuple[str, str], tuple[Tile, Cost]]) -> None:
     """Print predicted milliseconds of the sweeps for `CASES`, d = 64 and k = 21."""
     print(
-        f"\nPredicted, not measured: milliseconds of the sweeps on sm_90 with {MULTIPROCESSORS} multiprocessors,"
-        f"\n{CLOCK / 1e9} GHz, d = 64, k = 21: the floor, the bound, and the bound with nodes padded to whole"
-        "\nblocks and programs to whole rounds (filled). Packing, combining and launches are left out."
+        "\nPredicted, not measured: milliseconds of the sweeps for d = 64 and k = 21 on sm_90 with "
+        f"{MULTIPROCESSORS} multiprocessors\nat {CLOCK / 1e9} GHz: the floor, the bound, and the bound with "
+        "nodes padded to whole blocks and programs to whole rounds (filled).\nPacking, combining and "
+        "launches are left out."
     )
     print(f"{'case':18}{'B':>3}{'N':>8}{'T':>3}  {'kernel':14}{'dtype':8}{'floor':>9}{'bound':>9}"
           f"{'filled':>9}{'programs':>10}{'splits':>7}")  # fmt: skip
