@@ -51,7 +51,7 @@ def load_classes(
 ):  # fmt: skip
     """Rows i of one chunk of the columns of (N, k), [rows, K]; zero beyond the nodes and the classes."""
     k, has_class = class_columns(chunk, CLASSES, K)  # [K], [K]
-    inside = (i < nodes)[:, None] & has_class[None, :]  # [rows, K]
+    inside = (i[:, None] < nodes) & has_class[None, :]  # [rows, K]
     return tl.load(pointer + i[:, None] * stride_n + k[None, :] * stride_k, inside, 0.0)
 
 
@@ -148,7 +148,8 @@ def finite_abs(x):
 @triton.jit
 def ceil_log2(x):
     """The least integer e with x <= 2^e, kept between -126 and 126; -126 for zero."""
-    return tl.minimum(tl.maximum(tl.ceil(tl.log2(tl.maximum(x, 1e-38))), -126.0), 126.0)
+    # 2^-126 is the smallest normal float32. Triton makes a smaller constant float64, and the result with it.
+    return tl.minimum(tl.maximum(tl.ceil(tl.log2(tl.maximum(x, 2.0**-126))), -126.0), 126.0)
 
 
 @triton.jit

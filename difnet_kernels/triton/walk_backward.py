@@ -276,7 +276,7 @@ def seed_mu_beta_gradients_kernel(
         dmu_i += tl.sum(g * (z_i - s), axis=1)  # (6)
         dbeta_i += tl.sum(g * (lerp(s, z_i, mu_t) - y), axis=1)  # (7)
         k, has_class = class_columns(chunk, CLASSES, K)  # [K], [K]
-        inside = (i < nodes)[:, None] & has_class[None, :]  # [PACK, K]
+        inside = (i[:, None] < nodes) & has_class[None, :]  # [PACK, K]
         ds = beta_t * (1 - mu_t) * g  # (5) [PACK, K]
         tl.store(grad_seed + (batch * nodes + i[:, None]) * CLASSES + k[None, :], ds, inside)
     cell = batch * blocks + block

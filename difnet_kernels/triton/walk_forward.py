@@ -152,9 +152,8 @@ def _store_results(
     z_i = acc / row_sum[:, None]  # (3) [rows, K]
     y_i = load_classes(state + batch * state_b, i, nodes, chunk, state_n, state_k, CLASSES, K)  # [rows, K]
     s_i = load_classes(seed + batch * seed_b, i, nodes, chunk, seed_n, seed_k, CLASSES, K)  # [rows, K]
-    new_y = lerp(y_i, lerp(s_i, z_i, tl.load(mu)), tl.load(beta))  # (4) [rows, K]
     k, has_class = class_columns(chunk, CLASSES, K)  # [K], [K]
-    inside = (i < nodes)[:, None] & has_class[None, :]  # [rows, K]
+    inside = (i[:, None] < nodes) & has_class[None, :]  # [rows, K]
     cell = (batch * nodes + i[:, None]) * CLASSES + k[None, :]  # [rows, K]
     tl.store(z + cell, z_i, inside)
-    tl.store(new_state + cell, new_y, inside)
+    tl.store(new_state + cell, lerp(y_i, lerp(s_i, z_i, tl.load(mu)), tl.load(beta)), inside)  # (4)

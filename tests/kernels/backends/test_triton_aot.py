@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import re
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -13,15 +14,17 @@ if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("the interpreter does not compile", allow_module_level=True)
 
 import ahead_of_time
+import triton
 from ahead_of_time import SHARED_MEMORY, compile_sweep
 from triton.backends.compiler import GPUTarget
-from triton.compiler import make_backend
-from triton.runtime.jit import create_function_from_signature
+from triton.compiler import ASTSource, make_backend
+from triton.runtime.jit import JITFunction, create_function_from_signature
 
 from difnet_kernels import testing
 from difnet_kernels.triton import launch, tiles
 
 KERNELS = ("walk_forward", "walk_backward")
+SM_90 = GPUTarget("cuda", 90, 32)
 
 
 def compiled(kernel, architecture, dtype=torch.bfloat16, **options):
@@ -92,24 +95,53 @@ def test_instructions_per_pair(kernel, exponentials, instructions):
     assert result.total * per_pair <= instructions
 
 
-@pytest.fixture
-def specialisations(monkeypatch):
-    """The specialisations that launches ask Triton for, {kernel: keys}. Nothing is compiled or launched."""
-    backend = make_backend(GPUTarget("cuda", 90, 32))
-    keys = {}
+class Launch(NamedTuple):
+    """What one launch asks Triton for on sm_90."""
 
-    def record(kernel):
+    kernel: JITFunction
+    arguments: dict[str, object]
+    specialisation: list[tuple[str, object]]  # type and alignment of every argument
+    options: dict[str, object]
+
+
+@pytest.fixture
+def launches(monkeypatch):
+    """The launches of the walks that a test runs. Nothing is compiled or run, so results are not set."""
+    backend = make_backend(SM_90)
+    recorded = []
+
+    def recorder(kernel):
         bind = create_function_from_signature(kernel.signature, kernel.params, backend)
 
         def call(*arguments, **options):
-            _, key, _ = bind(*arguments, **options)
-            keys.setdefault(kernel.fn.__name__, set()).add(str(key))
+            recorded.append(Launch(kernel, *bind(*arguments, **options)))
 
         return {"__getitem__": lambda self, grid: call}
 
     for name in [name for name in vars(launch) if name.endswith("_kernel")]:
-        monkeypatch.setattr(launch, name, type("Recorder", (), record(getattr(launch, name)))())
-    return keys
+        monkeypatch.setattr(launch, name, type("Recorder", (), recorder(getattr(launch, name)))())
+    return recorded
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_every_launch_compiles(launches, monkeypatch, dtype):
+    """All kernels, of split sweeps with a node bias, with the types that launches give them."""
+    monkeypatch.setattr(launch, "_splits", lambda *_: 3)
+    monkeypatch.setattr(tiles, "choose", lambda *_: tiles.Tile(16, 16, 4, 1, 1))
+    value_dtype = torch.promote_types(dtype, torch.float32)
+    inputs = testing.make_inputs(2, 130, 20, 5, 1, "flat", node_bias=True).to(dtype, value_dtype)
+    (feature,), seed, mu, beta, state, (node_bias,) = inputs
+    rest = mu[0], beta[0], node_bias, "highest"
+    _, *saved = launch.walk_forward(feature, state, seed, *rest)
+    launch.walk_backward(seed, feature, state, seed, *saved, *rest, [True] * 6)
+    assert len({x.kernel for x in launches}) == (8 if dtype.itemsize > 2 else 7)
+    for kernel, arguments, specialisation, options in launches:
+        signature = {name: kind for name, (kind, _) in zip(kernel.arg_names, specialisation, strict=True)}
+        constants = {
+            (n,): arguments[name] for n, name in enumerate(signature) if signature[name] == "constexpr"
+        }
+        options = {name: value for name, value in options.items() if name not in signature}
+        triton.compile(ASTSource(kernel, signature, constants), target=SM_90, options=options)
 
 
 LAYOUTS = {
@@ -124,9 +156,7 @@ LAYOUTS = {
 @pytest.mark.parametrize("splits", [1, 3])
 @pytest.mark.parametrize("node_bias", [True, False])
 @pytest.mark.parametrize("wanted", [[True] * 6, [False, True] + [False] * 4])
-def test_one_compilation_for_all_sizes(
-    specialisations, monkeypatch, layout, dtype, splits, node_bias, wanted
-):
+def test_one_compilation_for_all_sizes(launches, monkeypatch, layout, dtype, splits, node_bias, wanted):
     """N, B and the alignment of tensors are no part of a specialisation, not even 1 or a multiple of 16."""
     monkeypatch.setattr(launch, "_splits", lambda *_: splits)
     wanted = [*wanted[:5], wanted[5] and node_bias]
@@ -147,9 +177,10 @@ def test_one_compilation_for_all_sizes(
         assert bool(state.data_ptr() % 16) == bool(offset)
         _, *saved = launch.walk_forward(feature, state, seed, *rest)
         launch.walk_backward(seed, feature, state, seed, *saved, *rest, wanted)
-    kernels = 4 + (dtype == torch.float32) + 2 * (splits > 1) + any(wanted[2:5])
-    assert len(specialisations) == kernels
-    assert {name: len(keys) for name, keys in specialisations.items()} == dict.fromkeys(specialisations, 1)
+    keys = {(x.kernel.fn.__name__, str(x.specialisation)) for x in launches}
+    kernels = {name for name, _ in keys}
+    assert len(kernels) == 4 + (dtype == torch.float32) + 2 * (splits > 1) + any(wanted[2:5])
+    assert len(keys) == len(kernels)
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
