@@ -220,7 +220,7 @@ def pack_backward_kernel(
     )  # fmt: skip
     i = block.to(tl.int64) * PACK + tl.arange(0, PACK)  # [PACK]
     size = blocks.to(tl.int64) * PACK
-    share = tl.load(beta) * tl.load(mu)
+    beta_mu = tl.load(beta) * tl.load(mu)
     grad += batch * grad_b
     state += batch * state_b
     z += batch * z_b
@@ -235,7 +235,7 @@ def pack_backward_kernel(
             y = load_classes(state, i, nodes, chunk, state_n, state_k, CLASSES, K)  # [PACK, K]
             y = _zero_if_masked(y, node_bias, batch, i, nodes, node_bias_b, node_bias_n, HAS_NODE_BIAS)
             largest_y = tl.maximum(largest_y, tl.max(finite_abs(y), axis=1))
-            a = share * load_classes(grad, i, nodes, chunk, grad_n, grad_k, CLASSES, K)  # [PACK, K]
+            a = beta_mu * load_classes(grad, i, nodes, chunk, grad_n, grad_k, CLASSES, K)  # [PACK, K]
             largest_a = tl.maximum(largest_a, tl.max(finite_abs(a), axis=1))
         # The sweep divides delta by 2^exponent_y, which must not overflow for a block of zeros.
         exponent_y = tl.maximum(ceil_log2(tl.max(largest_y, axis=0)), -30.0)
@@ -247,7 +247,7 @@ def pack_backward_kernel(
         y = load_classes(state, i, nodes, chunk, state_n, state_k, CLASSES, K)  # [PACK, K]
         y = _zero_if_masked(y, node_bias, batch, i, nodes, node_bias_b, node_bias_n, HAS_NODE_BIAS)
         _store_packed(Y, batch, chunk, size, i, y, exponent_y, nodes, False, K, K_CHUNKS, SCALED, TF32)
-        a = share * load_classes(grad, i, nodes, chunk, grad_n, grad_k, CLASSES, K)  # [PACK, K]
+        a = beta_mu * load_classes(grad, i, nodes, chunk, grad_n, grad_k, CLASSES, K)  # [PACK, K]
         a = _store_packed(A, batch, chunk, size, i, a, exponent_a, nodes, False, K, K_CHUNKS, SCALED, TF32)
         # delta takes the rounded a, as the sweep does, so that a_i . y_j - delta_i cancels where it should.
         z_i = load_classes(z, i, nodes, chunk, z_n, z_k, CLASSES, K)  # [PACK, K]
