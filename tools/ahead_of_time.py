@@ -1,12 +1,13 @@
-"""Compile the sweeps for a GPU that is not there, and read what came out.
+"""Compile the sweeps for any GPU, without one, and read registers, spills and instructions from the result.
 
-Registers, spills and shared memory come from the compiled object, instructions from its disassembly. Nothing
-here needs a device; TRITON_INTERPRET must not be set.
+Registers, spills and shared memory come from the compiled object, instructions from its disassembly. No
+device is needed; TRITON_INTERPRET must not be set.
 """
 
 import re
 import subprocess
 import tempfile
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,49 +23,53 @@ from difnet_kernels.triton.walk_forward import walk_forward_kernel
 
 KERNELS = {"walk_forward": walk_forward_kernel, "walk_backward": walk_backward_kernel}
 
-# Shared memory a program may use, bytes (CUDA C++ Programming Guide, compute capabilities; MI300 ISA).
+# Bytes of shared memory that a program may use (CUDA C++ Programming Guide, compute capabilities; MI300 ISA).
 SHARED_MEMORY = {
     "sm_80": 163 * 1024, "sm_86": 99 * 1024, "sm_89": 99 * 1024, "sm_90": 227 * 1024, "sm_100": 227 * 1024,
     "gfx942": 64 * 1024,
 }  # fmt: skip
 
-_MATRIX = re.compile(r"^(HGMMA|HMMA|QGMMA|UTC\w*MMA|DMMA)|^v_s?mfma|^v_mfma")
+_MATRIX_INSTRUCTION = re.compile(r"^(HGMMA|HMMA|QGMMA|UTC\w*MMA|DMMA)|^v_s?mfma|^v_mfma")
 _BINARIES = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
 
 @dataclass(frozen=True)
 class Compiled:
-    """One sweep compiled for one architecture. Instruction counts are per warp and tile."""
+    """One sweep compiled for one architecture."""
 
     architecture: str
-    registers: int
-    spills: int
-    shared: int
-    instructions: dict[str, int]  # opcode: count, in the loop over tiles
-    loop: tuple[str, ...]
+    registers: int  # per thread
+    spills: int  # bytes per thread; on AMD, registers
+    shared: int  # bytes per program
+    loop: tuple[str, ...]  # instructions of one pass of a warp through the loop over tiles
+
+    @property
+    def instructions(self) -> dict[str, int]:
+        """Opcodes of the loop with their counts, most frequent first."""
+        return dict(Counter(map(_opcode, self.loop)).most_common())
 
     def count(self, *prefixes: str) -> int:
-        """Instructions of the loop whose opcode starts with one of the prefixes."""
+        """Number of instructions in the loop whose opcode starts with one of the prefixes."""
         return sum(n for opcode, n in self.instructions.items() if opcode.startswith(prefixes))
 
     @property
     def matrix(self) -> int:
-        """Matrix instructions."""
-        return sum(n for opcode, n in self.instructions.items() if _MATRIX.match(opcode))
+        """Number of matrix instructions in the loop."""
+        return sum(n for opcode, n in self.instructions.items() if _MATRIX_INSTRUCTION.match(opcode))
 
     @property
     def exponentials(self) -> int:
-        """Exponentials."""
+        """Number of exponentials in the loop."""
         return self.count("MUFU.EX2", "v_exp_f32")
 
     @property
     def total(self) -> int:
-        """All instructions."""
-        return sum(self.instructions.values())
+        """Number of instructions in the loop."""
+        return len(self.loop)
 
 
 def target_of(architecture: str) -> GPUTarget:
-    """What Triton calls an architecture."""
+    """Triton's name of an architecture."""
     if architecture.startswith("gfx"):
         return GPUTarget("hip", architecture, 64)
     return GPUTarget("cuda", int(architecture[3:]), 32)
@@ -82,30 +87,30 @@ def compile_sweep(
     has_bias: bool = False,
     precision: str = "ieee",
 ) -> Compiled:
-    """One sweep with padded widths d and k (one chunk of each), as `launch` would ask for it."""
+    """One sweep with padded widths d and k, one chunk of each, specialised as `launch` specialises it."""
     function = KERNELS[kernel]
     scaled = dtype in (torch.bfloat16, torch.float16)
-    value = "*fp64" if dtype == torch.float64 else "*fp32"
-    element = {torch.bfloat16: "*bf16", torch.float16: "*fp16"}.get(dtype, value)
+    value_type = "*fp64" if dtype == torch.float64 else "*fp32"
+    feature_type = {torch.bfloat16: "*bf16", torch.float16: "*fp16"}.get(dtype, value_type)
     constants: dict[str, Any] = {
         "D": d, "D_CHUNKS": 1, "CLASSES": k - 1, "K": k, "K_CHUNKS": 1, "HAS_PENALTY": has_bias or not scaled,
         "SCALED": scaled, "SPLIT": split, "PRECISION": precision, "BLOCK_I": tile.block_i,
         "BLOCK_J": tile.block_j, "WIDTH": d, "CHUNKS": 1, "CENTRED": not scaled, "NEED_FEATURE": True,
         "NEED_STATE": True, "NEED_BIAS": has_bias, "state_k": 1, "seed_k": 1, "grad_k": 1,
     }  # fmt: skip
-    types = {"G": element, "grad_feature": element, "Y": "*fp16" if scaled else value}
-    types["A"] = types["Y"]
+    packed_type = "*fp16" if scaled else value_type
+    types = {"G": feature_type, "grad_feature": feature_type, "Y": packed_type, "A": packed_type}
     pointers = {
-        "penalty", "units", "state", "seed", "mu", "beta", "new_state", "z", "lse", "part", "part_top",
-        "delta", "exponents_y", "exponents_a", "centre", "grad", "grad_state", "grad_bias",
-        "part_feature", "part_state", "part_bias", *types,
+        "penalty", "units", "state", "seed", "mu", "beta", "new_state", "z", "lse", "delta",
+        "exponents_y", "exponents_a", "centre", "grad", "grad_state", "grad_bias",
+        "part_acc", "part_row_max", "part_feature", "part_state", "part_bias", *types,
     }  # fmt: skip
     signature, attributes = {}, {}
     for position, name in enumerate(function.arg_names):
         if name in constants:
             signature[name] = "constexpr"
         elif name in pointers:
-            signature[name] = types.get(name, value)
+            signature[name] = types.get(name, value_type)
             if not function.params[position].do_not_specialize_on_alignment:
                 attributes[(position,)] = [["tt.divisibility", 16]]
         else:
@@ -127,13 +132,8 @@ def _read_cubin(compiled: Any, architecture: str) -> Compiled:
     registers, stack, local = (
         int(re.search(rf"{name}:(\d+)", usage)[1]) for name in ("REG", "STACK", "LOCAL")  # type: ignore[index]
     )  # fmt: skip
-    lines = [
-        m
-        for m in (re.match(r"\s*(\.L_\w+):|\s+/\*[0-9a-f]+\*/\s+(.*?);", x) for x in listing.splitlines())
-        if m
-    ]
-    loop = _loop([(m[1], m[2]) for m in lines])
-    return Compiled(architecture, registers, stack + local, compiled.metadata.shared, _opcodes(loop), loop)
+    lines = re.findall(r"^[ \t]*(\.L_\w+):|^[ \t]+/\*[0-9a-f]+\*/\s+(.*?);", listing, flags=re.MULTILINE)
+    return Compiled(architecture, registers, stack + local, compiled.metadata.shared, _tile_loop(lines))
 
 
 def _run(tool: str, *arguments: str) -> str:
@@ -147,44 +147,35 @@ def _read_amdgcn(compiled: Any, architecture: str) -> Compiled:
     registers, spills = (
         int(re.search(rf"\.vgpr_{name}:\s+(\d+)", text)[1]) for name in ("count", "spill_count")  # type: ignore[index]
     )  # fmt: skip
-    lines = [
-        m for m in (re.match(r"(\.LBB\w+):|\s+([a-z]\w+.*?)(?:;|//|$)", x) for x in text.splitlines()) if m
-    ]
-    loop = _loop([(m[1], m[2]) for m in lines])
-    return Compiled(architecture, registers, spills, compiled.metadata.shared, _opcodes(loop), loop)
+    lines = re.findall(r"^(\.LBB\w+):|^[ \t]+([a-z]\w+.*?)(?:;|//|$)", text, flags=re.MULTILINE)
+    return Compiled(architecture, registers, spills, compiled.metadata.shared, _tile_loop(lines))
 
 
-def _loop(lines: list[tuple[str | None, str | None]]) -> tuple[str, ...]:
-    """The loop over tiles: the shortest loop with exponentials and, if there are any, matrix products."""
+def _tile_loop(lines: list[tuple[str, str]]) -> tuple[str, ...]:
+    """The instructions of the loop over tiles, from lines that are (label, "") or ("", instruction).
+
+    It is the shortest loop with exponentials and, if the kernel has any, matrix instructions. Other branches
+    back to its start, which wait again for a copy, come from beyond its end and span more.
+    """
     labels: dict[str, int] = {}
     loops = []
     for n, (label, instruction) in enumerate(lines):
         if label:
             labels[label] = n
-        elif instruction and re.search(r"\bBRA|s_c?branch", instruction):
+        elif re.search(r"\bBRA|s_c?branch", instruction):
             target = re.search(r"\.L\w+", instruction)
             if target and target[0] in labels:
-                body = tuple(i for _, i in lines[labels[target[0]] : n + 1] if i)
-                loops.append(body)
-    # Branches back from beyond the loop, to wait again for a copy, span more than the loop itself.
-    matrix = any(_MATRIX.match(_opcode(i)) for _, i in lines if i)
+                loops.append(tuple(i for _, i in lines[labels[target[0]] : n + 1] if i))
+    has_matrix = any(_MATRIX_INSTRUCTION.match(_opcode(i)) for _, i in lines if i)
 
-    def sweeps(body: tuple[str, ...]) -> bool:
+    def visits_tiles(body: tuple[str, ...]) -> bool:
         opcodes = [_opcode(i) for i in body]
         return any(o.startswith(("MUFU.EX2", "v_exp")) for o in opcodes) and (
-            not matrix or any(_MATRIX.match(o) for o in opcodes)
+            not has_matrix or any(_MATRIX_INSTRUCTION.match(o) for o in opcodes)
         )
 
-    return min(filter(sweeps, loops), key=len, default=())
+    return min(filter(visits_tiles, loops), key=len, default=())
 
 
 def _opcode(instruction: str) -> str:
     return re.sub(r"^@!?\w+\s+", "", instruction.strip()).split()[0]
-
-
-def _opcodes(loop: tuple[str, ...]) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for instruction in loop:
-        opcode = _opcode(instruction)
-        counts[opcode] = counts.get(opcode, 0) + 1
-    return dict(sorted(counts.items(), key=lambda item: -item[1]))

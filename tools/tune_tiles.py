@@ -1,13 +1,13 @@
-"""Measure tiles on the GPU at hand and write the best into the tile table, with the device and the date.
+"""Time tiles on the current GPU and write the best into the tile table, with the device and the date.
 
     python tools/tune_tiles.py                        # the widths of the network, every dtype
     python tools/tune_tiles.py --dtypes 16 --dry-run
 
-Candidates are those of the static report that compile for this GPU without spills; the best of its ranking
-are timed, forward and backward, at a batch that fills the GPU. An entry changes only where another tile is
-more than 2 % faster than the one in the table. A tile whose output or gradients are outside the error budget
-(difnet_kernels.testing) is dropped; the table's own must hold it too. The table is written after every entry,
-so that a run that is cut keeps what it found; after --minutes no other candidate is looked at.
+Candidates are those of the static report that compile for this GPU without spills. The best of its ranking
+are timed, forward and backward, at a batch that fills the GPU. A row changes only if another tile is more
+than 2 % faster than the one in the table. A tile whose output or gradients are outside the error budget
+(difnet_kernels.testing) is dropped; the table's own tile must be within it too. The table is written after
+every row, so that an interrupted run keeps what it found. After --minutes no other candidate is begun.
 """
 
 import argparse
@@ -27,25 +27,26 @@ from machine.timing import graphed, interleaved
 
 from difnet_kernels import cascaded_random_walk
 from difnet_kernels.testing import Inputs, measure_errors
-from difnet_kernels.triton import launch, tiles
+from difnet_kernels.triton import layout, tiles
 from difnet_kernels.triton.tiles import Key, Tile
 
+# torch.set_float32_matmul_precision by dtype class
 PRECISION = {"16": "highest", "tf32": "medium", "tf32x3": "high", "fp32": "highest"}
 
 
 def shortlist(
     kernel: str, dtype: str, d: int, k: int, architecture: str, length: int, deadline: float
 ) -> list[Tile]:
-    """The table's tile and the best others by the static report; without it (interpreter), the first few.
+    """The table's tile, and the best others of the static report that compile before the deadline.
 
-    Candidates that are not compiled before the deadline are left out.
+    In the interpreter, which has no static report, the others are the first candidates.
     """
     present = tiles.choose(kernel, dtype, d, k, architecture)
     if architecture == "interpreter":
         return [present, *CANDIDATES[: length - 1]]
     from ahead_of_time import SHARED_MEMORY, compile_sweep
 
-    torch_dtype, precision, factor = DTYPES[dtype]
+    torch_dtype, precision, _ = DTYPES[dtype]
     ranked = []
     for tile in CANDIDATES:
         if time.monotonic() > deadline:
@@ -56,27 +57,26 @@ def shortlist(
             print(f"  {tile} does not compile: {str(error).splitlines()[0][:80]}")
             continue
         if not c.spills and c.shared <= SHARED_MEMORY[architecture]:
-            x = cost(kernel, c, tile, d, k, dtype, factor)
+            x = cost(kernel, c, tile, d, k, dtype)
             ranked.append((x.bound, sum(x[:5]), tile._replace(resident=x.resident)))
     return [present, *(tile for *_, tile in sorted(ranked)[:length] if tile[:4] != present[:4])]
 
 
 @contextmanager
-def replaced(kernel: str, tile: Tile) -> Iterator[None]:
-    """One kernel's tile in place of the table's."""
-    chosen = tiles.choose
+def replaced(name: str, tile: Tile) -> Iterator[None]:
+    """Use one tile for the kernel of this name, in place of the table's."""
 
-    def choose(name: str, *key: object) -> Tile:
-        return tile if name == kernel else chosen(name, *key)
+    def choose(kernel: str, dtype: str, d: int, k: int, architecture: str) -> Tile:
+        return tile if kernel == name else choose_from_table(kernel, dtype, d, k, architecture)
 
-    tiles.choose = choose
+    choose_from_table, tiles.choose = tiles.choose, choose
     try:
         yield
     finally:
-        tiles.choose = chosen
+        tiles.choose = choose_from_table
 
 
-def faults(kernel: str, tile: Tile, inputs: Inputs) -> list[str]:
+def errors_over_budget(kernel: str, tile: Tile, inputs: Inputs) -> list[str]:
     """The output and the gradients that are outside the error budget with this tile."""
     with replaced(kernel, tile):
         errors = measure_errors(inputs, inputs.features[0].dtype, "triton", torch.float32)
@@ -84,56 +84,96 @@ def faults(kernel: str, tile: Tile, inputs: Inputs) -> list[str]:
 
 
 def time_tile(kernel: str, tile: Tile, inputs: Inputs, device: torch.device, seconds: float) -> float:
-    """Milliseconds of the forward, or of forward and backward, with one kernel's tile replaced."""
-    arguments = inputs[:4]  # features, seed, mu, beta
-    tensors = [*inputs.features, *inputs[1:4]]
+    """Milliseconds of the forward, or of forward and backward, with this tile for one kernel."""
+    features, seed, mu, beta, *_ = inputs
 
-    def forward() -> object:
+    def forward() -> torch.Tensor:
+        y = cascaded_random_walk(features, seed, mu, beta, backend="triton")
+        assert isinstance(y, torch.Tensor)
+        return y
+
+    def forward_only() -> object:
         with torch.no_grad():
-            return cascaded_random_walk(*arguments, backend="triton")
+            return forward()
 
-    def both() -> object:
-        y = cascaded_random_walk(*arguments, backend="triton")
-        return torch.autograd.grad(y, tensors, torch.ones_like(y))
+    def forward_and_backward() -> object:
+        y = forward()
+        return torch.autograd.grad(y, [*features, seed, mu, beta], torch.ones_like(y))
 
+    function = forward_only if kernel == "walk_forward" else forward_and_backward
     with replaced(kernel, tile):
-        function = forward if kernel == "walk_forward" else both
         return interleaved({"tile": graphed(function, device)}, seconds, device)["tile"].median
 
 
+def time_tiles(
+    kernel: str, candidates: list[Tile], inputs: Inputs, device: torch.device, seconds: float, deadline: float
+) -> dict[Tile, float]:
+    """Milliseconds of the candidates within the error budget. The first is timed even after the deadline."""
+    times: dict[Tile, float] = {}
+    for tile in candidates:
+        if tile != candidates[0] and time.monotonic() > deadline:
+            print(f"  {tile} is left out: no time is left")
+            continue
+        try:
+            over_budget = errors_over_budget(kernel, tile, inputs)
+            if over_budget:
+                print(f"  {tile} is dropped: {'; '.join(over_budget)}", flush=True)
+                continue
+            times[tile] = time_tile(kernel, tile, inputs, device, seconds)
+        except Exception as error:
+            print(f"  {tile} fails: {type(error).__name__}: {str(error).splitlines()[0][:80]}")
+            continue
+        print(f"  {tuple(tile)}: {times[tile]:.4f} ms", flush=True)
+    return times
+
+
 def write(changes: dict[Key, Tile], note: str) -> None:
-    """Replace the lines of these keys, all or none."""
+    """Replace the rows of these keys in the table, all or none.
+
+    The first row of an aliased architecture is written below the row that has served it so far.
+    """
     path = Path(tiles.__file__)
     text = path.read_text()
-    for (kernel, dtype, d, k, architecture), tile in changes.items():
-        prefix = f'    ("{kernel}", "{dtype}", {d}, {k}, "{architecture}"): '
-        line = f"{prefix}Tile({', '.join(map(str, tile))}),  # {note}"
-        text, count = re.subn(rf"^{re.escape(prefix)}.*$", lambda _, line=line: line, text, flags=re.M)
-        if count != 1:
-            raise SystemExit(f"{path}: expected one line for {prefix.strip()} found {count}; add it first")
+    for key, tile in changes.items():
+        new = f"{_row_of(key)}Tile({', '.join(map(str, tile))}),  # {note}"
+        present = re.findall(rf"^{re.escape(_row_of(key))}.*\n", text, flags=re.MULTILINE)
+        alias = tiles.alias(key)
+        if not present and alias != key:
+            present = re.findall(rf"^{re.escape(_row_of(alias))}.*\n", text, flags=re.MULTILINE)
+            new = f"{''.join(present)}{new}"
+        if len(present) != 1:
+            raise SystemExit(
+                f"{path}: expected one row {_row_of(key).strip()} found {len(present)}; add it first"
+            )
+        text = text.replace(present[0], f"{new}\n")
     with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".py", delete=False) as file:
         file.write(text)
     os.chmod(file.name, path.stat().st_mode)
     os.replace(file.name, path)
 
 
+def _row_of(key: Key) -> str:
+    """How the row of a key begins."""
+    kernel, dtype, d, k, architecture = key
+    return f'    ("{kernel}", "{dtype}", {d}, {k}, "{architecture}"): '
+
+
 def main() -> int:
-    """Tune, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--dtypes", nargs="+", choices=PRECISION, default=list(PRECISION))
     parser.add_argument("--kernels", nargs="+", default=["walk_forward", "walk_backward"])
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--nodes", type=int, default=1681)
-    parser.add_argument("--length", type=int, default=4, help="candidates to time beside the present one")
+    parser.add_argument("--length", type=int, default=4, help="candidates to time beside the table's")
     parser.add_argument("--seconds", type=float, default=0.05)
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="no candidate is begun after")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no candidate after these")
     parser.add_argument("--dry-run", action="store_true", help="do not write the table")
     options = parser.parse_args()
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    architecture = launch.architecture_of(device)
+    architecture = layout.architecture_of(device)
     if architecture not in (*tiles.ARCHITECTURES, "interpreter"):
-        raise SystemExit(f"{architecture} has no entries in {tiles.__file__}; add them first")
+        raise SystemExit(f"{architecture} has no rows in {tiles.__file__}; add them first")
     name = torch.cuda.get_device_name() if device.type == "cuda" else "interpreter"
     case = Case("tuning", options.batch, options.nodes, 1, 21)
     deadline = time.monotonic() + 60 * options.minutes
@@ -143,27 +183,14 @@ def main() -> int:
         inputs = case.inputs("pooled", DTYPES[dtype][0], device)
         for tensor in (*inputs.features, *inputs[1:4]):
             tensor.requires_grad_()
-        at = launch.layout_of(inputs.features[0], case.classes, False)
+        at = layout.layout_of(inputs.features[0], case.classes, False, PRECISION[dtype])
         for kernel in options.kernels:
             if time.monotonic() > deadline:
                 left_out.append(f"{kernel} {dtype}")
                 continue
             present, *others = shortlist(kernel, at.dtype, at.d, at.k, architecture, options.length, deadline)
-            times = {}
-            for tile in (present, *others):
-                if tile != present and time.monotonic() > deadline:
-                    print(f"  {tile} is left out after --minutes {options.minutes:g}")
-                    continue
-                try:
-                    wrong = faults(kernel, tile, inputs)
-                    if wrong:
-                        print(f"  {tile} is dropped: {'; '.join(wrong)}", flush=True)
-                        continue
-                    times[tile] = time_tile(kernel, tile, inputs, device, options.seconds)
-                except Exception as error:
-                    print(f"  {tile}: {type(error).__name__}: {str(error).splitlines()[0][:80]}")
-                    continue
-                print(f"  {kernel} {dtype} {at.d} {at.k} {tuple(tile)}: {times[tile]:.4f} ms", flush=True)
+            print(f"{kernel} {dtype} {at.d} {at.k}")
+            times = time_tiles(kernel, [present, *others], inputs, device, options.seconds, deadline)
             if present not in times:
                 return 1
             best = min(times, key=times.__getitem__)

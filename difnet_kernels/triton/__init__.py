@@ -1,10 +1,10 @@
 """The walk as fused Triton kernels, for NVIDIA and AMD GPUs.
 
-`launch` is the way in; it is imported at the first call, and Triton with it. One walk forward is
+`launch` holds the operators; it is imported at their first call, and Triton with it. One walk forward is
 
-    pack.py           features, bias and state in the layout and dtype of the matrix units, padded
-    walk_forward.py   a sweep over the columns for every block of rows, the update of the state at its end
+    pack.py           features, bias and state are written in the layout and dtype of the matrix units, padded
+    walk_forward.py   a sweep over the columns for every block of rows, which ends with the new state
 
-and one backward the same with `walk_backward.py`. Block sizes live in `tiles.py` and nowhere else. What each
-file keeps to, and the numbers behind it, is in docs/triton.md.
+and one walk backward is the same with `walk_backward.py`. `layout.py` decides sizes and arithmetic, and
+`tiles.py` holds all tile sizes. docs/triton.md gives the decisions and their numbers.
 """

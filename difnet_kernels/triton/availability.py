@@ -1,4 +1,4 @@
-"""Whether the kernels can run here. Nothing of Triton is imported before it is asked."""
+"""Whether the kernels can run here. Triton is not imported before `missing` is called."""
 
 import os
 from functools import cache
@@ -10,14 +10,14 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 @cache
 def missing() -> str | None:
-    """Why the kernels cannot run here, or None if they can; tried once, by compiling a small kernel."""
+    """Why the kernels cannot run here, or None if they can. A small kernel is compiled once to find out."""
     if not INTERPRETED and not torch.cuda.is_available():
         return (
             "torch.cuda.is_available() is False: no GPU, no driver, or a build of torch without CUDA or ROCm"
         )
     try:
         import triton  # noqa: F401
-    except Exception as error:  # a broken installation raises what it likes
+    except Exception as error:  # a broken installation can raise anything
         return f"Triton cannot be imported: {_summary(error)}; pip install triton"
     if INTERPRETED:
         return None

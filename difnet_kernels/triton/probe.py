@@ -1,4 +1,4 @@
-"""The smallest of kernels, compiled to learn whether Triton can compile here."""
+"""A minimal kernel that shows whether Triton can compile here."""
 
 import torch
 import triton
@@ -11,5 +11,9 @@ def _store_one(pointer):
 
 
 def compile_something() -> None:
-    """Compiles for the current device without launching; raises what Triton raises."""
+    """Compiles a kernel for the current device without launching it.
+
+    Raises:
+        Exception: of whatever type Triton raises.
+    """
     _store_one.warmup(torch.float32, grid=(1,))

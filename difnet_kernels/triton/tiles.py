@@ -1,28 +1,30 @@
-"""Block sizes, the only place where they are. Number of nodes and batch are no keys: they vary by call.
+"""Tile sizes, which are kept nowhere else.
 
-Keys are kernel, dtype class, D, K and architecture, where D and K are padded widths of features and states
-(pack.py) and the dtype class is "16" (bfloat16, float16), "tf32", "tf32x3", "fp32" or "fp64". Widths between
-the entries take the next larger one. Entries without a device and a date come from the static cost report
-(tools/aot_report.py --candidates); tools/tune_tiles.py replaces them by measured ones.
+Keys are kernel, dtype class, D, K and architecture. D and K are padded widths of features and states
+(pack.py); the dtype class is "16" (bfloat16, float16), "tf32", "tf32x3", "fp32" or "fp64". Widths between
+those of two rows take the next larger row. The number of nodes and the batch are no keys: they vary by call.
+
+Rows without a device and a date come from the static cost report (tools/aot_report.py --candidates).
+tools/tune_tiles.py replaces them by measured ones.
 """
 
 from typing import NamedTuple
 
 
 class Tile(NamedTuple):
-    """Rows a program owns, columns of a tile, warps, pipeline stages, programs that fit a multiprocessor."""
+    """How one sweep is cut and compiled."""
 
-    block_i: int
-    block_j: int
+    block_i: int  # rows of a program
+    block_j: int  # columns of a tile
     num_warps: int
-    num_stages: int
-    resident: int
+    num_stages: int  # of the pipeline
+    resident: int  # programs that fit a multiprocessor at once
 
 
 Key = tuple[str, str, int, int, str]
 
 ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "gfx942")
-# Widths (D, K) with entries, by dtype class. The last is the widest chunk: wider features and states are cut.
+# Widths (D, K) with rows, by dtype class. The last is the widest chunk: wider features and states are cut.
 WIDTHS = {
     "16": ((64, 32), (64, 64), (128, 128)),
     "tf32": ((64, 32), (64, 64)),
@@ -31,7 +33,9 @@ WIDTHS = {
     "fp64": ((64, 64),),
 }
 
-# A GPU that the table does not know has the entries of one with less shared memory and no wgmma.
+# Architectures whose rows are those of another one until they have their own.
+ALIASES = {"sm_89": "sm_86"}
+# A GPU that the table does not know has the rows of one with less shared memory and no wgmma.
 _FALLBACK = {"sm": "sm_86", "gfx": "gfx942"}
 
 # fmt: off
@@ -45,7 +49,6 @@ _TABLE: dict[Key, Tile] = {
     ("walk_forward", "tf32x3", 64, 64, "sm_80"): Tile(32, 32, 4, 2, 3),
     ("walk_forward", "fp32", 64, 32, "sm_80"): Tile(64, 32, 8, 2, 2),
     ("walk_forward", "fp32", 64, 64, "sm_80"): Tile(64, 32, 8, 2, 1),
-    ("walk_forward", "fp64", 64, 64, "sm_80"): Tile(16, 16, 4, 1, 1),
     ("walk_backward", "16", 64, 32, "sm_80"): Tile(128, 32, 8, 2, 1),
     ("walk_backward", "16", 64, 64, "sm_80"): Tile(128, 32, 8, 2, 1),
     ("walk_backward", "16", 128, 128, "sm_80"): Tile(64, 32, 8, 2, 1),
@@ -55,7 +58,6 @@ _TABLE: dict[Key, Tile] = {
     ("walk_backward", "tf32x3", 64, 64, "sm_80"): Tile(16, 32, 4, 1, 2),
     ("walk_backward", "fp32", 64, 32, "sm_80"): Tile(32, 32, 8, 2, 3),
     ("walk_backward", "fp32", 64, 64, "sm_80"): Tile(32, 32, 8, 2, 3),
-    ("walk_backward", "fp64", 64, 64, "sm_80"): Tile(16, 16, 4, 1, 1),
     ("walk_forward", "16", 64, 32, "sm_86"): Tile(128, 64, 8, 2, 1),
     ("walk_forward", "16", 64, 64, "sm_86"): Tile(128, 64, 8, 2, 1),
     ("walk_forward", "16", 128, 128, "sm_86"): Tile(64, 32, 8, 2, 1),
@@ -65,7 +67,6 @@ _TABLE: dict[Key, Tile] = {
     ("walk_forward", "tf32x3", 64, 64, "sm_86"): Tile(32, 32, 4, 2, 2),
     ("walk_forward", "fp32", 64, 32, "sm_86"): Tile(64, 32, 8, 2, 2),
     ("walk_forward", "fp32", 64, 64, "sm_86"): Tile(64, 32, 8, 2, 2),
-    ("walk_forward", "fp64", 64, 64, "sm_86"): Tile(16, 16, 4, 1, 1),
     ("walk_backward", "16", 64, 32, "sm_86"): Tile(128, 32, 8, 2, 1),
     ("walk_backward", "16", 64, 64, "sm_86"): Tile(128, 32, 8, 2, 1),
     ("walk_backward", "16", 128, 128, "sm_86"): Tile(64, 32, 8, 2, 1),
@@ -75,27 +76,6 @@ _TABLE: dict[Key, Tile] = {
     ("walk_backward", "tf32x3", 64, 64, "sm_86"): Tile(16, 32, 4, 1, 2),
     ("walk_backward", "fp32", 64, 32, "sm_86"): Tile(32, 32, 8, 2, 1),
     ("walk_backward", "fp32", 64, 64, "sm_86"): Tile(32, 32, 8, 2, 1),
-    ("walk_backward", "fp64", 64, 64, "sm_86"): Tile(16, 16, 4, 1, 1),
-    ("walk_forward", "16", 64, 32, "sm_89"): Tile(128, 64, 8, 2, 1),
-    ("walk_forward", "16", 64, 64, "sm_89"): Tile(128, 64, 8, 2, 1),
-    ("walk_forward", "16", 128, 128, "sm_89"): Tile(64, 32, 8, 2, 1),
-    ("walk_forward", "tf32", 64, 32, "sm_89"): Tile(32, 32, 4, 2, 4),
-    ("walk_forward", "tf32x3", 64, 32, "sm_89"): Tile(32, 32, 4, 2, 2),
-    ("walk_forward", "tf32", 64, 64, "sm_89"): Tile(32, 32, 4, 2, 3),
-    ("walk_forward", "tf32x3", 64, 64, "sm_89"): Tile(32, 32, 4, 2, 2),
-    ("walk_forward", "fp32", 64, 32, "sm_89"): Tile(64, 32, 8, 2, 2),
-    ("walk_forward", "fp32", 64, 64, "sm_89"): Tile(64, 32, 8, 2, 2),
-    ("walk_forward", "fp64", 64, 64, "sm_89"): Tile(16, 16, 4, 1, 1),
-    ("walk_backward", "16", 64, 32, "sm_89"): Tile(128, 32, 8, 2, 1),
-    ("walk_backward", "16", 64, 64, "sm_89"): Tile(128, 32, 8, 2, 1),
-    ("walk_backward", "16", 128, 128, "sm_89"): Tile(64, 32, 8, 2, 1),
-    ("walk_backward", "tf32", 64, 32, "sm_89"): Tile(32, 32, 8, 2, 1),
-    ("walk_backward", "tf32x3", 64, 32, "sm_89"): Tile(32, 32, 8, 2, 1),
-    ("walk_backward", "tf32", 64, 64, "sm_89"): Tile(16, 32, 4, 1, 2),
-    ("walk_backward", "tf32x3", 64, 64, "sm_89"): Tile(16, 32, 4, 1, 2),
-    ("walk_backward", "fp32", 64, 32, "sm_89"): Tile(32, 32, 8, 2, 1),
-    ("walk_backward", "fp32", 64, 64, "sm_89"): Tile(32, 32, 8, 2, 1),
-    ("walk_backward", "fp64", 64, 64, "sm_89"): Tile(16, 16, 4, 1, 1),
     ("walk_forward", "16", 64, 32, "sm_90"): Tile(128, 64, 8, 3, 2),
     ("walk_forward", "16", 64, 64, "sm_90"): Tile(128, 128, 8, 2, 1),
     ("walk_forward", "16", 128, 128, "sm_90"): Tile(64, 64, 4, 2, 2),
@@ -105,7 +85,6 @@ _TABLE: dict[Key, Tile] = {
     ("walk_forward", "tf32x3", 64, 64, "sm_90"): Tile(128, 64, 8, 2, 1),
     ("walk_forward", "fp32", 64, 32, "sm_90"): Tile(64, 32, 8, 2, 2),
     ("walk_forward", "fp32", 64, 64, "sm_90"): Tile(64, 64, 8, 2, 1),
-    ("walk_forward", "fp64", 64, 64, "sm_90"): Tile(16, 16, 4, 1, 1),
     ("walk_backward", "16", 64, 32, "sm_90"): Tile(128, 64, 8, 3, 1),
     ("walk_backward", "16", 64, 64, "sm_90"): Tile(128, 64, 8, 2, 1),
     ("walk_backward", "16", 128, 128, "sm_90"): Tile(128, 32, 8, 2, 1),
@@ -115,7 +94,6 @@ _TABLE: dict[Key, Tile] = {
     ("walk_backward", "tf32x3", 64, 64, "sm_90"): Tile(32, 32, 8, 2, 1),
     ("walk_backward", "fp32", 64, 32, "sm_90"): Tile(32, 32, 4, 2, 3),
     ("walk_backward", "fp32", 64, 64, "sm_90"): Tile(32, 32, 4, 2, 3),
-    ("walk_backward", "fp64", 64, 64, "sm_90"): Tile(16, 16, 4, 1, 1),
     ("walk_forward", "16", 64, 32, "sm_100"): Tile(128, 64, 8, 2, 2),
     ("walk_forward", "16", 64, 64, "sm_100"): Tile(64, 64, 8, 2, 2),
     ("walk_forward", "16", 128, 128, "sm_100"): Tile(32, 64, 8, 2, 2),
@@ -125,7 +103,6 @@ _TABLE: dict[Key, Tile] = {
     ("walk_forward", "tf32x3", 64, 64, "sm_100"): Tile(32, 32, 4, 2, 3),
     ("walk_forward", "fp32", 64, 32, "sm_100"): Tile(64, 32, 8, 2, 2),
     ("walk_forward", "fp32", 64, 64, "sm_100"): Tile(64, 32, 8, 2, 2),
-    ("walk_forward", "fp64", 64, 64, "sm_100"): Tile(16, 16, 4, 1, 1),
     ("walk_backward", "16", 64, 32, "sm_100"): Tile(128, 64, 8, 2, 1),
     ("walk_backward", "16", 64, 64, "sm_100"): Tile(128, 64, 8, 2, 1),
     ("walk_backward", "16", 128, 128, "sm_100"): Tile(128, 32, 8, 2, 1),
@@ -135,7 +112,6 @@ _TABLE: dict[Key, Tile] = {
     ("walk_backward", "tf32x3", 64, 64, "sm_100"): Tile(16, 32, 4, 1, 2),
     ("walk_backward", "fp32", 64, 32, "sm_100"): Tile(32, 32, 8, 2, 3),
     ("walk_backward", "fp32", 64, 64, "sm_100"): Tile(32, 32, 8, 2, 3),
-    ("walk_backward", "fp64", 64, 64, "sm_100"): Tile(16, 16, 4, 1, 1),
     ("walk_forward", "16", 64, 32, "gfx942"): Tile(128, 64, 8, 2, 1),
     ("walk_forward", "16", 64, 64, "gfx942"): Tile(128, 64, 8, 2, 2),
     ("walk_forward", "16", 128, 128, "gfx942"): Tile(64, 32, 8, 2, 2),
@@ -143,7 +119,6 @@ _TABLE: dict[Key, Tile] = {
     ("walk_forward", "tf32", 64, 64, "gfx942"): Tile(32, 32, 4, 2, 2),
     ("walk_forward", "fp32", 64, 32, "gfx942"): Tile(64, 32, 8, 2, 2),
     ("walk_forward", "fp32", 64, 64, "gfx942"): Tile(64, 32, 8, 2, 1),
-    ("walk_forward", "fp64", 64, 64, "gfx942"): Tile(16, 16, 4, 1, 1),
     ("walk_backward", "16", 64, 32, "gfx942"): Tile(32, 32, 4, 2, 2),
     ("walk_backward", "16", 64, 64, "gfx942"): Tile(64, 32, 8, 2, 1),
     ("walk_backward", "16", 128, 128, "gfx942"): Tile(32, 32, 4, 2, 1),
@@ -151,29 +126,39 @@ _TABLE: dict[Key, Tile] = {
     ("walk_backward", "tf32", 64, 64, "gfx942"): Tile(32, 32, 4, 1, 1),
     ("walk_backward", "fp32", 64, 32, "gfx942"): Tile(32, 32, 4, 1, 1),
     ("walk_backward", "fp32", 64, 64, "gfx942"): Tile(32, 32, 4, 1, 1),
-    ("walk_backward", "fp64", 64, 64, "gfx942"): Tile(16, 16, 4, 1, 1),
 }
 # fmt: on
 
-TILES_PER_SPLIT = 4  # the fewest worth a program
-
+# Triton uses no matrix units for float64, and its speed was not optimised: one tile serves every case.
+_FLOAT64 = Tile(16, 16, 4, 1, 1)
 # In the interpreter every operation on a tile costs the same, so tiles are large.
 _INTERPRETED = Tile(64, 64, 4, 1, 1)
 
+TILES_PER_SPLIT = 4  # fewer are not worth a program of their own
+
 
 def key(kernel: str, dtype: str, d: int, k: int, architecture: str) -> Key:
-    """The key of the entry that serves these widths."""
+    """The key of the row that serves these widths."""
     if architecture not in ARCHITECTURES:
         architecture = _FALLBACK["gfx" if architecture.startswith("gfx") else "sm"]
-    wide = next(w for w in WIDTHS[dtype] if w[0] >= d and w[1] >= k)
-    return kernel, dtype, *wide, architecture
+    d, k = next(width for width in WIDTHS[dtype] if width[0] >= d and width[1] >= k)
+    return kernel, dtype, d, k, architecture
+
+
+def alias(row: Key) -> Key:
+    """The key of the row that serves an architecture which has no row of its own."""
+    kernel, dtype, d, k, architecture = row
+    return kernel, dtype, d, k, ALIASES.get(architecture, architecture)
 
 
 def choose(kernel: str, dtype: str, d: int, k: int, architecture: str) -> Tile:
     """The tile of a kernel for these padded widths on this architecture."""
     if architecture == "interpreter":
         return _INTERPRETED
-    return _TABLE[key(kernel, dtype, d, k, architecture)]
+    if dtype == "fp64":
+        return _FLOAT64
+    row = key(kernel, dtype, d, k, architecture)
+    return _TABLE.get(row) or _TABLE[alias(row)]
 
 
 def splits(programs: int, tile_count: int, slots: int) -> int:
@@ -182,5 +167,8 @@ def splits(programs: int, tile_count: int, slots: int) -> int:
 
 
 def entries(architecture: str) -> dict[Key, Tile]:
-    """The entries of one architecture."""
-    return {entry: tile for entry, tile in _TABLE.items() if entry[-1] == architecture}
+    """Every key of one architecture with its tile."""
+    rows = [row for row in _TABLE if row[-1] == ALIASES.get(architecture, architecture)]
+    rows += [(kernel, "fp64", *WIDTHS["fp64"][0], "") for kernel in ("walk_forward", "walk_backward")]
+    keys = [(kernel, dtype, d, k, architecture) for kernel, dtype, d, k, _ in rows]
+    return {key: choose(*key) for key in keys}

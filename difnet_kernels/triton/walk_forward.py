@@ -1,15 +1,17 @@
 r"""One walk forward: z = P y and the update of the state, in one sweep over the columns per block of rows.
 
-    p_ij = exp(g_i . g_j - h_j - top_i)     acc_i = sum_j p_ij [y_j, 1]     z_i = acc_i / acc_i[last]
+    p_ij = exp(g_i . g_j - h_j - max_i)    acc_i = sum_j p_ij [y_j, 1]    z_i = acc_i / acc_i[last]
     y'   = beta (mu z + (1 - mu) s) + (1 - beta) y
 
-with top_i the running maximum of the row (online softmax). The last column of the packed state holds ones,
-so the row sum comes out of the same product with the same rounding of P, and a constant state stays constant.
-Differences come before all else, and are not multiplied before they are taken: so no compiler can fuse them,
-the largest weight is exactly 1, and the backward, which takes the same ones, meets the same weights.
-16-bit states come divided by powers of two, one per block of nodes (pack.py); the ones do not.
-Where blocks of rows cannot fill the GPU the columns are split over programs, and a second kernel adds the
-parts.
+with max_i the running maximum of the row (online softmax). The last column of the packed state holds ones, so
+the row sum comes out of the same product with the same rounding of P, and a constant state stays constant.
+
+Exponents are differences that are taken before anything is multiplied. The backward takes the same
+differences in the same order and finds the same weights.
+
+16-bit states come divided by powers of two, one per block of nodes (pack.py); the column of ones does not.
+Where blocks of rows cannot fill the GPU, the columns are split over programs, and a second kernel combines
+their results.
 """
 
 import triton
@@ -17,34 +19,38 @@ import triton.language as tl
 
 from difnet_kernels.triton.primitives import (
     LN2,
-    LOG2E,
     PACK,
     add_dot,
+    chunked_product,
+    class_columns,
     dot,
-    inverse_power,
     lerp,
+    load_classes,
     load_tile,
-    product,
+    online_softmax_step,
+    reciprocal_of_power,
     rounded,
+    split_program_id,
 )  # fmt: skip
 
 
 @triton.jit(
-    do_not_specialize=["nodes", "blocks", "row_blocks", "splits", "state_b", "state_n", "seed_b", "seed_n"],
-    do_not_specialize_on_alignment=["state", "seed", "mu", "beta", "state_k", "seed_k"],
+    do_not_specialize=["state_b", "state_n", "seed_b", "seed_n", "nodes", "blocks", "row_blocks", "splits"],
+    do_not_specialize_on_alignment=["state", "state_k", "seed", "seed_k", "mu", "beta"],
 )
 def walk_forward_kernel(
-    G, Y, penalty, units, state, seed, mu, beta, new_state, z, lse, part, part_top,
-    nodes, blocks, row_blocks, splits, state_b, state_n, state_k, seed_b, seed_n, seed_k,
+    G, Y, penalty, units,
+    state, state_b, state_n, state_k,
+    seed, seed_b, seed_n, seed_k,
+    mu, beta, new_state, z, lse, part_acc, part_row_max,
+    nodes, blocks, row_blocks, splits,
     D: tl.constexpr, D_CHUNKS: tl.constexpr, CLASSES: tl.constexpr, K: tl.constexpr, K_CHUNKS: tl.constexpr,
     HAS_PENALTY: tl.constexpr, SCALED: tl.constexpr, SPLIT: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_I: tl.constexpr, BLOCK_J: tl.constexpr,
 ):  # fmt: skip
-    """The sweep. Grid: B x row_blocks x K_CHUNKS x splits, the last fastest."""
-    pid = tl.program_id(0)
-    split, pid = pid % splits, pid // splits
-    chunk, pid = pid % K_CHUNKS, pid // K_CHUNKS
-    rows, batch = (pid % row_blocks) * BLOCK_I, (pid // row_blocks).to(tl.int64)
+    """The sweep. Grid: B x row_blocks x K_CHUNKS x splits."""
+    batch, row_block, chunk, split = split_program_id(row_blocks, K_CHUNKS, splits)
+    rows = row_block * BLOCK_I
     size = blocks * PACK
     size_64 = size.to(tl.int64)
     G += batch * size_64 * (D_CHUNKS * D)
@@ -52,107 +58,102 @@ def walk_forward_kernel(
     penalty += batch * size_64
     units += batch * blocks
 
-    g_i = load_tile(G, rows, D, BLOCK_I)
-    top = tl.full((BLOCK_I,), -float("inf"), penalty.dtype.element_ty)
-    acc = tl.zeros((BLOCK_I, K), penalty.dtype.element_ty)
+    g_i = load_tile(G, rows, D, BLOCK_I)  # [BLOCK_I, D]
+    row_max = tl.full((BLOCK_I,), -float("inf"), penalty.dtype.element_ty)  # [BLOCK_I]
+    acc = tl.zeros((BLOCK_I, K), penalty.dtype.element_ty)  # [BLOCK_I, K]
     if SCALED:
-        unit, ones = 1.0, tl.arange(0, K) == K - 1
+        unit, is_ones = 1.0, tl.arange(0, K) == K - 1  # [], [K]
 
     tiles = size // BLOCK_J
     for tile in range(split * tiles // splits, (split + 1) * tiles // splits):
         columns = tile * BLOCK_J
         if D_CHUNKS == 1:
-            # (BLOCK_I, BLOCK_J)
-            s = dot(g_i, tl.trans(load_tile(G, columns, D, BLOCK_J)), PRECISION)
+            g_j = load_tile(G, columns, D, BLOCK_J)  # [BLOCK_J, D]
+            s = dot(g_i, tl.trans(g_j), PRECISION)  # [BLOCK_I, BLOCK_J]
         else:
-            s = product(G, rows, G, columns, size, D, D_CHUNKS, BLOCK_I, BLOCK_J, PRECISION)
+            s = chunked_product(G, rows, G, columns, size, D, D_CHUNKS, BLOCK_I, BLOCK_J, PRECISION)
         if HAS_PENALTY:
-            s -= tl.load(penalty + columns + tl.arange(0, BLOCK_J))[None, :]
-        new_top = tl.maximum(top, tl.max(s, axis=1))
-        shift = _finite(new_top)
-        p = tl.exp2((s - shift[:, None]) * LOG2E)
-        alpha = tl.exp2((top - shift) * LOG2E)
-        y_j = load_tile(Y, columns, K, BLOCK_J)
+            s -= tl.load(penalty + columns + tl.arange(0, BLOCK_J))[None, :]  # (12)
+        p, rescale, row_max = online_softmax_step(s, row_max)  # (2) [BLOCK_I, BLOCK_J], [BLOCK_I], [BLOCK_I]
+        y_j = load_tile(Y, columns, K, BLOCK_J)  # [BLOCK_J, K]
         if SCALED:
-            # The sums of the states are kept in the unit of the block at hand, the row sum in its own.
+            # Sums of states are kept in the unit of the current block, row sums in units of one. The change
+            # of unit joins the factor of the new maximum. As a factor of p, the power of a block of large
+            # states would push the weights of other blocks below float16 and out of the row sum.
             unit_j = tl.load(units + columns // PACK)
-            acc *= alpha[:, None] * tl.where(ones, 1.0, unit * inverse_power(unit_j))[None, :]
+            to_unit_j = tl.where(is_ones, 1.0, unit * reciprocal_of_power(unit_j))  # [K]
+            acc *= rescale[:, None] * to_unit_j[None, :]
             unit = unit_j
         else:
-            acc *= alpha[:, None]
-        acc = add_dot(acc, rounded(p, y_j.dtype, PRECISION), y_j, PRECISION)
-        top = new_top
+            acc *= rescale[:, None]
+        acc = add_dot(acc, rounded(p, y_j.dtype, PRECISION), y_j, PRECISION)  # (3)
     if SCALED:
-        acc *= tl.where(ones, 1.0, unit)[None, :]
+        acc *= tl.where(is_ones, 1.0, unit)[None, :]
 
-    i = rows.to(tl.int64) + tl.arange(0, BLOCK_I)
+    i = rows.to(tl.int64) + tl.arange(0, BLOCK_I)  # [BLOCK_I]
     if SPLIT:
-        cell = ((batch * K_CHUNKS + chunk) * splits + split) * size_64 + i
-        tl.store(part_top + cell, top)
-        tl.store(part + cell[:, None] * K + tl.arange(0, K)[None, :], acc)
+        cell = ((batch * K_CHUNKS + chunk) * splits + split) * size_64 + i  # [BLOCK_I]
+        tl.store(part_row_max + cell, row_max)
+        tl.store(part_acc + cell[:, None] * K + tl.arange(0, K)[None, :], acc)
     else:
-        _finish(
-            acc, top, i, batch, chunk, state, seed, mu, beta, new_state, z, lse,
-            nodes, state_b, state_n, state_k, seed_b, seed_n, seed_k, CLASSES, K,
+        _store_results(
+            acc, row_max, i, batch, chunk, nodes,
+            state, state_b, state_n, state_k, seed, seed_b, seed_n, seed_k,
+            mu, beta, new_state, z, lse, CLASSES, K,
         )  # fmt: skip
 
 
 @triton.jit(
-    do_not_specialize=["nodes", "blocks", "splits", "state_b", "state_n", "seed_b", "seed_n"],
-    do_not_specialize_on_alignment=["state", "seed", "mu", "beta", "state_k", "seed_k"],
+    do_not_specialize=["state_b", "state_n", "seed_b", "seed_n", "nodes", "blocks", "splits"],
+    do_not_specialize_on_alignment=["state", "state_k", "seed", "seed_k", "mu", "beta"],
 )
 def combine_forward_kernel(
-    state, seed, mu, beta, new_state, z, lse, part, part_top,
-    nodes, blocks, splits, state_b, state_n, state_k, seed_b, seed_n, seed_k,
+    state, state_b, state_n, state_k,
+    seed, seed_b, seed_n, seed_k,
+    mu, beta, new_state, z, lse, part_acc, part_row_max,
+    nodes, blocks, splits,
     CLASSES: tl.constexpr, K: tl.constexpr, K_CHUNKS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Adds the parts of a split sweep in their order. Grid: B x K_CHUNKS x NP / BLOCK, the last fastest."""
-    row_blocks = blocks * (PACK // BLOCK)
-    pid = tl.program_id(0)
-    i, pid = (pid % row_blocks).to(tl.int64) * BLOCK + tl.arange(0, BLOCK), pid // row_blocks
-    chunk, batch = pid % K_CHUNKS, (pid // K_CHUNKS).to(tl.int64)
+    """Combines the sums of a split sweep, in the order of the splits. Grid: B x NP / BLOCK x K_CHUNKS."""
+    batch, row_block, chunk, _ = split_program_id(blocks * (PACK // BLOCK), K_CHUNKS, 1)
+    i = row_block.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)  # [BLOCK]
     size = blocks.to(tl.int64) * PACK
-    cell = (batch * K_CHUNKS + chunk) * splits * size + i
+    cell = (batch * K_CHUNKS + chunk) * splits * size + i  # [BLOCK]
 
-    top = tl.full((BLOCK,), -float("inf"), part.dtype.element_ty)
-    acc = tl.zeros((BLOCK, K), part.dtype.element_ty)
+    row_max = tl.full((BLOCK,), -float("inf"), part_acc.dtype.element_ty)  # [BLOCK]
+    acc = tl.zeros((BLOCK, K), part_acc.dtype.element_ty)  # [BLOCK, K]
     for _ in range(splits):
-        top_s = tl.load(part_top + cell)
-        acc_s = tl.load(part + cell[:, None] * K + tl.arange(0, K)[None, :])
-        new_top = tl.maximum(top, top_s)
-        shift = _finite(new_top)
-        old, new = tl.exp2((top - shift) * LOG2E), tl.exp2((top_s - shift) * LOG2E)
-        acc = acc * old[:, None] + acc_s * new[:, None]
-        top = new_top
+        # The maximum of a split stands for its scores. Its sums have units of one, so that 16-bit states need
+        # no change of unit here.
+        part_max = tl.load(part_row_max + cell)[:, None]  # [BLOCK, 1]
+        part = tl.load(part_acc + cell[:, None] * K + tl.arange(0, K)[None, :])  # [BLOCK, K]
+        weight, rescale, row_max = online_softmax_step(part_max, row_max)  # [BLOCK, 1], [BLOCK], [BLOCK]
+        acc = acc * rescale[:, None] + part * weight
         cell += size
-    _finish(
-        acc, top, i, batch, chunk, state, seed, mu, beta, new_state, z, lse,
-        nodes, state_b, state_n, state_k, seed_b, seed_n, seed_k, CLASSES, K,
+    _store_results(
+        acc, row_max, i, batch, chunk, nodes,
+        state, state_b, state_n, state_k, seed, seed_b, seed_n, seed_k,
+        mu, beta, new_state, z, lse, CLASSES, K,
     )  # fmt: skip
 
 
 @triton.jit
-def _finite(top):
-    """A row may have only removed columns so far: -inf - -inf is not a number, -inf - 0 is -inf."""
-    return tl.where(top == -float("inf"), 0.0, top)
-
-
-@triton.jit
-def _finish(
-    acc, top, i, batch, chunk, state, seed, mu, beta, new_state, z, lse,
-    nodes, state_b, state_n, state_k, seed_b, seed_n, seed_k,
+def _store_results(
+    acc, row_max, i, batch, chunk, nodes,
+    state, state_b, state_n, state_k, seed, seed_b, seed_n, seed_k,
+    mu, beta, new_state, z, lse,
     CLASSES: tl.constexpr, K: tl.constexpr,
 ):  # fmt: skip
-    """z, the row's logarithm and the new state, from the sums of a block."""
-    q = tl.arange(0, K)
-    row_sum = tl.sum(tl.where((q == K - 1)[None, :], acc, 0.0), axis=1)
-    tl.store(lse + batch * nodes + i, top + tl.log2(row_sum) * LN2, (i < nodes) & (chunk == 0))
+    """z, the row's logarithm and the new state, from the sums over all columns."""
+    is_ones = (tl.arange(0, K) == K - 1)[None, :]  # [1, K]
+    row_sum = tl.sum(tl.where(is_ones, acc, 0.0), axis=1)  # [rows]
+    tl.store(lse + batch * nodes + i, row_max + tl.log2(row_sum) * LN2, (i < nodes) & (chunk == 0))  # (2)
 
-    k = (chunk * (K - 1) + q).to(tl.int64)
-    inside = (i[:, None] < nodes) & ((q < K - 1) & (k < CLASSES))[None, :]
-    z_i = acc / row_sum[:, None]
-    y_i = tl.load(state + batch * state_b + i[:, None] * state_n + k[None, :] * state_k, inside, 0.0)
-    s_i = tl.load(seed + batch * seed_b + i[:, None] * seed_n + k[None, :] * seed_k, inside, 0.0)
-    cell = (batch * nodes + i[:, None]) * CLASSES + k[None, :]
+    z_i = acc / row_sum[:, None]  # (3) [rows, K]
+    y_i = load_classes(state + batch * state_b, i, nodes, chunk, state_n, state_k, CLASSES, K)  # [rows, K]
+    s_i = load_classes(seed + batch * seed_b, i, nodes, chunk, seed_n, seed_k, CLASSES, K)  # [rows, K]
+    k, has_class = class_columns(chunk, CLASSES, K)  # [K], [K]
+    inside = (i[:, None] < nodes) & has_class[None, :]  # [rows, K]
+    cell = (batch * nodes + i[:, None]) * CLASSES + k[None, :]  # [rows, K]
     tl.store(z + cell, z_i, inside)
-    tl.store(new_state + cell, lerp(y_i, lerp(s_i, z_i, tl.load(mu)), tl.load(beta)), inside)
+    tl.store(new_state + cell, lerp(y_i, lerp(s_i, z_i, tl.load(mu)), tl.load(beta)), inside)  # (4)

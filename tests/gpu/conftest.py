@@ -1,6 +1,6 @@
-"""Tests on a GPU. DIFNET_REHEARSE=1 with TRITON_INTERPRET=1 runs them small, in the interpreter, on the CPU.
+"""Tests on a GPU. DIFNET_REHEARSE=1 with TRITON_INTERPRET=1 runs small ones on the CPU, in the interpreter.
 
-They need torch, triton, numpy and pytest alone. DIFNET_SHARD=1/4 runs the second of four parts.
+They need only torch, triton, numpy and pytest. DIFNET_SHARD=1/4 runs the second of four parts (from 0).
 """
 
 import os
@@ -34,7 +34,7 @@ def device():
 
 @pytest.fixture(autouse=True)
 def _poison_empty(monkeypatch):
-    """Uninitialised memory reads as NaN, so that a kernel that leaves a hole is seen."""
+    """Fill uninitialised memory with NaN, so that a number that a kernel does not write is noticed."""
     monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
     before = torch.get_float32_matmul_precision()
     torch.use_deterministic_algorithms(True, warn_only=True)

@@ -1,10 +1,11 @@
-"""One small shape for compute-sanitizer, which slows kernels down ten to a hundred times.
+"""A small walk for compute-sanitizer, which slows kernels down ten to a hundred times.
 
     compute-sanitizer --tool memcheck python tests/gpu/sanitize.py
 
-Every kernel runs, split and not, with ragged tiles, widths and a node bias; a split is asked for, since on a
-GPU it depends on how many programs it has room for. PYTORCH_NO_CUDA_MEMORY_CACHING=1 gives each tensor an
-allocation of its own, so that an access beyond it is seen.
+Every kernel runs, split and unsplit, with a node bias and with numbers of nodes, columns and classes that do
+not fill their tiles. The split is set here, because otherwise it depends on how many programs fit the GPU.
+PYTORCH_NO_CUDA_MEMORY_CACHING=1 gives each tensor an allocation of its own, so that an access beyond it is
+noticed.
 """
 
 import os
@@ -18,7 +19,6 @@ BATCH, NODES, WIDTH, CLASSES = 3, 300, 50, 21
 
 
 def main() -> None:
-    """Forward and backward in each dtype, with programs that share a row's columns and without."""
     device = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
     for dtype in (torch.bfloat16, torch.float32):
         for splits in (1, 2):
@@ -32,7 +32,7 @@ def main() -> None:
             y = cascaded_random_walk([feature], state, half, half, node_bias=bias, backend="triton")
             y.square().sum().backward()
             assert all(torch.isfinite(x.grad).all() for x in tensors)
-            print(f"{dtype}, {splits} programs to a row: ran", flush=True)
+            print(f"{dtype}, {splits} programs per block of rows: ran", flush=True)
 
 
 if __name__ == "__main__":

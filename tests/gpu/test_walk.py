@@ -38,7 +38,7 @@ def assert_within(errors):
 def test_triton_is_the_default():
     (status,) = [s for s in backends() if s.name == "triton"]
     assert status.available, status.reason
-    if torch.cuda.is_available():  # in the interpreter the CPU has a better one
+    if torch.cuda.is_available():  # on the CPU another backend is the default
         assert choose(None, torch.device("cuda")) == "triton"
 
 
@@ -56,7 +56,7 @@ def test_triton_is_the_default():
 )
 @pytest.mark.parametrize("batch", [1, 40])
 def test_budget(device, rehearsal, sharpness, dtype, value_dtype, precision, batch):
-    """A single image is split over programs, forty are not."""
+    """The sweep of a single image is split over programs, that of forty images is not."""
     if rehearsal and (batch > 1 or sharpness in ("flat", "peaked")):
         pytest.skip("rehearsal: one image, two kinds of features")
     if rehearsal and precision == "medium":
@@ -78,7 +78,7 @@ def test_ragged_nodes(device, rehearsal, nodes, dtype):
     assert_within(testing.measure_errors(on(device, inputs), dtype, "triton", torch.float32))
 
 
-# Each pair compiles kernels of its own; what matters is where widths are padded or cut.
+# Each pair compiles its own kernels. The pairs are those around widths that are padded or cut into chunks.
 @pytest.mark.parametrize(
     ("width", "classes"),
     [(1, 1), (3, 11), (16, 2), (33, 32), (64, 31), (100, 21), (128, 60), (200, 65), (64, 130), (200, 130)],
@@ -129,7 +129,7 @@ def test_strides(device, layout):
         assert torch.equal(x, y)
 
 
-def test_bad_numbers_and_removed_nodes(device):
+def test_nan_and_masked_nodes_stay_in_their_image(device):
     inputs = on(device, testing.make_inputs(3, 150, 16, 3, 1, node_bias=True), torch.bfloat16, torch.float32)
     clean = walk(inputs)
     inputs.features[0][0, 5, 2] = float("nan")
@@ -143,7 +143,7 @@ def test_bad_numbers_and_removed_nodes(device):
 
 
 def test_bitwise_repeatable(device, rehearsal):
-    """Also what finds a race: 1,000 times the same bits."""
+    """500 repetitions give the same bits, so there is no race either."""
     for batch, nodes in ((1, 300 if rehearsal else 4096), (2, 130 if rehearsal else 1681)):
         inputs = on(
             device, testing.make_inputs(batch, nodes, 64, 21, 1, "pooled"), torch.bfloat16, torch.float32
@@ -154,14 +154,14 @@ def test_bitwise_repeatable(device, rehearsal):
 
 
 def test_no_recompilation_for_sizes(device, rehearsal):
-    """Neither N nor B is a key of a compiled kernel, not even 1 or a multiple of 16."""
+    """No size compiles a kernel again, not even one image or a number of nodes that is a multiple of 16."""
     if rehearsal:
         pytest.skip("rehearsal: nothing is compiled")
     from difnet_kernels.triton import launch
 
     kernels = (
         launch.pack_forward_kernel, launch.walk_forward_kernel,
-        launch.pack_backward_kernel, launch.walk_backward_kernel,
+        launch.pack_backward_kernel, launch.walk_backward_kernel, launch.seed_mu_beta_gradients_kernel,
     )  # fmt: skip
 
     def compiled():
@@ -220,7 +220,7 @@ def test_compiled_model(device, rehearsal):
 
 
 def test_training_twin(device, rehearsal):
-    """Steps with the kernels end where the reference in float64 ends, within the budget."""
+    """Training with the kernels ends where training with the reference in float64 ends, within the budget."""
 
     def train(backend, dtype):
         generator = torch.Generator().manual_seed(0)
@@ -230,16 +230,16 @@ def test_training_twin(device, rehearsal):
 
         pixels, labels = normal(3, 150, 6), torch.randint(5, (3, 150), generator=generator).to(device)
         embedding, classifier = (0.8 * normal(6, 16)).requires_grad_(), normal(6, 5).requires_grad_()
-        logits = torch.zeros(2, 1, dtype=dtype, device=device, requires_grad=True)
-        parameters = [embedding, classifier, logits]
+        raw_shares = torch.zeros(2, 1, dtype=dtype, device=device, requires_grad=True)
+        parameters = [embedding, classifier, raw_shares]
         optimizer = torch.optim.SGD(parameters, lr=0.5, momentum=0.9)
         losses = []
         for _ in range(3 if rehearsal else 50):
-            mu, beta = logits.sigmoid()
-            scores = cascaded_random_walk(
+            mu, beta = raw_shares.sigmoid()
+            logits = cascaded_random_walk(
                 [torch.tanh(pixels @ embedding)], pixels @ classifier, mu, beta, backend=backend
             )
-            loss = torch.nn.functional.cross_entropy(scores.flatten(0, 1), labels.flatten())
+            loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -250,22 +250,22 @@ def test_training_twin(device, rehearsal):
         train(*x)
         for x in (("reference", torch.float64), ("reference", torch.float32), ("triton", torch.float32))
     )
-    for name, mine, yardstick, true in zip(
+    for name, our_result, eager_result, true in zip(
         ("losses", "embedding", "classifier", "mu and beta"), ours, eager, truth, strict=True
     ):
-        error = testing.budget(name, mine, yardstick, true, testing.GRADIENT_FACTOR)
+        error = testing.budget(name, our_result, eager_result, true, testing.GRADIENT_FACTOR)
         assert error.within, error
     assert rehearsal or truth[0][-1] < 0.9 * truth[0][0]
 
 
 def test_full_resolution(device, rehearsal):
-    """505 x 505 nodes, forward and backward, 65e9 pairs: sampled rows, identities, memory linear in N."""
+    """505 x 505 nodes, 65e9 pairs, forward and backward: sampled rows, identities, and memory linear in N."""
     nodes = 300 if rehearsal else 255_025
     generator = torch.Generator(device).manual_seed(0)
     feature = 0.35 * torch.randn(1, nodes, 64, device=device, generator=generator)
     feature = feature.to(torch.bfloat16).requires_grad_()
     state = torch.randn(1, nodes, 21, device=device, generator=generator).requires_grad_()
-    one = torch.ones(1, device=device)  # mu and beta: the output is z = P y alone, dy is P^T grad alone
+    one = torch.ones(1, device=device)  # as mu and beta: the output is z = P y, and dy is P^T grad
     if not rehearsal:
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
@@ -273,13 +273,13 @@ def test_full_resolution(device, rehearsal):
     start = time.perf_counter()
     y = cascaded_random_walk([feature], state, one, one, backend="triton")
     grad = 1 + torch.randn(y.shape, device=device, generator=generator)
-    of_feature, of_state = torch.autograd.grad(y, (feature, state), grad)
+    grad_feature, grad_state = torch.autograd.grad(y, (feature, state), grad)
     if not rehearsal:
         torch.cuda.synchronize()
         peak = torch.cuda.max_memory_allocated() - before
         seconds = time.perf_counter() - start
         print(f"{nodes} nodes: peak {peak / 2**20:.0f} MiB above the inputs, {seconds:.2f} s with compiling")
-        # Thirteen copies of what there is to pack and return; P would be 242 GiB.
+        # Thirteen copies of features, states and gradients; P would take 242 GiB.
         assert peak < 13 * nodes * (64 + 2 * 21) * 4
 
     with torch.no_grad():
@@ -287,10 +287,10 @@ def test_full_resolution(device, rehearsal):
         f, s = feature[0].double(), state[0].double()
         z = torch.softmax(f[rows] @ f.T, dim=-1) @ s
         torch.testing.assert_close(y[0, rows].double(), z, rtol=0, atol=1e-2 * z.abs().max().item())
-        # Columns of P^T a sum to those of a, here about N.
-        total = of_state.double().sum(dim=1)
+        # Rows of P sum to one, so the columns of P^T a have the sums of those of a, here about N.
+        total = grad_state.double().sum(dim=1)
         torch.testing.assert_close(total, grad.double().sum(dim=1), rtol=1e-2, atol=0)
-        # The loss does not change when all features are turned together: dF^T F is symmetric.
-        turn = of_feature[0].double().T @ f
-        assert of_feature.abs().max() > 0
-        torch.testing.assert_close(turn, turn.T, rtol=0, atol=2e-2 * turn.abs().max().item())
+        # The loss does not change when all features are rotated, so dF^T F is symmetric.
+        product = grad_feature[0].double().T @ f
+        assert grad_feature.abs().max() > 0
+        torch.testing.assert_close(product, product.T, rtol=0, atol=2e-2 * product.abs().max().item())

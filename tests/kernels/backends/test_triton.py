@@ -69,7 +69,7 @@ def test_operator_contract_in_the_interpreter():
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="the interpreter runs on the CPU")
-def test_without_a_gpu_it_says_so():
+def test_reason_is_given_without_a_gpu():
     (status,) = [s for s in backends() if s.name == "triton"]
     assert not status.available
     assert "torch.cuda.is_available() is False" in status.reason
@@ -79,7 +79,7 @@ def test_without_a_gpu_it_says_so():
 
 
 @pytest.mark.parametrize("broken", ["raise ImportError('not here')", "raise RuntimeError('a stub')"])
-def test_a_broken_triton_harms_nobody(tmp_path, broken):
+def test_other_backends_run_with_a_broken_triton(tmp_path, broken):
     (tmp_path / "triton.py").write_text(broken)
     code = (
         "import torch\n"

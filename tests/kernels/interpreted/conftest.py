@@ -1,4 +1,7 @@
-"""Collected only with TRITON_INTERPRET=1, which Triton reads once; ../test_triton.py sees to that."""
+"""These tests are collected only with TRITON_INTERPRET=1, as tests/kernels/backends/test_triton.py runs them.
+
+Triton reads the variable when it is imported, so they have a process of their own.
+"""
 
 import os
 
@@ -12,12 +15,12 @@ def splits(request, monkeypatch):
     """Programs among which the columns of a row block are divided."""
     from difnet_kernels.triton import launch
 
-    seen = []
+    used = []
 
     def fixed(programs, tile_count, resident, device):
-        seen.append(min(request.param, tile_count))
-        return seen[-1]
+        used.append(min(request.param, tile_count))
+        return used[-1]
 
     monkeypatch.setattr(launch, "_splits", fixed)
     yield request.param
-    assert request.param in seen, "nothing was split as asked"
+    assert request.param in used, "no sweep was split into this many programs"

@@ -8,12 +8,12 @@ import triton
 
 from difnet_kernels import BackendError, cascaded_random_walk, testing
 from difnet_kernels.triton import launch
+from difnet_kernels.triton.layout import PACK
 
 DTYPES = [(torch.float32, None), (torch.bfloat16, torch.float32), (torch.float16, torch.float32)]
 
-# What a result may be off from float64 beside PyTorch's eager form of the same precision, where 16-bit
-# features meet float32 states: the point of the kernels' 16-bit arithmetic, several times stricter than the
-# budget.
+# Largest error with 16-bit features and float32 states, relative to that of eager PyTorch at the same
+# precision. It is several times stricter than the budget: this accuracy is why the kernels scale states.
 SHARE_OF_EAGER = 1 / 4
 
 
@@ -23,7 +23,7 @@ def assert_within(errors):
 
 
 def run(inputs, backend="triton", weight=None):
-    """The output and every gradient of its sum with `weight`."""
+    """The output and every gradient of its inner product with `weight`."""
     y = cascaded_random_walk(
         inputs.features, inputs.seed, inputs.mu, inputs.beta,
         state=inputs.state, node_bias=inputs.node_bias, backend=backend,
@@ -35,7 +35,7 @@ def run(inputs, backend="triton", weight=None):
     return [y.detach(), *torch.autograd.grad(y, wanted, weight)]
 
 
-def test_it_is_the_interpreter_that_runs():
+def test_kernels_run_in_the_interpreter():
     assert type(launch.walk_forward_kernel).__name__ == "InterpretedFunction", triton.__version__
 
 
@@ -52,8 +52,8 @@ def test_budget(sharpness, dtype, value_dtype):
         assert state.ours <= SHARE_OF_EAGER * state.eager, state
 
 
-def test_closer_than_attention():
-    """What not centring 16-bit features rests on: docs/triton.md, tools/centring.py."""
+def test_16_bit_walk_is_closer_than_attention():
+    """The reason why 16-bit features are not centred: docs/triton.md, tools/centring.py."""
     inputs = testing.make_inputs(1, 300, 64, 21, 1, "pooled").to(torch.bfloat16, torch.float32)
 
     def attention(features, seed, mu, beta, state, _):
@@ -68,8 +68,8 @@ def test_closer_than_attention():
     theirs = [y.detach(), *torch.autograd.grad(y, inputs.tensors(), weight)]
     for name, x, y, true in zip(["output", *inputs.names()], ours, theirs, truth, strict=True):
         if name in ("output", "features[0]", "state"):
-            mine, attention_s = testing.relative_error(x, true), testing.relative_error(y, true)
-            assert mine < attention_s / 2, (name, mine, attention_s)
+            our_error, their_error = testing.relative_error(x, true), testing.relative_error(y, true)
+            assert our_error < their_error / 2, (name, our_error, their_error)
 
 
 @pytest.mark.parametrize("nodes", [1, 2, 127, 128, 129, 400])
@@ -98,14 +98,14 @@ def test_large_scores(scale, dtype):
 
 
 def by_row(x, true):
-    """Largest error and largest entry of every row of the first image."""
+    """The largest error and the largest true entry of every row of the first image."""
     return (x.double() - true).abs().amax(dim=-1)[0], true.abs().amax(dim=-1)[0]
 
 
-def loudness_of_blocks(nodes, classes, exponents):
-    """An upstream gradient whose size differs from block to block: 2^exponents."""
+def normal_by_block(nodes, classes, exponents):
+    """Normal numbers times 2^exponents, one exponent per block of nodes, as an upstream gradient."""
     generator = torch.Generator().manual_seed(1)
-    block = torch.arange(nodes) // launch.PACK
+    block = torch.arange(nodes) // PACK
     return torch.randn(1, nodes, classes, generator=generator) * torch.tensor(exponents).exp2()[block, None]
 
 
@@ -113,12 +113,12 @@ def loudness_of_blocks(nodes, classes, exponents):
 @pytest.mark.parametrize("node_bias", [False, True])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_one_huge_row(dtype, node_bias):
-    """Scores up to 1e8, whose spacing in float32 is 8: exponents must not be added to them."""
+    """Scores reach 1e8, where float32 numbers are 8 apart: exponents must not be added to them."""
     inputs = testing.make_inputs(1, 300, 64, 5, 1, "mixed", node_bias=node_bias)
     feature = inputs.features[0]
     feature[:, 0] *= 1e4 / feature[:, 0].norm(dim=-1, keepdim=True)
     inputs = inputs.to(dtype, torch.float32)
-    weight = loudness_of_blocks(300, 5, [-3.0, 0.0, 4.0])
+    weight = normal_by_block(300, 5, [-3.0, 0.0, 4.0])
     ours = run(inputs.to(dtype, torch.float32).requires_grad_(), weight=weight)
     truth = run(inputs.to(torch.float64).requires_grad_(), "reference", weight)
     for name, x, true in zip(["output", *inputs.names()], ours, truth, strict=True):
@@ -126,21 +126,21 @@ def test_one_huge_row(dtype, node_bias):
             error, size = by_row(x, true)
             assert (error <= 2e-3 * size).all(), (name, (error / size).max())
         elif name.startswith("features"):
-            # The features' own rounding, and that of float32 where the huge row is multiplied.
+            # The features' own rounding, and float32's where the huge row is multiplied.
             error, size = by_row(x, true)
             assert (error <= 1e-2 * size + 2.0**-18 * 1e4).all(), (name, error.max())
 
 
 @pytest.mark.usefixtures("splits")
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_a_loud_gradient_does_not_deafen_other_blocks(dtype):
-    """Nodes see those of their own block alone, so each row of dF and dy is as loud as its block."""
+def test_large_gradient_costs_other_blocks_no_accuracy(dtype):
+    """Nodes have weights within their own block alone, so rows of dF and dy are of their block's size."""
     generator = torch.Generator().manual_seed(0)
     inputs = testing.make_inputs(1, 384, 16, 5, 1, "flat")
     feature = 0.1 * torch.randn(1, 384, 16, generator=generator, dtype=torch.float64)
-    feature[..., :3] = 8 * torch.eye(3, dtype=torch.float64)[torch.arange(384) // launch.PACK]
+    feature[..., :3] = 8 * torch.eye(3, dtype=torch.float64)[torch.arange(384) // PACK]
     inputs = inputs._replace(features=[feature], beta=torch.ones_like(inputs.beta))
-    weight = loudness_of_blocks(384, 5, [-6.0, 14.0, -3.0])
+    weight = normal_by_block(384, 5, [-6.0, 14.0, -3.0])
     inputs = inputs.to(dtype, torch.float32)
     ours = run(inputs.to(dtype, torch.float32).requires_grad_(), weight=weight)
     truth = run(inputs.to(torch.float64).requires_grad_(), "reference", weight)
@@ -150,21 +150,21 @@ def test_a_loud_gradient_does_not_deafen_other_blocks(dtype):
             assert size[:128].max() < 2**-10 * size[128:256].min()
             assert (error <= 2e-3 * size).all(), (error / size).max()
         elif name.startswith("features"):
-            error, size = (v.view(3, launch.PACK).amax(dim=-1) for v in by_row(x, true))
+            error, size = (v.view(3, PACK).amax(dim=-1) for v in by_row(x, true))
             assert size[0] < 2**-16 * size[1]
             assert (error <= 8 * torch.finfo(dtype).eps * size).all(), error / size
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_weights_as_small_as_at_full_resolution(dtype):
-    """A node that takes nearly all of every row leaves the others weights near 2^-18, as 255,025 nodes do."""
+    """One node takes nearly all of every row. The others' weights are near 2^-18, as with 255,025 nodes."""
     inputs = testing.make_inputs(1, 200, 16, 5, 1, "flat", node_bias=True)
     inputs.node_bias[:] = 0
     inputs.node_bias[..., 0] = 18 * math.log(2)
     inputs = inputs._replace(
         features=[0.1 * inputs.features[0]], mu=torch.ones_like(inputs.mu), beta=torch.ones_like(inputs.beta)
     ).to(dtype, torch.float32)
-    weight = 1 + loudness_of_blocks(200, 5, [-2.0, -2.0])
+    weight = 1 + normal_by_block(200, 5, [-2.0, -2.0])
     ours = run(inputs.to(dtype, torch.float32).requires_grad_(), weight=weight)
     truth = run(inputs.to(torch.float64).requires_grad_(), "reference", weight)
     for name, x, true in zip(["output", *inputs.names()], ours, truth, strict=True):
@@ -176,7 +176,7 @@ def test_weights_as_small_as_at_full_resolution(dtype):
 
 @pytest.mark.parametrize("exponent", [-20, 20, 34])
 def test_16_bit_states_and_gradients_of_any_size(exponent):
-    """float16 ends at 65,504 and 6e-8; the powers of two beside it do not."""
+    """float16 has a range of 6e-8 to 65,504; the powers of two that scale it have that of float32."""
     inputs = testing.make_inputs(2, 200, 16, 5, 2, node_bias=True).to(torch.bfloat16, torch.float32)
     scale = 2.0**exponent
     large = inputs._replace(seed=scale * inputs.seed, state=scale * inputs.state).requires_grad_()
@@ -185,40 +185,39 @@ def test_16_bit_states_and_gradients_of_any_size(exponent):
     for name, x, y in zip(["output", *inputs.names()], by_large, by_small, strict=True):
         if name in ("output", "mu", "beta", "node_bias") or name.startswith("features"):
             x = x.double() / scale
-        # Another power of two rounds exponents elsewhere, and a weight to the float16 beside it.
+        # Another power of two rounds exponents differently, and a weight to a neighbouring float16.
         bound = (2**-11 + 2 * torch.finfo(y.dtype).eps) * y.abs().max().item()
         torch.testing.assert_close(x.double(), y.double(), rtol=0, atol=bound, msg=name)
 
 
-def test_a_loud_node_does_not_deafen_the_others():
-    """Blocks of nodes have scales of their own, so one huge state costs rows that do not see it nothing."""
+def test_huge_state_costs_rows_without_it_no_accuracy():
+    """Each block of nodes has its own scale, so one huge state matters only to rows with weight on it."""
     inputs = testing.make_inputs(1, 300, 64, 5, 1, "peaked").to(torch.bfloat16, torch.float32)
-    loud = inputs.state.clone()
-    loud[0, 0] = 1e6
-    far = slice(128, None)
-    truth = run(inputs._replace(state=loud).to(torch.float64).requires_grad_(), "reference")[0]
-    y = run(inputs._replace(state=loud).requires_grad_())[0]
-    size = truth[0, far].abs().amax(dim=-1)
-    error = (y[0, far].double() - truth[0, far]).abs().amax(dim=-1)
-    # A scale for all nodes would cost the rows that do not see it 2^-12 of 1e6.
-    others = size < 10
-    assert others.sum() > 100
-    assert (error <= 2e-3 * size.clamp_min(1))[others].all()
-    assert (error <= 1e-2 * size)[~others].all()
+    state = inputs.state.clone()
+    state[0, 0] = 1e6
+    truth = run(inputs._replace(state=state).to(torch.float64).requires_grad_(), "reference")[0]
+    y = run(inputs._replace(state=state).requires_grad_())[0]
+    other_blocks = slice(PACK, None)
+    error, size = by_row(y[:, other_blocks], truth[:, other_blocks])
+    # With one scale for all nodes the error would be 2^-12 of 1e6 in the rows without weight on it.
+    without = size < 10
+    assert without.sum() > 100
+    assert (error <= 2e-3 * size.clamp_min(1))[without].all()
+    assert (error <= 1e-2 * size)[~without].all()
 
 
 @pytest.mark.usefixtures("splits")
-@pytest.mark.parametrize("loudness", [1e3, 1e6, 1e9, 1e12])
-def test_a_loud_block_that_all_rows_see(loudness):
-    """Weights of quiet nodes count in the row sum as they do in a stored softmax."""
+@pytest.mark.parametrize("factor", [1e3, 1e6, 1e9, 1e12])
+def test_block_of_large_states_with_weight_in_all_rows(factor):
+    """Weights of nodes with small states count in the row sum as in a stored softmax."""
     inputs = testing.make_inputs(1, 400, 16, 5, 1, "flat")
-    inputs.state[:, :128] *= loudness
+    inputs.state[:, :PACK] *= factor
     assert_within(testing.measure_errors(inputs, torch.bfloat16, "triton", torch.float32))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_a_block_of_zeros(dtype):
-    """Its exponent is far below all others, its gradients are not."""
+def test_block_of_zero_states(dtype):
+    """The block's exponent is far below all others, but its gradients are of their size."""
     inputs = testing.make_inputs(1, 300, 16, 5, 1)
     inputs = inputs._replace(state=1000 * inputs.state)
     inputs.state[:, :128] = 0
@@ -227,26 +226,25 @@ def test_a_block_of_zeros(dtype):
 
 @pytest.mark.usefixtures("splits")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_removed_nodes(dtype):
+def test_masked_nodes(dtype):
+    """Large states of masked nodes change nothing in the other rows."""
     inputs = testing.make_inputs(2, 260, 16, 5, 1, node_bias=True).to(dtype, torch.float32)
-    removed = torch.arange(260) % 3 == 1
-    removed[:130] |= torch.arange(130) < 128  # a whole block of columns
-    inputs.node_bias[..., removed] = -torch.inf
-    loud = inputs.state.masked_fill(removed[:, None], 1e6)
-    ours = run(inputs._replace(state=loud).to(dtype, torch.float32).requires_grad_())
-    truth = run(inputs._replace(state=loud).to(torch.float64).requires_grad_(), "reference")
-    kept = ~removed
+    masked = torch.arange(260) % 3 == 1
+    masked[:130] |= torch.arange(130) < PACK  # a whole block of columns
+    inputs.node_bias[..., masked] = -torch.inf
+    inputs = inputs._replace(state=inputs.state.masked_fill(masked[:, None], 1e6))
+    ours = run(inputs.to(dtype, torch.float32).requires_grad_())
+    truth = run(inputs.to(torch.float64).requires_grad_(), "reference")
+    kept = ~masked
     eps = {torch.float32: 1e-5, torch.bfloat16: 1e-2}[dtype]
     for name, x, y in zip(["output", *inputs.names()], ours, truth, strict=True):
         if name in ("mu", "beta"):
-            continue  # sums over the loud nodes
+            continue  # sums over the masked nodes too, where the large states are
         x, y = x.double(), y.double()
         assert torch.isfinite(x).all(), name
         if name == "node_bias":
-            assert not x[..., removed].any()
+            assert not x[..., masked].any()
             x, y = x[..., kept], y[..., kept]
-        elif name.startswith("features"):
-            continue  # rows of removed nodes carry the loud states; see the state and the bias
         else:
             x, y = x[:, kept], y[:, kept]
         torch.testing.assert_close(x, y, rtol=0, atol=eps * y.abs().max().item(), msg=name)
@@ -288,7 +286,7 @@ def test_gradcheck():
 @pytest.mark.usefixtures("splits")
 @pytest.mark.parametrize("wanted", range(7))
 def test_one_gradient_alone(wanted):
-    """What a kernel leaves out when a gradient is not asked for must not be what another needs."""
+    """A gradient has the same bits whether or not the others are asked for."""
     results = []
     for dtype in (torch.float32, torch.bfloat16):
         inputs = testing.make_inputs(2, 140, 8, 3, 2, node_bias=True).to(dtype, torch.float32)
@@ -307,7 +305,8 @@ def test_bitwise_repeatable(splits):
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 @pytest.mark.parametrize("where", ["features", "state", "seed"])
-def test_bad_numbers_reach_what_they_influence(bad, where):
+def test_nan_and_inf_spread_as_in_the_reference(bad, where):
+    """They reach every number that they reach in the reference, and no other image."""
     inputs = testing.make_inputs(3, 150, 16, 3, 1).to(torch.bfloat16, torch.float32)
     clean = run(inputs.requires_grad_())[0]
     dirty = inputs.to(torch.bfloat16, torch.float32)
@@ -319,8 +318,8 @@ def test_bad_numbers_reach_what_they_influence(bad, where):
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_bad_numbers_stay_with_their_class(bad):
-    """They set no scale: a state's other classes come out as if it were not there."""
+def test_nan_and_inf_do_not_change_other_classes(bad):
+    """They do not enter the scale of their block."""
     inputs = testing.make_inputs(1, 150, 16, 4, 1).to(torch.bfloat16, torch.float32)
     dirty = inputs.to(torch.bfloat16, torch.float32)
     dirty.state[0, 5, 2] = bad
@@ -332,7 +331,7 @@ def test_bad_numbers_stay_with_their_class(bad):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("far", ["images", "columns"])
 def test_offsets_beyond_32_bits(tmp_path, dtype, far):
-    """Images 2^31 numbers apart, and columns whose strides fit 32 bits while their offsets do not."""
+    """Images are 2^31 numbers apart, or strides of columns fit 32 bits and their offsets do not."""
 
     def spread(name, x):
         _, nodes, width = x.shape
@@ -352,13 +351,13 @@ def test_offsets_beyond_32_bits(tmp_path, dtype, far):
         assert torch.equal(x, y)
 
 
-def test_number_of_nodes_and_batch_are_run_time_values():
+def test_nodes_and_batch_are_run_time_values():
     for kernel in (launch.walk_forward_kernel, launch.walk_backward_kernel):
         constants = {name for name in kernel.arg_names if name.isupper()}
         assert not {"NODES", "N", "B", "BATCH"} & constants
 
 
-def test_a_named_backend_says_why_it_cannot():
+def test_named_backend_refuses_other_devices():
     x = torch.zeros(1, 2, 3, device="meta")
     one = torch.ones(1, device="meta")
     with pytest.raises(BackendError, match="it takes tensors on cuda or cpu"):
