@@ -137,6 +137,7 @@ def test_features_as_one_tensor(backend, inputs):
     assert torch.equal(walk(backend, inputs, features=stacked), walk(backend, inputs))
 
 
+@pytest.mark.usefixtures("two_threads")
 def test_bitwise_repeatable(backend, inputs):
     def run():
         copy = inputs.to(inputs.seed.dtype).requires_grad_()
