@@ -50,7 +50,7 @@ isas: $(VENV)/ready            ## test the operator on the compiled kernels of e
 	for isa in $$($(BIN)/python -c 'from difnet_kernels.backends import instruction_sets; print(*instruction_sets()[1:])'); do \
 	  echo "== $$isa"; DIFNET_CPU_ISA=$$isa $(BIN)/python -m pytest -q -k native $(SUITE) || exit 1; done
 
-sanitize: sanitize-threads sanitize-valgrind sanitize-memory ## run the compiled kernels under AddressSanitizer, UBSan, ThreadSanitizer and valgrind
+sanitize: sanitize-memory sanitize-threads sanitize-valgrind ## run the compiled kernels under AddressSanitizer, UBSan, ThreadSanitizer and valgrind
 
 sanitize-threads:
 	mkdir -p build
