@@ -10,7 +10,6 @@ import resource, sys, torch
 from difnet_kernels import cascaded_random_walk
 
 backend, N, width, classes, backward = sys.argv[1], *map(int, sys.argv[2:])
-torch.set_num_threads(2)  # each thread has tiles of its own
 torch.manual_seed(0)
 feature = 0.3 * torch.randn(1, N, width)
 seed = torch.randn(1, N, classes)
