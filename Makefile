@@ -1,4 +1,4 @@
-# `make demo` and `make test` need Python 3.10 or newer and nothing else; the rest builds on what they set up.
+# `make demo` and `make test` need Python 3.10 or newer and nothing else; other targets use what they set up.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -11,60 +11,81 @@ SUITE = $(addprefix tests/kernels/mathematics/test_,accuracy.py derivatives.py p
 CHECK = -DDIFNET_GROUPS_A_THREAD=1 -std=c++17 -g -O1 -Wall -Wextra -Werror -Wno-psabi -ffp-contract=fast -fno-math-errno -fno-trapping-math -pthread \
   tests/native/check.cpp $(filter-out csrc/registration.cpp,$(wildcard csrc/*.cpp))
 
-.PHONY: demo test fast smoke lint bare isas sanitize accuracy centring bench tables backbones aot candidates gpu rehearse clean
+# One process of tests for each core. tests/conftest.py gives each of them one thread.
+PARALLEL = -n auto --maxprocesses 8 --dist worksteal
 
-demo: $(VENV)/ready            ## set up and run the main job: train a small DifNet on drawn scenes
+.PHONY: help setup demo test fast smoke lint bare isas sanitize sanitize-threads sanitize-valgrind sanitize-memory accuracy centring bench tables backbones aot candidates gpu rehearse clean
+
+help:                          ## print this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-12s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(VENV)/ready           ## make the environment .venv: install this project and what it needs
+
+demo: $(VENV)/ready            ## set up, then train a small DifNet on drawn scenes
 	$(BIN)/python -m difnet.train
 
-test: $(VENV)/ready            ## set up and run all tests
-	$(BIN)/python -m pytest
+test: $(VENV)/ready            ## set up, then run all tests
+	$(BIN)/python -m pytest $(PARALLEL)
 
-fast: $(VENV)/ready            ## the tests that take seconds
-	$(BIN)/python -m pytest -m "not slow"
+fast: $(VENV)/ready            ## run the tests that take less than ten seconds each
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow"
 
-smoke: $(VENV)/ready           ## the main job in a one-minute form
+smoke: $(VENV)/ready           ## train for 30 steps, in a minute
 	$(BIN)/python -m difnet.train --max-steps 30 --out runs/smoke
 
-lint: $(VENV)/ready            ## linter, formatter, types
+lint: $(VENV)/ready            ## run the linter, the check of the format and the type checker
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bare:                          ## in an environment of its own: the operator with torch and numpy alone
+bare: $(VENV)/ready            ## test the operator in an environment that holds torch and numpy alone
 	rm -rf $(VENV)-bare
-	$(PYTHON) -m venv $(VENV)-bare
-	$(VENV)-bare/bin/python $(INSTALL) setuptools torch numpy
-	DIFNET_BUILD=0 $(VENV)-bare/bin/python $(INSTALL) --no-build-isolation .
+	$(BIN)/python -m venv --without-pip $(VENV)-bare
+	$(BIN)/python tools/link_packages.py $(VENV)-bare torch numpy setuptools pip
+	DIFNET_BUILD=0 $(VENV)-bare/bin/python $(INSTALL) --no-index --no-deps --no-build-isolation .
+	$(VENV)-bare/bin/python -m pip check
 	$(VENV)-bare/bin/python tests/bare_install.py
 
-isas: $(VENV)/ready            ## the operator's tests on the compiled kernels of every instruction set of this machine
+isas: $(VENV)/ready            ## test the operator on the compiled kernels of every instruction set of this machine
 	for isa in $$($(BIN)/python -c 'from difnet_kernels.backends import instruction_sets; print(*instruction_sets()[1:])'); do \
 	  echo "== $$isa"; DIFNET_CPU_ISA=$$isa $(BIN)/python -m pytest -q -k native $(SUITE) || exit 1; done
 
-sanitize: $(VENV)/ready        ## the compiled kernels under AddressSanitizer, UBSan, ThreadSanitizer and valgrind
+sanitize: sanitize-memory sanitize-threads sanitize-valgrind ## run the compiled kernels under AddressSanitizer, UBSan, ThreadSanitizer and valgrind
+
+sanitize-threads:
 	mkdir -p build
 	$(CXX) $(CHECK) -fsanitize=thread -o build/check-threads
 	build/check-threads 500
+
+# Two threads: valgrind runs threads in turn, and five take it six times as long.
+sanitize-valgrind:
+	mkdir -p build
 	$(CXX) $(CHECK) -o build/check
-	if command -v valgrind; then valgrind -q --error-exitcode=9 --leak-check=full build/check 97; \
+	if command -v valgrind; then valgrind -q --error-exitcode=9 --leak-check=full build/check 97 2; \
 	  else echo 'not run: valgrind was not found'; fi
-	$(CXX) $(CHECK) -fsanitize=address,undefined -fno-sanitize-recover=all -o build/check-memory
+
+# The library and the program that checks the kernels share the objects of the kernels.
+SANITIZED = build/sanitized
+sanitize-memory: $(VENV)/ready
+	CFLAGS="$(filter -D%,$(CHECK))" DIFNET_SANITIZE=1 DIFNET_BUILD=1 $(BIN)/python setup.py -q build \
+	  --build-base $(SANITIZED) --build-temp $(SANITIZED)/objects --build-lib $(SANITIZED)/lib
+	$(CXX) $(filter-out csrc/%,$(CHECK)) $(patsubst %.cpp,$(SANITIZED)/objects/%.o,$(filter csrc/%,$(CHECK))) \
+	  -fsanitize=address,undefined -fno-sanitize-recover=all -o build/check-memory
 	build/check-memory 500
-	DIFNET_SANITIZE=1 DIFNET_BUILD=1 $(BIN)/python setup.py -q build --build-base build/sanitized --build-lib build/sanitized/lib
 	# From another folder: here, processes that tests start would take the library of the source folder.
 	# Not the test that limits the address space, of which the sanitizer reserves most, nor those that measure memory.
-	cd build/sanitized && export PYTHONPATH=$(CURDIR)/build/sanitized/lib ASAN_OPTIONS=detect_leaks=0 \
+	cd $(SANITIZED) && export PYTHONPATH=$(CURDIR)/$(SANITIZED)/lib ASAN_OPTIONS=detect_leaks=0 \
 	  LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" && \
 	  $(abspath $(BIN))/python -c 'from difnet_kernels import _native as it; assert "sanitized" in it.__file__, it.__file__' && \
 	  $(abspath $(BIN))/pytest -q -k 'native and not out_of_memory and not memory' $(CURDIR)/tests/kernels
 
-accuracy: $(VENV)/ready        ## error of every backend against float64
+accuracy: $(VENV)/ready        ## print the error of every backend against float64
 	$(BIN)/python -m difnet_kernels.testing
 
 # Rows of another machine have names of their own.
 ROWS = benchmarks/results/$(1)-$(shell $(BIN)/python -c 'from difnet_kernels.backends import instruction_sets; print(instruction_sets()[0])').jsonl
 
-bench: $(VENV)/bench           ## measure operator and network, and write the documents' rows: forty minutes
+bench: $(VENV)/bench           ## measure the operator and the network and write all tables, in forty minutes
 	$(BIN)/python benchmarks/bench_rw.py --out $(call ROWS,rw)
 	$(BIN)/python benchmarks/bench_rw.py --cases native-walk --isas all --minutes 15 --out $(call ROWS,walk)
 	$(BIN)/python benchmarks/bench_rw.py --cases context camvid full-resolution --dtypes float32 --precisions highest --modes forward \
@@ -72,29 +93,34 @@ bench: $(VENV)/bench           ## measure operator and network, and write the do
 	$(BIN)/python benchmarks/bench_model.py --out $(call ROWS,model)
 	$(MAKE) tables
 
-tables: $(VENV)/bench          ## docs/benchmarks.md, README and plots from the rows in benchmarks/results
+tables: $(VENV)/bench          ## write docs/benchmarks.md, the tables of README.md and the plots from benchmarks/results
 	cd benchmarks && $(abspath $(BIN))/python -m reporting.tables
 
-backbones: $(VENV)/ready       ## docs/backbones.md: the networks of the installed timm that can be a backbone; twenty minutes
+backbones: $(VENV)/ready       ## write docs/backbones.md, the networks of timm that can be a backbone, in twenty minutes
 	$(BIN)/python tools/backbones.py
 
-aot: $(VENV)/ready             ## compile the GPU kernels for every architecture, without a GPU; registers, spills, cost
+aot: $(VENV)/ready             ## compile the GPU kernels for every architecture without a GPU; print registers, spills and cost
 	$(BIN)/python tools/aot_report.py
 
-candidates: $(VENV)/ready      ## tiles that could be entries of the table, ranked by the same report; fifteen minutes
+candidates: $(VENV)/ready      ## rank tiles that could be entries of the table by the same report, in fifteen minutes
 	mkdir -p build
 	$(BIN)/python tools/aot_report.py --candidates --architectures sm_90 --dtypes 16 tf32 tf32x3 fp32 > build/candidates.txt
 	$(BIN)/python tools/aot_report.py --candidates --architectures sm_80 --dtypes 16 tf32 --stages 2 >> build/candidates.txt
 	mv build/candidates.txt benchmarks/results/candidates.txt
 
-centring: $(VENV)/ready        ## what centring does to features of each dtype, in Triton's interpreter
+centring: $(VENV)/ready        ## print what centring does to features of each dtype, in Triton's interpreter
 	TRITON_INTERPRET=1 $(BIN)/python tools/centring.py
 
-gpu:                           ## on a GPU, with the torch and triton of $(PYTHON): tests, benchmark, sanitizer, tuning
+gpu:                           ## on a GPU, with torch and triton of PYTHON: run tests, benchmark, sanitizer and tuning
 	PYTHONPATH=benchmarks $(PYTHON) tools/gpu_checks.py
 
-rehearse: $(VENV)/ready        ## `make gpu` in small, in Triton's interpreter, without a GPU
+rehearse: $(VENV)/ready        ## run a small `make gpu` in Triton's interpreter, without a GPU
 	PYTHONPATH=benchmarks $(BIN)/python tools/gpu_checks.py --rehearse --out $(VENV)/rehearsal
+
+# For .ci/run: a target, whose seconds are written to build/seconds.
+timed-%:
+	@mkdir -p build; echo "== make $*"; started=$$(date +%s); $(MAKE) --no-print-directory $* && \
+	  printf '%5d s  make %s\n' $$(($$(date +%s) - started)) $* | tee -a build/seconds
 
 # torch first, and no build isolation: an isolated build would fetch a torch of its own.
 $(VENV)/ready: pyproject.toml setup.py constraints.txt $(wildcard csrc/*)
@@ -107,5 +133,5 @@ $(VENV)/bench: $(VENV)/ready
 	$(BIN)/python $(INSTALL) --no-build-isolation --editable ".[dev,bench]"
 	touch $@
 
-clean:
+clean:                         ## delete the environments and everything that was built
 	rm -rf $(VENV) $(VENV)-bare build *.egg-info

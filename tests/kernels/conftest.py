@@ -18,6 +18,15 @@ def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(blockwise._TILE_EDGE, "cpu", 5)
 
 
+@pytest.fixture
+def two_threads():
+    """For results that could depend on which thread comes first."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(autouse=True)
 def _poison_empty(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Fill uninitialised memory with NaN, so that results which a kernel does not write are noticed."""

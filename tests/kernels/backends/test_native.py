@@ -343,6 +343,7 @@ def test_after_a_fork():
     code = """
 import os, torch
 from difnet_kernels import random_walk
+torch.set_num_threads(2)  # the parent has a pool of threads, which the child does not get
 x, half = torch.randn(1, 300, 8), torch.tensor(0.5)
 first = random_walk(x, x, x, half, half, backend="native")
 child = os.fork()

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,54 +18,59 @@ needs_triton = pytest.mark.skipif(
 )
 
 
-def pytest_in_interpreter(*arguments):
-    return subprocess.run(
+# What runs in the interpreter: the tests of the kernels, and a part of the operator's suite that is small
+# enough: properties and extremes, the operators' contract (opcheck), strides, vmap, and one compiled walk.
+INTERPRETED = (
+    "tests/kernels/interpreted",
+    "tests/kernels/mathematics/test_properties.py",
+    "tests/kernels/pytorch/test_compile.py",
+    "tests/kernels/pytorch/test_function_transforms.py",
+)
+SELECTED = (
+    "interpreted"
+    " or test_properties and triton and (inputs0 and not same_bits or extremes or subnormal)"
+    " or test_compile and triton and (opcheck or strides and (image-part or expanded-nodes)"
+    " or every_mode and 2-no_grad)"
+    " or test_function_transforms and triton and (vmap_of_vmap or what_all_calls_share and mu)"
+)
+# A prime: each shard then has its share of every parametrized test, whatever the order of its parameters.
+SHARDS = 11
+
+
+def pytest_in_interpreter(*arguments: str) -> str:
+    """What pytest prints in a process of its own with TRITON_INTERPRET=1, where it succeeds."""
+    result = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-W", "ignore::RuntimeWarning",
          "-p", "no:cacheprovider", *arguments],
         cwd=ROOT,
         env={**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
         text=True,
-        timeout=900,
+        timeout=600,
         check=False,
     )  # fmt: skip
+    assert result.returncode == 0, result.stdout[-6000:] + result.stderr[-2000:]
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def shards() -> list[list[str]]:
+    """The ids of the tests that run in the interpreter, each in one of the shards."""
+    lines = pytest_in_interpreter("--collect-only", *INTERPRETED, "-k", SELECTED).splitlines()
+    ids = [line for line in lines if "::" in line]
+    assert re.match(rf"{len(ids)}/\d+ tests collected", lines[-1]), lines[-1]
+    for word in {*re.findall(r"[\w-]{4,}", SELECTED)} - {"same_bits"}:
+        assert any(word in name for name in ids), f"no test is selected by {word!r}"
+    return [ids[first::SHARDS] for first in range(SHARDS)]
 
 
 @needs_triton
 @pytest.mark.slow
-def test_kernels_in_the_interpreter():
-    result = pytest_in_interpreter("tests/kernels/interpreted")
-    assert result.returncode == 0, result.stdout[-6000:] + result.stderr[-2000:]
-    assert " passed" in result.stdout
-    assert " skipped" not in result.stdout
-
-
-@needs_triton
-@pytest.mark.slow
-def test_properties_in_the_interpreter():
-    """The part of the operator suite that is small enough."""
-    result = pytest_in_interpreter(
-        "tests/kernels/mathematics/test_properties.py",
-        "-k",
-        "triton and inputs0 or triton and extremes or subnormal",
-    )
-    assert result.returncode == 0, result.stdout[-6000:] + result.stderr[-2000:]
-    assert " passed" in result.stdout
-
-
-@needs_triton
-@pytest.mark.slow
-def test_operator_contract_in_the_interpreter():
-    """Fakes, strides and aliases of the results; vmap; one walk compiled without gradients."""
-    result = pytest_in_interpreter(
-        "tests/kernels/pytorch/test_compile.py",
-        "tests/kernels/pytorch/test_function_transforms.py",
-        "-k",
-        "triton and (opcheck or strides and image-part or strides and expanded-nodes or vmap_of_vmap "
-        "or what_all_calls_share and mu or every_mode and 2-no_grad)",
-    )
-    assert result.returncode == 0, result.stdout[-6000:] + result.stderr[-2000:]
-    assert " passed" in result.stdout
+@pytest.mark.parametrize("shard", range(SHARDS))
+def test_in_the_interpreter(shards: list[list[str]], shard: int):
+    """Every test of the shard passes; none is skipped."""
+    output = pytest_in_interpreter(*shards[shard])
+    assert f"\n{len(shards[shard])} passed" in output, output
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

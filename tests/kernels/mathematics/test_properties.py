@@ -122,6 +122,7 @@ def test_features_of_all_walks_in_one_tensor(backend: str, inputs: testing.Input
     assert torch.equal(walk(inputs, backend, features=stacked), walk(inputs, backend))
 
 
+@pytest.mark.usefixtures("two_threads")
 def test_the_same_inputs_give_the_same_bits(backend: str, inputs: testing.Inputs) -> None:
     first = state_and_gradients(inputs, backend)
     for _ in range(20):
