@@ -40,12 +40,13 @@ from difnet.training.engine import (
     poly,
     train_one_epoch,
 )
+from difnet.training.environment import describe_start, differences
 from difnet.training.metrics import format_mean, format_record
 from difnet.training.run_folder import RunError, RunFolder, State
 from difnet.utils.console import Interrupted, Reporter, StopSignal, is_memory_error
-from difnet.utils.environment import describe_environment, differences, walk_kernels
 from difnet.utils.files import WriteError, prepare_folder, writing
 from difnet.utils.pictures import save_overlays
+from difnet_kernels.info import describe_backend
 
 
 class Trainer:
@@ -176,7 +177,7 @@ class Trainer:
         model = self._build_model(new=state is None)
         weights = self._check_data(model)
         self.loss_function = SegmentationLoss(weights).to(self.accelerator.device)
-        walks = walk_kernels(self.accelerator.device) if getattr(model, "walks", None) else "none"
+        walks = describe_backend(self.accelerator.device) if getattr(model, "walks", None) else "none"
         self.network = model.to(memory_format=torch.channels_last) if config.channels_last else model
         self.plain_optimizer = self._make_optimizer()
         torch.manual_seed(config.seed + self.accelerator.process_index)
@@ -187,7 +188,7 @@ class Trainer:
             self.report.line("no checkpoint was written yet: starting from the first step")
         if main:
             self.run_folder.cut_log(self.step)
-            environment = describe_environment(walks, self.accelerator.num_processes)
+            environment = describe_start(walks, self.accelerator.num_processes)
             environment["images"] = f"{len(self.train_set)} training, {len(self.val_set)} validation"
             starts = self.run_folder.add_environment(environment)
             for difference in differences(starts[-2], starts[-1]) if len(starts) > 1 else []:
