@@ -61,21 +61,22 @@ sanitize: $(VENV)/ready        ## the compiled kernels under AddressSanitizer, U
 accuracy: $(VENV)/ready        ## error of every backend against float64
 	$(BIN)/python benchmarks/accuracy.py
 
-# Rows of another machine have names of their own.
-ROWS = benchmarks/results/$(1)-$(shell $(BIN)/python -c 'from difnet_kernels.backends import instruction_sets; print(instruction_sets()[0])').jsonl
+# The folder of this machine's rows, such as amd-epyc-avx2; `make bench MACHINE=name` chooses another.
+MACHINE ?= $(shell cd benchmarks && $(abspath $(BIN))/python -c 'from harness.rows import machine_name; print(machine_name())')
 
-bench: $(VENV)/bench           ## measure operator and network, and write the documents' rows: forty minutes
-	$(BIN)/python benchmarks/bench_rw.py --out $(call ROWS,rw)
-	$(BIN)/python benchmarks/bench_rw.py --cases native-walk --isas all --minutes 15 --out $(call ROWS,walk)
+bench: $(VENV)/bench           ## measure operator and network, then write the reports: forty minutes
+	rows=benchmarks/results/$(MACHINE) && \
+	$(BIN)/python benchmarks/bench_rw.py --out $$rows/rw.jsonl && \
+	$(BIN)/python benchmarks/bench_rw.py --cases native-walk --isas all --minutes 15 --out $$rows/walk.jsonl && \
 	$(BIN)/python benchmarks/bench_rw.py --cases context camvid full-resolution --dtypes float32 --precisions highest --modes forward \
-	  --minutes 15 --out $(call ROWS,cases)
-	$(BIN)/python benchmarks/bench_model.py --out $(call ROWS,model)
+	  --minutes 15 --out $$rows/cases.jsonl && \
+	$(BIN)/python benchmarks/bench_model.py --out $$rows/model.jsonl
 	$(MAKE) tables
 
-tables: $(VENV)/bench          ## docs/benchmarks.md, README and plots from the rows in benchmarks/results
+tables: $(VENV)/bench          ## write reports, plots and README's table from the rows in benchmarks/results
 	cd benchmarks && $(abspath $(BIN))/python -m reporting.tables
 
-backbones: $(VENV)/ready       ## docs/backbones.md: the networks of the installed timm that can be a backbone; twenty minutes
+backbones: $(VENV)/ready       ## write docs/backbones.md: the networks of timm that can be a backbone; twenty minutes
 	$(BIN)/python tools/backbones.py
 
 aot: $(VENV)/ready             ## compile the GPU kernels for every architecture, without a GPU; registers, spills, cost
@@ -87,13 +88,13 @@ candidates: $(VENV)/ready      ## tiles that could be entries of the table, rank
 	$(BIN)/python tools/aot_report.py --candidates --architectures sm_80 --dtypes 16 tf32 --stages 2 >> build/candidates.txt
 	mv build/candidates.txt benchmarks/results/candidates.txt
 
-centring: $(VENV)/ready        ## what centring does to features of each dtype, in Triton's interpreter
+centring: $(VENV)/ready        ## errors with and without centred features, in Triton's interpreter
 	TRITON_INTERPRET=1 $(BIN)/python tools/centring.py
 
-gpu:                           ## on a GPU, with the torch and triton of $(PYTHON): tests, benchmark, sanitizer, tuning
+gpu:                           ## tests, benchmark, sanitizer and tuning on a GPU, with the torch and triton of $(PYTHON)
 	PYTHONPATH=benchmarks $(PYTHON) tools/gpu_checks.py
 
-rehearse: $(VENV)/ready        ## `make gpu` in small, in Triton's interpreter, without a GPU
+rehearse: $(VENV)/ready        ## a small `make gpu` without a GPU, in Triton's interpreter
 	PYTHONPATH=benchmarks $(BIN)/python tools/gpu_checks.py --rehearse --out $(VENV)/rehearsal
 
 # torch first, and no build isolation: an isolated build would fetch a torch of its own.

@@ -11,10 +11,10 @@ neither given a speed-up nor counted as a rival. The repetitions of all provider
 a table are written as soon as it is complete, the plots at the end. Ctrl-C keeps what has been measured.
 
 Columns: the median and the quartiles in ms, and the number of repetitions (one where a call is long); the
-best rival's median over ours (in brackets the smallest and the largest ratio of opposite quartiles); the floor
-(benchmarks/harness/floor.py) as a share of the median; the error of the output, and that of the gradient
-that takes the largest share of its budget; the peak memory above the inputs. On a GPU also the median of a
-CUDA graph's replay.
+best rival's median over ours (in brackets the smallest and the largest ratio of opposite quartiles); the
+floor (benchmarks/harness/floor.py) as a share of the median; the error of the output, and that of the
+gradient that takes the largest share of its budget; the peak memory above the inputs. On a GPU also the
+median of a CUDA graph's replay.
 """
 
 import argparse
