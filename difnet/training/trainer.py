@@ -40,9 +40,8 @@ from difnet.training.engine import (
     poly,
     train_one_epoch,
 )
-from difnet.training.environment import describe_start, differences
 from difnet.training.metrics import format_mean, format_record
-from difnet.training.run_folder import RunError, RunFolder, State
+from difnet.training.run_folder import RunError, RunFolder, State, describe_start, differences
 from difnet.utils.console import Interrupted, Reporter, StopSignal, is_memory_error
 from difnet.utils.files import WriteError, prepare_folder, writing
 from difnet.utils.pictures import save_overlays
