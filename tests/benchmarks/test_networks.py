@@ -51,7 +51,7 @@ def test_operations_of_a_convolution(layer, shape, multiply_adds, image_gradient
 
 @pytest.mark.parametrize("name", ["mobilenetv3_small_050", "convnext_atto"])
 def test_a_training_step_takes_less_than_three_times_the_operations_of_inference(name):
-    """Every layer computes the gradients of its weight and its input, the first one only that of its weight."""
+    """Every layer computes the gradients of its weight and input, but the first only that of its weight."""
     setup = Setup(name, 65, PLAIN, "cpu")
     model = create_model(name, 21)
     inference, step = (count_flops(setup, mode, model)[0] for mode in (INFERENCE, TRAINING_STEP))
