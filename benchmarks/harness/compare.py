@@ -91,17 +91,18 @@ def compare(
     inputs = case.make_inputs(workload.sharpness, dtype, device)
     truth = compute_truth(case, inputs, workload.mode)
 
-    outcomes = {}
-    for provider in providers:
+    def first_outcome(provider: Provider) -> Outcome:
         reason = "left out" if provider.name in options.without else provider.unavailable
-        reason = reason or reason_to_skip(
-            provider, workload, time_limit(provider, options), rows.rows, device
-        )
-        outcome = Outcome(reason) if reason else run_and_check(provider, workload, inputs, truth, device)
+        limit = time_limit(provider, options)
+        if reason := reason or reason_to_skip(provider, workload, limit, rows.rows, device):
+            return Outcome(reason)
+        outcome = run_and_check(provider, workload, inputs, truth, device)
         if outcome.seconds > options.patience + COMPILE_SECONDS and provider.compiles:
             reason = f"too slow for --patience {options.patience:g}: {outcome.seconds:.0f} s with compilation"
-            outcome = Outcome(reason)
-        outcomes[provider.name] = outcome
+            return Outcome(reason)
+        return outcome
+
+    outcomes = {provider.name: first_outcome(provider) for provider in providers}
     times, graph_times = _time(providers, outcomes, options, device)
 
     shared = {

@@ -71,7 +71,9 @@ def machine_name(gpu: str | None = None) -> str:
 
 
 def _slug(name: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    """A name for a folder: "Intel(R) Xeon(R) Processor @ 2.60GHz" becomes "intel-xeon"."""
+    words = re.sub(r"\((r|tm)\)|\bprocessor\b|\bcpu\b|@.*", " ", name.lower())
+    return re.sub(r"[^a-z0-9]+", "-", words).strip("-")
 
 
 class Rows:

@@ -1,6 +1,5 @@
 """Tables and a plot of the network's rows."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -133,21 +132,15 @@ def _stack_parts(axes: Any, rows: list[Row]) -> None:
     bottoms = [0.0] * len(bars)
     ticks = range(len(bars))
 
-    def stack(label: str, height: Callable[[int, str, str | None], float]) -> None:
-        heights = [height(i, network, backend) for i, (network, backend) in enumerate(bars)]
+    def stack(label: str, heights: list[float]) -> None:
         axes.bar(ticks, heights, 0.7, bottom=bottoms, label=label)
-        bottoms[:] = [bottom + added for bottom, added in zip(bottoms, heights, strict=True)]
+        bottoms[:] = [bottom + height for bottom, height in zip(bottoms, heights, strict=True)]
 
-    for part in ("seed branch", "similarity branch", "diffusion"):
-
-        def median(i: int, network: str, backend: str | None, part: str = part) -> float:
-            return medians.get((network, part, backend if part == "diffusion" else None), 0.0)
-
-        stack(part, median)
-    stack(
-        "the rest; everything, without branches",
-        lambda i, network, backend: max(0.0, totals[network, backend] - bottoms[i]),
-    )
+    for part in ("seed branch", "similarity branch"):
+        stack(part, [medians.get((network, part, None), 0.0) for network, _ in bars])
+    stack("diffusion", [medians.get((network, "diffusion", backend), 0.0) for network, backend in bars])
+    rest = [max(0.0, totals[bar] - bottom) for bar, bottom in zip(bars, bottoms, strict=True)]
+    stack("rest of the total", rest)
     # Parts that are timed alone may take longer than in the total.
     axes.scatter(ticks, list(totals.values()), 900, "black", "_", label="total", zorder=3)
     axes.set_ylim(0, 1.05 * max(bottoms))

@@ -114,5 +114,8 @@ def test_machine_names_are_readable(monkeypatch):
     monkeypatch.setattr(rows_module, "instruction_sets", lambda: ("avx512_bf16", "avx2"))
     assert machine_name() == "amd-epyc-avx512_bf16"
     assert (RESULTS / machine_name()).is_dir()
+    monkeypatch.setattr(rows_module, "cpu_name", lambda: "Intel(R) Xeon(R) Gold 6248 CPU @ 2.50GHz")
+    assert machine_name() == "intel-xeon-gold-6248-avx512_bf16"
+    monkeypatch.setattr(rows_module, "cpu_name", lambda: "AMD EPYC")
     monkeypatch.setattr(rows_module, "instruction_sets", lambda: ())
     assert machine_name() == f"amd-epyc-{torch.backends.cpu.get_cpu_capability().lower()}"
