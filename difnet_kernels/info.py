@@ -107,7 +107,7 @@ def cpu_name() -> str:
 
 
 def cpu_description() -> str:
-    """The name of the CPU and those of its instruction sets that matter for the kernels."""
+    """The name of the CPU and its instruction sets that matter for the kernels."""
     flags = _cpuinfo("flags", "Features").split()
     extensions = [f for f in ("avx512_bf16", "amx_bf16", "amx_tile", "sve", "bf16") if f in flags]
     return " ".join([f"{cpu_name()},", torch.backends.cpu.get_cpu_capability(), *extensions])

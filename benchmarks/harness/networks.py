@@ -220,10 +220,9 @@ def default_backend(name: str | None) -> Iterator[None]:
 def count_flops(setup: Setup, mode: str, model: DifNet | SimDeepLab) -> tuple[float, float]:
     """Operations for one image: of the network without its walks, and of the walks.
 
-    Those of the network are counted by PyTorch, which counts two for a multiply-add and nothing for what is
-    not a product. Its formula for the backward of a convolution ignores groups, so
-    `convolution_backward_flops` replaces it. The tensors are fake, so nothing is computed. Those of the walks
-    follow from the formulas of harness/floor.py.
+    PyTorch counts the operations of the network: two for a multiply-add, none for anything but products. Its
+    formula for the backward of a convolution ignores groups, so `convolution_backward_flops` replaces it. The
+    tensors are fake, so nothing is computed. The operations of the walks follow from harness/floor.py.
     """
     size, device = setup.size, setup.device
     mapping = {torch.ops.aten.convolution_backward: convolution_backward_flops}

@@ -63,7 +63,7 @@ class Accuracy(NamedTuple):
 
 
 def compute_results(run: Callable[[Inputs], Tensor], inputs: Inputs, mode: str) -> Results:
-    """The output of one call, and with gradients also those of half the output's sum of squares."""
+    """Call `run` once; return the output, in "forward+backward" also the gradients of sum(output^2) / 2."""
     if mode == FORWARD:
         with torch.no_grad():
             return {"output": run(inputs)}

@@ -37,7 +37,8 @@ def time_interleaved(
 ) -> dict[str, Timing]:
     """Time all calls in turns, so that a machine whose speed drifts affects all of them alike.
 
-    A call that raises is noted in `failures` and gets no time. Without `failures` the exception is raised.
+    The exception of a call that fails is put into `failures`, and the call gets no time. Without `failures`
+    the exception is raised.
 
     Every call gets an equal share of `seconds` and runs once. That first time decides how often it is
     repeated (`repetitions`). `ours` and the fastest of `rivals` are repeated more often, because their ratio
