@@ -8,10 +8,10 @@ of the image. The network --arrange runs in every arrangement, inference and tra
 distance of the logits, or of the gradient of all weights, from those in float64. An error more than twice
 (gradients: three times) that of "plain" is marked.
 
-Every other network runs in the arrangement "plain". Its seed branch, similarity branch and diffusion are also
+All --networks run in the arrangement "plain". Their seed branch, similarity branch and diffusion are also
 timed separately: diffusion with each backend of the operator, the total with the preferred backend and with
-"reference", which stores P. A long call is repeated less often. If it is very long, only its first call is
-timed, after its parts or the plain network have warmed up. The column n gives the number of repetitions.
+"reference", which stores P. Of a call longer than three seconds only the first is timed, after the parts or
+the plain network have warmed up. The column n gives the number of repetitions.
 """
 
 import argparse
@@ -56,7 +56,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--networks", nargs="*", default=list(NETWORKS))
+    parser.add_argument("--networks", nargs="*", default=list(NETWORKS), help="names as of create_model")
     parser.add_argument("--arrange", default="difnet18", help="the network that runs in every arrangement")
     parser.add_argument("--arrangements", nargs="*", choices=ARRANGEMENTS, default=list(ARRANGEMENTS))
     parser.add_argument("--modes", nargs="+", choices=NETWORK_MODES, default=list(NETWORK_MODES))
