@@ -64,7 +64,7 @@ accuracy: $(VENV)/ready        ## error of every backend against float64
 # The folder of this machine's rows, such as amd-epyc-avx2; `make bench MACHINE=name` chooses another.
 MACHINE ?= $(shell cd benchmarks && $(abspath $(BIN))/python -c 'from harness.rows import machine_name; print(machine_name())')
 
-bench: $(VENV)/bench           ## measure operator and network, then write the reports: forty minutes
+bench: $(VENV)/bench           ## measure the operator and the network and write all tables, in forty minutes
 	rows=benchmarks/results/$(MACHINE) && \
 	$(BIN)/python benchmarks/bench_rw.py --out $$rows/rw.jsonl && \
 	$(BIN)/python benchmarks/bench_rw.py --cases native-walk --isas all --minutes 15 --out $$rows/walk.jsonl && \
@@ -76,7 +76,7 @@ bench: $(VENV)/bench           ## measure operator and network, then write the r
 tables: $(VENV)/bench          ## write reports, plots and README's table from the rows in benchmarks/results
 	cd benchmarks && $(abspath $(BIN))/python -m reporting.tables
 
-backbones: $(VENV)/ready       ## write docs/backbones.md: the networks of timm that can be a backbone; twenty minutes
+backbones: $(VENV)/ready       ## write docs/backbones.md, the networks of timm that can be a backbone, in twenty minutes
 	$(BIN)/python tools/backbones.py
 
 aot: $(VENV)/ready             ## compile the GPU kernels for every architecture, without a GPU; registers, spills, cost
@@ -88,13 +88,13 @@ candidates: $(VENV)/ready      ## tiles that could be entries of the table, rank
 	$(BIN)/python tools/aot_report.py --candidates --architectures sm_80 --dtypes 16 tf32 --stages 2 >> build/candidates.txt
 	mv build/candidates.txt benchmarks/results/candidates.txt
 
-centring: $(VENV)/ready        ## errors with and without centred features, in Triton's interpreter
+centring: $(VENV)/ready        ## print what centring does to features of each dtype, in Triton's interpreter
 	TRITON_INTERPRET=1 $(BIN)/python tools/centring.py
 
-gpu:                           ## tests, benchmark, sanitizer and tuning on a GPU, with the torch and triton of $(PYTHON)
+gpu:                           ## on a GPU, with torch and triton of PYTHON: run tests, benchmark, sanitizer and tuning
 	PYTHONPATH=benchmarks $(PYTHON) tools/gpu_checks.py
 
-rehearse: $(VENV)/ready        ## a small `make gpu` without a GPU, in Triton's interpreter
+rehearse: $(VENV)/ready        ## run a small `make gpu` in Triton's interpreter, without a GPU
 	PYTHONPATH=benchmarks $(BIN)/python tools/gpu_checks.py --rehearse --out $(VENV)/rehearsal
 
 # torch first, and no build isolation: an isolated build would fetch a torch of its own.
