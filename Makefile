@@ -82,18 +82,19 @@ sanitize-memory: $(VENV)/ready
 accuracy: $(VENV)/ready        ## print the error of every backend against float64
 	$(BIN)/python -m difnet_kernels.testing
 
-# Rows of another machine have names of their own.
-ROWS = benchmarks/results/$(1)-$(shell $(BIN)/python -c 'from difnet_kernels.backends import instruction_sets; print(instruction_sets()[0])').jsonl
+# The folder of this machine's rows, such as amd-epyc-avx2; `make bench MACHINE=name` chooses another.
+MACHINE ?= $(shell cd benchmarks && $(abspath $(BIN))/python -c 'from harness.rows import machine_name; print(machine_name())')
 
 bench: $(VENV)/bench           ## measure the operator and the network and write all tables, in forty minutes
-	$(BIN)/python benchmarks/bench_rw.py --out $(call ROWS,rw)
-	$(BIN)/python benchmarks/bench_rw.py --cases native-walk --isas all --minutes 15 --out $(call ROWS,walk)
+	rows=benchmarks/results/$(MACHINE) && \
+	$(BIN)/python benchmarks/bench_rw.py --out $$rows/rw.jsonl && \
+	$(BIN)/python benchmarks/bench_rw.py --cases native-walk --isas all --minutes 15 --out $$rows/walk.jsonl && \
 	$(BIN)/python benchmarks/bench_rw.py --cases context camvid full-resolution --dtypes float32 --precisions highest --modes forward \
-	  --minutes 15 --out $(call ROWS,cases)
-	$(BIN)/python benchmarks/bench_model.py --out $(call ROWS,model)
+	  --minutes 15 --out $$rows/cases.jsonl && \
+	$(BIN)/python benchmarks/bench_model.py --out $$rows/model.jsonl
 	$(MAKE) tables
 
-tables: $(VENV)/bench          ## write docs/benchmarks.md, the tables of README.md and the plots from benchmarks/results
+tables: $(VENV)/bench          ## write reports, plots and README's table from the rows in benchmarks/results
 	cd benchmarks && $(abspath $(BIN))/python -m reporting.tables
 
 backbones: $(VENV)/ready       ## write docs/backbones.md, the networks of timm that can be a backbone, in twenty minutes

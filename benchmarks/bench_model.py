@@ -1,16 +1,17 @@
-"""The network: Table 4 of the paper on the machine at hand, and the arrangements it can run in.
+"""Measure the networks of the paper's Table 4 on this machine, and the arrangements they can run in.
 
     python benchmarks/bench_model.py                                # everything, in less than ten minutes
     python benchmarks/bench_model.py --networks difnet50 --arrangements plain compiled
 
-Images are [3, 505, 505], one at a time, k = 21; weights are random, batch norms at the statistics of the
-image. First --arrange is run in every arrangement, inference and training step. The error is the distance of
-the scores, or of the gradient of all weights, from those in float64. One more than twice (gradients: three
-times) as far off as "plain" is marked. Then every network is run in
-the arrangement "plain", with seed branch, similarity branch and diffusion timed apart as well; diffusion with
-each operator backend, the total with the preferred one and with "reference", which stores P. Long calls are
-repeated less often; of the longest the first is timed, after the parts or the plain network have warmed up.
-The column n says how often.
+Images are [3, 505, 505], one at a time, with k = 21. Weights are random, and batch norms have the statistics
+of the image. The network --arrange runs in every arrangement, inference and training step. Its error is the
+distance of the logits, or of the gradient of all weights, from those in float64. An error more than twice
+(gradients: three times) that of "plain" is marked.
+
+All --networks run in the arrangement "plain". Their seed branch, similarity branch and diffusion are also
+timed separately: diffusion with each backend of the operator, the total with the preferred backend and with
+"reference", which stores P. Of a call longer than three seconds only the first is timed, after the parts or
+the plain network have warmed up. The column n gives the number of repetitions.
 """
 
 import argparse
@@ -23,117 +24,183 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from harness.compare import reason
+from harness.compare import describe_failure
 from harness.networks import (
     ARRANGEMENTS,
     INFERENCE,
     NETWORK_MODES,
     PLAIN,
     Setup,
-    backend,
-    flops,
-    parts,
-    whole,
+    count_flops,
+    default_backend,
+    make_network_call,
+    make_part_calls,
 )
-from harness.providers import multiplies_bfloat16, refusal
-from harness.rows import Rows
-from harness.runner import Part, carry_out, parse_run
-from machine.memory import Peak, peak_here
-from machine.timing import LONG, Timing, interleaved, summary
+from harness.providers import cpu_multiplies_bfloat16, reason_unavailable
+from harness.rows import Row, Rows
+from harness.runner import Measurement, parse_run, run_plan
+from machine.memory import Peak, peak_in_this_process
+from machine.timing import LONG_CALL, Timing, summarize, time_interleaved
 from reporting.model_report import plot_networks, print_arrangements, print_networks
 
-from difnet.modeling.network import DifNet
+from difnet.modeling.network import DifNet, SimDeepLab
 from difnet_kernels import backends
 from difnet_kernels.testing import FORWARD_FACTOR, GRADIENT_FACTOR
 
-logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # that there is no CUDA is known
+logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # silences "no CUDA runtime is found"
 NETWORKS = ("difnet18", "difnet34", "difnet50", "simdeeplab50", "simdeeplab101")
 TOTAL = "total"
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--networks", nargs="*", default=list(NETWORKS))
-    parser.add_argument("--arrange", default="difnet18", help="the network for the arrangements")
+    parser.add_argument("--networks", nargs="*", default=list(NETWORKS), help="names as of create_model")
+    parser.add_argument("--arrange", default="difnet18", help="the network that runs in every arrangement")
     parser.add_argument("--arrangements", nargs="*", choices=ARRANGEMENTS, default=list(ARRANGEMENTS))
     parser.add_argument("--modes", nargs="+", choices=NETWORK_MODES, default=list(NETWORK_MODES))
-    parser.add_argument("--size", type=int, default=505)
-    parser.add_argument("--seconds", type=float, default=4.0, help="time for each table's line")
+    parser.add_argument("--size", type=int, default=505, help="height and width of the image")
+    parser.add_argument("--seconds", type=float, default=4.0, help="time for each line of a table")
     return parse_run("model", parser, arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, print, write."""
     options = parse(arguments)
     device = torch.device(options.device)
     try:
         for name in {*options.networks, *([options.arrange] if options.arrangements else [])}:
-            Setup(name, options.size, PLAIN, str(device)).obstacle(INFERENCE)
+            Setup(name, options.size, PLAIN, str(device)).reason_unsupported(INFERENCE)
     except ValueError as error:
         print(f"bench_model.py: error: {error}", file=sys.stderr)
         return 1
 
-    def part(measured: Callable[..., None], network: str, mode: str) -> Part:
-        text = f"{network}, {mode}, {'arrangements' if measured is arrange else 'parts'}"
-        return Part(text, lambda rows: measured(network, mode, options, device, rows))
+    def measurement(measure: Callable[..., None], network: str, mode: str) -> Measurement:
+        title = f"{network}, {mode}, {'arrangements' if measure is measure_arrangements else 'parts'}"
+        return Measurement(title, lambda rows: measure(network, mode, options, device, rows))
 
-    arranged = [part(arrange, options.arrange, mode) for mode in options.modes if options.arrangements]
-    apart = [part(take_apart, network, mode) for mode in options.modes for network in options.networks]
-    parts = [*arranged[:1], *apart, *arranged[1:]]  # the longest, which compiles a training step, last
+    arrangements = [
+        measurement(measure_arrangements, options.arrange, mode)
+        for mode in options.modes
+        if options.arrangements
+    ]
+    parts = [
+        measurement(measure_parts, network, mode) for mode in options.modes for network in options.networks
+    ]
+    # The longest measurement is last: it compiles a training step.
+    plan = [*arrangements[:1], *parts, *arrangements[1:]]
 
-    def conclude(rows: list[dict[str, Any]], folder: Path) -> list[Path]:
+    def report(rows: list[Row], folder: Path) -> list[Path]:
         print_networks(rows)
         return plot_networks(rows, folder)
 
-    return carry_out(options, lambda: parts, conclude, size=options.size)
+    return run_plan(options, lambda: plan, report, size=options.size)
 
 
-def arrange(network: str, mode: str, options: argparse.Namespace, device: torch.device, rows: Rows) -> None:
-    """One network in every arrangement: error, time, memory."""
+def measure_arrangements(
+    network: str, mode: str, options: argparse.Namespace, device: torch.device, rows: Rows
+) -> None:
+    """Error, time and memory of one network in every arrangement."""
     plain = Setup(network, options.size, PLAIN, str(device))
-    if (obstacle := plain.obstacle(mode)) is not None:
+    if (reason := plain.reason_unsupported(mode)) is not None:
         for name in options.arrangements:
-            found = {"network": network, "mode": mode, "arrangement": name, "error": None, "within": False}
-            rows.add(table="arrangements", **found, status=obstacle)
-        print(f"{network}, {mode}, arrangements: {obstacle}")
+            identity = {"network": network, "mode": mode, "arrangement": name}
+            rows.add(table="arrangements", **identity, error=None, within=False, status=reason)
+        print(f"{network}, {mode}, arrangements: {reason}")
         return
     factor = FORWARD_FACTOR if mode == INFERENCE else GRADIENT_FACTOR
     model, image = plain.build()
-    truth = whole(plain, mode, copy.deepcopy(model).double(), image.double())().detach()
-    allowed = factor * distance(whole(plain, mode, *plain.arranged(model, image))(), truth)
+    exact = make_network_call(plain, mode, copy.deepcopy(model).double(), image.double())().detach()
+    allowed = factor * distance(make_network_call(plain, mode, *plain.arrange(model, image))(), exact)
     calls: dict[str, Callable[[], object]] = {}
-    known: dict[str, Timing] = {}
-    found: dict[str, dict[str, Any]] = {}
+    first_times: dict[str, Timing] = {}
+    found: dict[str, Row] = {}
     for name in options.arrangements:
-        if ARRANGEMENTS[name].bfloat16 and device.type == "cpu" and not multiplies_bfloat16():
+        if ARRANGEMENTS[name].bfloat16 and device.type == "cpu" and not cpu_multiplies_bfloat16():
             found[name] = {"status": "this CPU does not multiply bfloat16", "error": None, "within": False}
             continue
         setup = plain._replace(arrangement=ARRANGEMENTS[name])
         try:
-            call = whole(setup, mode, *setup.arranged(model, image))
-            result, peak, known[name] = first_call(call, options)
-            error = distance(result, truth)  # later steps have other weights
-            if setup.arrangement.compiled:  # which takes more time and memory than the call
-                _, peak, known[name] = first_call(call, options)
+            call = make_network_call(setup, mode, *setup.arrange(model, image))
+            result, peak, first_times[name] = first_call(call, options)
+            error = distance(result, exact)  # of the first step, because each step changes the weights
+            if setup.arrangement.compiled:  # compiling took part of the first call's time and memory
+                _, peak, first_times[name] = first_call(call, options)
             calls[name] = call
             found[name] = {"status": "ok", "error": error, "within": error <= allowed, **peak._asdict()}
-        except Exception as error:
-            found[name] = {"status": reason(error), "error": None, "within": False}
+        except Exception as exception:
+            found[name] = {"status": describe_failure(exception), "error": None, "within": False}
     failures: dict[str, Exception] = {}
-    times = repeated(calls, known, options, device, failures)
+    times = repeat_calls(calls, first_times, options, device, failures)
     for name, values in found.items():
         if name in failures:
-            values |= {"status": reason(failures[name]), "within": False}
+            values |= {"status": describe_failure(failures[name]), "within": False}
         values |= times[name]._asdict() if name in times else {}
         rows.add(table="arrangements", network=network, arrangement=name, mode=mode, **values)
     print_arrangements([r for r in rows.rows if r["table"] == "arrangements" and r["mode"] == mode])
 
 
+def measure_parts(
+    network: str, mode: str, options: argparse.Namespace, device: torch.device, rows: Rows
+) -> None:
+    """Time of the parts of one network by every backend, and time and memory of the total."""
+    setup = Setup(network, options.size, PLAIN, str(device))
+    if (reason := setup.reason_unsupported(mode)) is not None:
+        identity = {"network": network, "mode": mode, "part": TOTAL, "backend": None}
+        rows.add(table="networks", arrangement=PLAIN.name, **identity, median=None, status=reason)
+        return
+    model, image = setup.build()
+    names = available_backends(device) if isinstance(model, DifNet) else []
+    call = make_network_call(setup, mode, model, image)
+
+    def total(backend: str | None) -> Callable[[], object]:
+        def run() -> None:
+            with default_backend(backend):
+                call()
+
+        return run
+
+    # With the preferred backend and with "reference", which is the last.
+    both = dict.fromkeys((*names[:1], *names[-1:]))
+    totals = {f"{TOTAL}, {name}": total(name) for name in both} or {TOTAL: total(None)}
+    failures: dict[str, Exception] = {}
+    peaks: dict[str, Peak] = {}
+    times: dict[str, Timing] = {}
+    if isinstance(model, DifNet):  # before the totals, as their warm-up
+        parts = make_part_calls(setup, mode, model, image, names)
+        times = time_interleaved(parts, options.seconds, device, failures)
+    first_times: dict[str, Timing] = {}
+    for name, run in totals.items():
+        try:
+            _, peaks[name], first_times[name] = first_call(run, options)
+        except Exception as error:
+            failures[name] = error
+    times |= repeat_calls(totals, first_times, options, device, failures)
+    assert isinstance(model, DifNet | SimDeepLab)
+    flops, walk_flops = count_flops(setup, mode, model)
+    shared = {
+        "table": "networks",
+        "network": network,
+        "arrangement": PLAIN.name,
+        "mode": mode,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "flops": flops,
+        "walk_flops": walk_flops,
+    }
+    for name, timing in times.items():
+        part, _, backend = name.partition(", ")
+        peak = peaks.get(name, Peak())
+        rows.add(
+            **shared, part=part, backend=backend or None, **peak._asdict(), **timing._asdict(), status="ok"
+        )
+    for name, failure in failures.items():
+        part, _, backend = name.partition(", ")
+        status = describe_failure(failure)
+        rows.add(**shared, part=part, backend=backend or None, status=status, median=None)
+
+
 def first_call(call: Callable[[], Any], options: argparse.Namespace) -> tuple[Any, Peak, Timing]:
-    """What a call returns, its peak memory if that is asked for, and its time."""
+    """Make the call and return its result, its peak memory if options.memory is set, and its time."""
     results: list[Any] = []
     milliseconds: list[float] = []
 
@@ -144,86 +211,37 @@ def first_call(call: Callable[[], Any], options: argparse.Namespace) -> tuple[An
 
     peak = Peak()
     if options.memory:
-        peak = peak_here(run, options.device)
+        peak = peak_in_this_process(run, options.device)
     else:
         run()
-    return results[0], peak, summary(milliseconds)
+    return results[0], peak, summarize(milliseconds)
 
 
-def repeated(
+def repeat_calls(
     calls: dict[str, Callable[[], object]],
-    first: dict[str, Timing],
+    first_times: dict[str, Timing],
     options: argparse.Namespace,
     device: torch.device,
     failures: dict[str, Exception],
 ) -> dict[str, Timing]:
-    """Times of calls, in their order: of repetitions, or of the first call where that was long."""
-    again = {name: call for name, call in calls.items() if name in first and first[name].median < 1e3 * LONG}
-    times = first | interleaved(again, options.seconds * len(again), device, failures)
+    """Times of the repetitions of all calls; a long call keeps the time of its first."""
+    repeated = {
+        name: call
+        for name, call in calls.items()
+        if name in first_times and first_times[name].median < 1e3 * LONG_CALL
+    }
+    times = first_times | time_interleaved(repeated, options.seconds * len(repeated), device, failures)
     return {name: times[name] for name in calls if name in times and name not in failures}
 
 
-def able(device: torch.device) -> list[str]:
-    """The backends that take tensors of the device, in order of preference."""
-    return [status.name for status in backends() if refusal(status.name, device) is None]
+def available_backends(device: torch.device) -> list[str]:
+    """The backends that run on the device, in order of preference."""
+    return [status.name for status in backends() if reason_unavailable(status.name, device) is None]
 
 
-def distance(found: torch.Tensor, truth: torch.Tensor) -> float:
-    """|found - truth| / |truth|, over all elements."""
-    return ((found.double() - truth.double()).norm() / truth.double().norm()).item()
-
-
-def take_apart(
-    network: str, mode: str, options: argparse.Namespace, device: torch.device, rows: Rows
-) -> None:
-    """Parts and total of one network, by every backend that can run here."""
-    setup = Setup(network, options.size, PLAIN, str(device))
-    if (obstacle := setup.obstacle(mode)) is not None:
-        found = {"network": network, "mode": mode, "part": TOTAL, "backend": None, "median": None}
-        rows.add(table="networks", arrangement=PLAIN.name, **found, status=obstacle)
-        return
-    model, image = setup.build()
-    usable = able(device) if isinstance(model, DifNet) else []
-    step = whole(setup, mode, model, image)
-
-    def walked_by(name: str | None) -> Callable[[], object]:
-        def call() -> None:
-            with backend(name):
-                step()
-
-        return call
-
-    ends = dict.fromkeys((*usable[:1], *usable[-1:]))  # the preferred backend, and the one that stores P
-    totals = {f"{TOTAL}, {name}": walked_by(name) for name in ends} or {TOTAL: walked_by(None)}
-    failures: dict[str, Exception] = {}
-    peaks: dict[str, Peak] = {}
-    times: dict[str, Timing] = {}
-    if isinstance(model, DifNet):  # first: the parts warm up for the whole
-        times = interleaved(parts(setup, mode, model, image, usable), options.seconds, device, failures)
-    known: dict[str, Timing] = {}
-    for name, call in totals.items():
-        try:
-            _, peaks[name], known[name] = first_call(call, options)
-        except Exception as error:
-            failures[name] = error
-    times |= repeated(totals, known, options, device, failures)
-    counted, walks = flops(setup, mode, model)
-    common = {
-        "table": "networks",
-        "network": network,
-        "arrangement": PLAIN.name,
-        "mode": mode,
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "flops": counted,
-        "walk_flops": walks,
-    }
-    for name, timing in times.items():
-        part, _, by = name.partition(", ")
-        values: dict[str, Any] = {"part": part, "backend": by or None, **peaks.get(name, Peak())._asdict()}
-        rows.add(**common, **values, **timing._asdict(), status="ok")
-    for name, error in failures.items():
-        part, _, by = name.partition(", ")
-        rows.add(**common, part=part, backend=by or None, status=reason(error), median=None)
+def distance(result: torch.Tensor, exact: torch.Tensor) -> float:
+    """|result - exact| / |exact|, over all elements."""
+    return ((result.double() - exact.double()).norm() / exact.double().norm()).item()
 
 
 if __name__ == "__main__":

@@ -1,12 +1,11 @@
-"""Which networks of timm can be a backbone, and the images that they take: docs/backbones.md.
+"""List the networks of timm that can be a backbone, and the sizes of images they take: docs/backbones.md.
 
     python tools/backbones.py                     # every name of the installed timm; twenty minutes
     python tools/backbones.py --names halonet26t  # print the rows of some names, write nothing
 
-Networks are built without weights and run without values, on the meta device, by
-`difnet.modeling.backbones.Backbone` itself. The rows go to benchmarks/results/backbones.csv, the page is
-drawn from them. Names that cannot be built at stride 8 have no row;
-"networks" in the first line counts them too.
+`difnet.modeling.backbones.Backbone` itself builds the networks, on the meta device, without weights and
+values. The rows go to benchmarks/results/backbones.csv, and the page is generated from them. Names that
+cannot be built at stride 8 have no row. The number of networks in the first line of the file includes them.
 """
 
 import argparse
@@ -25,29 +24,35 @@ from difnet.modeling.backbones import Backbone
 ROOT = Path(__file__).resolve().parents[1]
 ROWS, PAGE = ROOT / "benchmarks/results/backbones.csv", ROOT / "docs/backbones.md"
 SIDE = 161
-LEAST = (1, 2, 4, 8, 16, 32)
+"""Side of the image whose map is shown."""
 SIDES = (33, 64, 65, 97, 100, 127, 160, SIDE, 250)
-"""Sides that stand for all: a network that takes these and takes no other is not known."""
+"""Sides that are tried first. No network is known that takes these and refuses another one as large."""
+SMALL_SIDES = (1, 2, 4, 8, 16, 32)
+"""Sides that are tried if all of `SIDES` are taken, to find the smallest."""
 GRID = range(8, 513, 8)
-"""Sides that are tried where some of the others are refused."""
+"""Sides that are tried if one of `SIDES` is refused."""
 
 
 class Row(NamedTuple):
-    """What is known of one network."""
+    """The findings about one network.
+
+    Attributes:
+        name: the name in timm.
+        family: timm's module.
+        map_side: rows of the last map of an image of 161 x 161 pixels; None if it does not take one.
+        sides: sides of square images that it takes: "from 8", or those of `GRID`.
+        alone: whether it can be trained on one image at a time.
+    """
 
     name: str
     family: str
-    """timm's module."""
     map_side: int | None
-    """Rows of the last map of an image of 161 x 161 pixels; None where it does not take it."""
     sides: str
-    """Sides of square images that it takes: from that on, or the only ones of `GRID`."""
     alone: bool
-    """Whether it can be trained on one image at a time."""
 
 
 def examine(name: str) -> Row | None:
-    """The row of one name; None where it cannot be built at stride 8."""
+    """Build and run one network; None if it cannot be built at stride 8."""
     try:
         with torch.device("meta"):
             backbone = Backbone(name)
@@ -56,19 +61,19 @@ def examine(name: str) -> Row | None:
     backbone.eval()
 
     if all(backbone.takes((side, side)) for side in SIDES):
-        least = next(side for side in (*LEAST, min(SIDES)) if backbone.takes((side, side)))
-        sides, some = f"from {least}", SIDE
+        smallest = next(side for side in (*SMALL_SIDES, min(SIDES)) if backbone.takes((side, side)))
+        sides, taken = f"from {smallest}", SIDE
     else:
-        found = [side for side in GRID if backbone.takes((side, side))]
-        sides, some = " ".join(map(str, found)), found[-1]
+        of_grid = [side for side in GRID if backbone.takes((side, side))]
+        sides, taken = " ".join(map(str, of_grid)), of_grid[-1]
     map_side = backbone.check((SIDE, SIDE))[-1][0] if backbone.takes((SIDE, SIDE)) else None
-    alone = backbone.train().takes((some, some))
+    alone = backbone.train().takes((taken, taken))
     family = timm.model_entrypoint(name).__module__.rpartition(".")[2]
     return Row(name, family, map_side, sides, alone)
 
 
 def dump(rows: Sequence[Row], networks: int) -> str:
-    """Rows as the file holds them."""
+    """The text of benchmarks/results/backbones.csv."""
     text = io.StringIO()
     print(f"# timm {timm.__version__}, {networks} networks, torch {torch.__version__}", file=text)
     writer = csv.writer(text, lineterminator="\n")
@@ -78,7 +83,7 @@ def dump(rows: Sequence[Row], networks: int) -> str:
 
 
 def load(text: str) -> tuple[str, list[Row]]:
-    """(version of timm and number of networks, rows) of what `dump` wrote."""
+    """Read what `dump` wrote: its first line, which names the versions, and the rows."""
     first, *lines = text.splitlines()
     rows = [
         Row(
@@ -94,51 +99,53 @@ def load(text: str) -> tuple[str, list[Row]]:
 
 
 def page(text: str) -> str:
-    """docs/backbones.md, from the text of the rows."""
+    """The text of docs/backbones.md, from that of the rows."""
     made_with, rows = load(text)
     groups: dict[tuple[str, int | None, str, bool], list[str]] = {}
     for row in rows:
         groups.setdefault(row[1:], []).append(row.name)
     lines = [
         f"| {family} | {len(names)} | {', '.join(names[:2]) + (' ...' if len(names) > 2 else '')} "
-        f"| {side or ''} | {in_words(sides)} | {'yes' if alone else 'no'} |"
+        f"| {side or ''} | {describe_sides(sides)} | {'yes' if alone else 'no'} |"
         for (family, side, sides, alone), names in sorted(groups.items(), key=lambda group: group[0][0])
     ]
     sides_tried = ", ".join(map(str, SIDES))
     return TEXT.format(made_with=made_with, count=len(rows), sides=sides_tried, table="\n".join(lines))
 
 
-def in_words(sides: str) -> str:
-    """Sides for a reader."""
+def describe_sides(sides: str) -> str:
+    """The sides of a row in words."""
     if sides.startswith("from "):
-        least = int(sides.removeprefix("from "))
-        return "any" if least == 1 else f"any from {least}"
-    found = [int(side) for side in sides.split()]
-    if len(found) == 1:
-        return f"{found[0]} only"
-    assert found == list(range(found[0], GRID.stop, found[0])), found
-    return f"multiples of {found[0]}"
+        smallest = int(sides.removeprefix("from "))
+        return "any" if smallest == 1 else f"any from {smallest}"
+    of_grid = [int(side) for side in sides.split()]
+    if len(of_grid) == 1:
+        return f"{of_grid[0]} only"
+    assert of_grid == list(range(of_grid[0], GRID.stop, of_grid[0])), of_grid
+    return f"multiples of {of_grid[0]}"
 
 
 TEXT = """# Backbones
 
 `create_model` and `--model` take the name of any network of timm that gives four feature maps down to
-stride 8, with or without a tag (`convnext_tiny.fb_in22k`). {count} do ({made_with}); their names are in
-`benchmarks/results/backbones.csv`. That file and this page are written by `make backbones`, which asks the
-installed timm. Of any other name `create_model` says why it cannot be used.
+stride 8, with or without a tag (`convnext_tiny.fb_in22k`). {count} networks do ({made_with}). Their names
+are in `benchmarks/results/backbones.csv`. `make backbones` writes that file and this page by trying every
+network of the installed timm. For any other name `create_model` raises an error that says why the network
+cannot be used.
 
-- **Map of 161 x 161**: rows, and columns, of the score map of an image of 161 x 161 pixels, on which the
-  walks run. `model.check_size((height, width))` returns rows and columns for any image, without computing,
-  and raises a `ValueError` where the network does not take such images, with sizes that it takes.
-- **Sides**: of square images. "Any" stands for {sides}. Where one of these is refused, multiples of 8 up to
-  512 were tried: "multiples of 64" are those of networks whose attention cuts the map into blocks of a fixed
-  size, "multiples of 8" those of networks with two paths that round other sides differently. Some sides
-  between them work too. Training checks `--crop` and the sizes of all validation images before its first
-  step, evaluation every picture and its scales before it begins, prediction each picture before it is
-  labelled.
-- **One image in training**: "no" where a batch norm follows a global pooling and would see one value per
-  channel. Such networks need micro-batches (`--batch-size` over processes and `--accumulation`) of two and
-  more.
+- **Map of 161 x 161**: number of rows, and of columns, of the score map of an image of 161 x 161 pixels.
+  The walks run on this map. `model.check_size((height, width))` returns rows and columns for any image
+  without computing the map. It raises a `ValueError` if the network does not take such an image, and names
+  sizes that it takes.
+- **Sides**: sides of square images that the network takes. "Any" means that {sides} were tried and taken.
+  If one of these was refused, multiples of 8 up to 512 were tried. "Multiples of 64" belong to networks
+  whose attention cuts the map into blocks of a fixed size. "Multiples of 8" belong to networks with two
+  paths that round other sides differently. Some sides between the multiples work too. Training checks
+  `--crop` and the sizes of all validation images before its first step, evaluation checks every picture and
+  its scales before it starts, and prediction checks each picture before it labels it.
+- **One image in training**: "no" if a batch norm follows a global pooling, where it would see one value per
+  channel. Such networks need micro-batches of at least two images. A micro-batch is `--batch-size` divided
+  by the number of processes and by `--accumulation`.
 
 | family | networks | such as | map of 161 x 161 | sides | one image in training |
 | --- | ---: | --- | ---: | --- | --- |
@@ -147,11 +154,10 @@ installed timm. Of any other name `create_model` says why it cannot be used.
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Examine, write."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--names", nargs="+", help="print these and write nothing")
+    parser.add_argument("--names", nargs="+", help="print the rows of these networks and write nothing")
     options = parser.parse_args(arguments)
     names = options.names or timm.list_models()
     rows = []

@@ -1,13 +1,15 @@
-"""`make gpu`: everything that needs a GPU, one stage after the other, each reported even if others failed.
+"""`make gpu`: everything that needs a GPU, in stages. A stage runs even if others failed.
 
     python tools/gpu_checks.py                     # tests, benchmark, sanitizer, tuning: under eight minutes
-    python tools/gpu_checks.py --rehearse          # the same, small, in Triton's interpreter on the CPU
+    python tools/gpu_checks.py --rehearse          # the same in small, in Triton's interpreter on the CPU
 
-Needs torch, triton, numpy and pytest; compute-sanitizer is used where the CUDA toolkit has it. Logs of the
-stages and the benchmark's rows go to --out, which git ignores by default. Rows that the documents may show,
-those of a whole benchmark of a commit on a GPU, are copied to benchmarks/results/rw-gpu.jsonl, where `make
-tables` finds them. A stage is stopped at its limit; the last, tuning, has what is left of eight minutes, and
-changes the tile table after all else is done with it.
+Needs torch, triton, numpy and pytest, and PYTHONPATH=benchmarks. compute-sanitizer runs if the CUDA toolkit
+has it. The logs of the stages and the rows of the benchmark go to --out, which git ignores by default. Rows
+of a complete benchmark of a commit on a GPU are also copied to benchmarks/results/MACHINE/rw.jsonl, from
+which `make tables` makes the documents.
+
+A stage is stopped at its time limit. The last stage, tuning, gets all the time that is left of eight minutes.
+It is the last because it changes the table of tile sizes, which the other stages use.
 """
 
 import argparse
@@ -18,16 +20,28 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from harness.rows import DIRTY, RESULTS, ROOT, RUNS, load
+from harness.rows import RESULTS, ROOT, RUNS, Row, load, machine_name
 
-LIMIT = 480  # seconds, all stages
-RESERVE = 10  # of these, to stop a stage and to print
+from difnet_kernels.info import CHANGED
+
+TOTAL_SECONDS = 480
+"""Time limit of all stages together."""
+RESERVED_SECONDS = 10
+"""Part of it that is kept for stopping a stage and printing."""
 
 
 class Stage(NamedTuple):
-    """A command with the most seconds it may take, and the processes that share its tests."""
+    """A command and its limits.
+
+    Attributes:
+        name: also the name of its log.
+        seconds: its time limit.
+        command: what is run, from the root of the clone.
+        environment: variables that are added to those of the other stages.
+        shards: number of processes that share its tests.
+    """
 
     name: str
     seconds: int
@@ -36,68 +50,52 @@ class Stage(NamedTuple):
     shards: int = 1
 
 
-def rows_of(rehearse: bool, out: Path) -> Path:
-    """Where the benchmark's rows go."""
+def rows_path(rehearse: bool, out: Path) -> Path:
+    """The file of the benchmark's rows."""
     return out / ("rehearsal.jsonl" if rehearse else "walks.jsonl")
 
 
-def stages(rehearse: bool, out: Path) -> list[Stage]:
-    """What is run, in order."""
+def list_stages(rehearse: bool, out: Path) -> list[Stage]:
+    """The stages in order."""
     python = sys.executable
-    # Compiling a rival for every size takes longer than all the rest together.
-    small = ["--no-memory", "--without", "eager, compiled", "FlexAttention, compiled"]
-    small += (
-        ["--cases", "tiny", "--dtypes", "bfloat16", "--seconds", "0.1"]
-        if rehearse
-        else [
-            "--cases",
-            "paper-inference",
-            "paper-training",
-            "--dtypes",
-            "float32",
-            "bfloat16",
-            "--precisions",
-            "highest",
-            "--seconds",
-            "1",
-            "--minutes",
-            "1.2",
-        ]
-    )
-    rows = rows_of(rehearse, out)
-    nodes = (
-        ["--batch", "1", "--nodes", "150", "--dtypes", "16", "--length", "2", "--dry-run"] if rehearse else []
-    )
+    # The two rivals that compile for every size would take longer than all the rest together.
+    benchmark = ["--no-memory", "--without", "eager, compiled", "FlexAttention, compiled"]
+    if rehearse:
+        benchmark += ["--cases", "tiny", "--dtypes", "bfloat16", "--seconds", "0.1"]
+        tuning = ["--batch", "1", "--nodes", "150", "--dtypes", "16", "--length", "2", "--dry-run"]
+    else:
+        benchmark += ["--cases", "paper-inference", "paper-training", "--dtypes", "float32", "bfloat16"]
+        benchmark += ["--precisions", "highest", "--seconds", "1", "--minutes", "1.2"]
+        tuning = []
+    benchmark += ["--out", str(rows_path(rehearse, out))]
     no_caching = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
-    # Most of the tests' time is compiling, which one process does on one core.
+    # Most of the tests' time is compilation, which uses one core of each process.
     shards = max(1, min(4, (os.cpu_count() or 1) // 2))
     tests = [python, "-m", "pytest", "-q", "-rP", "-p", "no:cacheprovider", "tests/gpu"]
-    listing = [
+    stages = [
         Stage("info", 20, [python, "-m", "difnet_kernels.info"], {}),
         Stage("tests", 180, tests, {}, shards),
-        Stage("benchmark", 100, [python, "benchmarks/bench_rw.py", *small, "--out", str(rows)], {}),
+        Stage("benchmark", 100, [python, "benchmarks/bench_rw.py", *benchmark], {}),
     ]
     sanitizer = shutil.which("compute-sanitizer") or shutil.which("/usr/local/cuda/bin/compute-sanitizer")
-    prefix: list[str] | None = [] if rehearse else [sanitizer] if sanitizer else None
     for tool in ("memcheck", "racecheck"):
-        if prefix is not None:
-            command = [*prefix, "--tool", tool, "--error-exitcode", "9"] if prefix else []
-            listing.append(Stage(tool, 50, [*command, python, "tests/gpu/sanitize.py"], no_caching))
-    listing.append(Stage("tuning", 70, [python, "tools/tune_tiles.py", *nodes], {}))
-    assert sum(stage.seconds for stage in listing) <= LIMIT - RESERVE
-    return listing
+        if rehearse or sanitizer:
+            prefix = [] if rehearse else [str(sanitizer), "--tool", tool, "--error-exitcode", "9"]
+            stages.append(Stage(tool, 50, [*prefix, python, "tests/gpu/sanitize.py"], no_caching))
+    stages.append(Stage("tuning", 70, [python, "tools/tune_tiles.py", *tuning], {}))
+    assert sum(stage.seconds for stage in stages) <= TOTAL_SECONDS - RESERVED_SECONDS
+    return stages
 
 
-def bounded(tuning: Stage, spent: float) -> Stage:
-    """The last stage with all seconds that are left; it begins nothing new in the last quarter of them."""
-    seconds = max(1, int(LIMIT - RESERVE - spent))
-    return tuning._replace(
-        seconds=seconds, command=[*tuning.command, "--minutes", f"{0.75 * seconds / 60:.2f}"]
-    )
+def with_remaining_time(tuning: Stage, spent: float) -> Stage:
+    """The tuning stage with all seconds that are left. It starts no candidate in the last quarter of them."""
+    seconds = max(1, int(TOTAL_SECONDS - RESERVED_SECONDS - spent))
+    minutes = f"{0.75 * seconds / 60:.2f}"
+    return tuning._replace(seconds=seconds, command=[*tuning.command, "--minutes", minutes])
 
 
 def run(stage: Stage, environment: dict[str, str], log: Path) -> str:
-    """How the stage ended; its processes' output goes to the log, one after the other."""
+    """Run a stage and return how it ended. The log gets the output of its processes, one after the other."""
     end = time.monotonic() + stage.seconds
     parts = [log.with_suffix(f".{n}.part") for n in range(stage.shards)]
     processes = []
@@ -119,7 +117,7 @@ def run(stage: Stage, environment: dict[str, str], log: Path) -> str:
     finally:
         for process in processes:
             if process.poll() is None:
-                # With its children: the program that compute-sanitizer started would keep the GPU.
+                # The whole group: a program that compute-sanitizer has started would keep the GPU otherwise.
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
     log.write_text("".join(part.read_text(encoding="utf-8", errors="replace") for part in parts))
@@ -128,69 +126,65 @@ def run(stage: Stage, environment: dict[str, str], log: Path) -> str:
     return next((result for result in results if result != "passed"), "passed")
 
 
-def unfit(rows: list[dict[str, Any]], result: str) -> str | None:
-    """Why the documents may not show rows of a benchmark that ended so, or None if they may."""
+def reason_not_publishable(rows: list[Row], result: str) -> str | None:
+    """Why rows must not be shown in the documents, or None. `result` is how the benchmark ended."""
     if result != "passed":
         return f"the benchmark {result}"  # a table may lack its rivals
     if not any(row["status"] == "ok" for row in rows):
         return "nothing was measured"
     if any(row["device"] != "cuda" for row in rows):
         return "not measured on a GPU"
-    if any(row["commit"] == "unknown" or row["commit"].endswith(DIRTY) for row in rows):
-        return "the tree is no commit's"
+    if any(row["commit"] == "unknown" or row["commit"].endswith(CHANGED) for row in rows):
+        return "not measured on a commit without changes"
     return None
 
 
-def publish(rows: Path, result: str, results: Path = RESULTS) -> str:
-    """Copy the benchmark's rows to where the documents are made from, if they may be shown; what was done."""
-    reason = unfit(load([rows]), result)
-    if reason:
-        return f"rows stay in {rows}: {reason}"
-    shown = results / "rw-gpu.jsonl"
-    shutil.copyfile(rows, shown)
-    return f"rows: {shown}; `make tables` shows them"
+def publish(path: Path, result: str, results: Path = RESULTS) -> str:
+    """Copy the rows to the folder of their machine if they may be published; return what was done."""
+    rows = load([path])
+    if reason := reason_not_publishable(rows, result):
+        return f"rows stay in {path}: {reason}"
+    published = results / machine_name(gpu=rows[0]["hardware"]) / "rw.jsonl"
+    published.parent.mkdir(exist_ok=True)
+    shutil.copyfile(path, published)
+    return f"rows: {published}; `make tables` writes the documents from them"
 
 
 def main() -> int:
-    """Run the stages; 1 if any failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--rehearse", action="store_true")
-    parser.add_argument("--out", type=Path, default=RUNS / "gpu")
-    parser.add_argument("--only", nargs="+", default=None, help="stages to run")
+    parser.add_argument(
+        "--rehearse", action="store_true", help="small, in Triton's interpreter, without a GPU"
+    )
+    parser.add_argument("--out", type=Path, default=RUNS / "gpu", help="folder of logs and rows")
+    parser.add_argument("--only", nargs="+", default=None, help="names of the stages to run")
     options = parser.parse_args()
     out = options.out.resolve()
-    if out == RESULTS.resolve():
-        parser.error(f"--out: the documents are made from all rows in {out}; give another folder")
+    if RESULTS.resolve() in (out, out.parent) and out != RUNS.resolve():
+        parser.error(f"--out: the documents are made from all rows in {RESULTS}; give another folder")
     out.mkdir(parents=True, exist_ok=True)
 
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(
-            [str(ROOT), str(ROOT / "benchmarks"), os.environ.get("PYTHONPATH", "")]
-        ),
-    }
+    paths = [str(ROOT), str(ROOT / "benchmarks"), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     if options.rehearse:
         environment |= {"TRITON_INTERPRET": "1", "DIFNET_REHEARSE": "1", "CUDA_VISIBLE_DEVICES": ""}
-    results = []
+    results = {}
     begin = time.monotonic()
-    for stage in stages(options.rehearse, out):
+    for stage in list_stages(options.rehearse, out):
         if options.only and stage.name not in options.only:
             continue
         log = out / f"{stage.name}.log"
         start = time.monotonic()
         if stage.name == "tuning":
-            stage = bounded(stage, start - begin)
-        result = run(stage, environment, log)
-        results.append((stage.name, result))
+            stage = with_remaining_time(stage, start - begin)
+        result = results[stage.name] = run(stage, environment, log)
         print(f"== {stage.name}: {result}, {time.monotonic() - start:.0f} s, {log}", flush=True)
         print("\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-25:]), flush=True)
-        if stage.name == "benchmark" and (rows := rows_of(options.rehearse, out)).exists():
+        if stage.name == "benchmark" and (rows := rows_path(options.rehearse, out)).exists():
             print(publish(rows, result), flush=True)
-    print("\n" + "\n".join(f"{name:12}{result}" for name, result in results))
-    names = {name for name, _ in results}
-    if not options.only and "memcheck" not in names:
+    print("\n" + "\n".join(f"{name:12}{result}" for name, result in results.items()))
+    if not options.only and "memcheck" not in results:
         print("memcheck    not run: compute-sanitizer was not found")
-    return int(any(result != "passed" for _, result in results))
+    return int(any(result != "passed" for result in results.values()))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Records what a trained network feeds to its walks, as test inputs.
+"""Record the inputs of a trained network's walks, for tests.
 
     python tools/record_activations.py RUN
 
-writes activations.safetensors beside this file: features (T, B, N, 64) and seed (B, N, k) of three drawn
-validation scenes in float16, mu and beta (T,) in float32. RUN is a folder of `python -m difnet.train`.
+writes tests/data/activations.safetensors: features (T, B, N, 64) and seed (B, N, k) of three drawn validation
+scenes in float16, mu and beta (T,) in float32. RUN is a folder of `python -m difnet.train`.
 """
 
 import sys
@@ -14,13 +14,15 @@ from safetensors.torch import save_file
 
 from difnet import load_model
 from difnet.data import create_dataset, eval_transform
+from difnet.modeling.network import DifNet
 
 SCENES = 3
 
 
 def main() -> None:
-    """Record."""
     model, metadata = load_model(Path(sys.argv[1]))
+    if not isinstance(model, DifNet):
+        raise SystemExit(f"{sys.argv[1]}: its network has no walks; give the run of a DifNet")
     dataset = create_dataset(metadata["dataset"], None, "val", transform=eval_transform())
     image = torch.stack([dataset[n][0] for n in range(SCENES)])
     with torch.inference_mode():

@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 from aot_report import CANDIDATES, DTYPES, cost
 from harness.cases import Case
-from machine.timing import graphed, interleaved
+from machine.timing import capture_graph, time_interleaved
 
 from difnet_kernels import cascaded_random_walk
 from difnet_kernels.testing import Inputs, measure_errors
@@ -102,7 +102,8 @@ def time_tile(kernel: str, tile: Tile, inputs: Inputs, device: torch.device, sec
 
     function = forward_only if kernel == "walk_forward" else forward_and_backward
     with replaced(kernel, tile):
-        return interleaved({"tile": graphed(function, device)}, seconds, device)["tile"].median
+        call = capture_graph(function, device) or function
+        return time_interleaved({"tile": call}, seconds, device)["tile"].median
 
 
 def time_tiles(
@@ -180,7 +181,7 @@ def main() -> int:
     left_out = []
     for dtype in options.dtypes:
         torch.set_float32_matmul_precision(PRECISION[dtype])
-        inputs = case.inputs("pooled", DTYPES[dtype][0], device)
+        inputs = case.make_inputs("pooled", DTYPES[dtype][0], device)
         for tensor in (*inputs.features, *inputs[1:4]):
             tensor.requires_grad_()
         at = layout.layout_of(inputs.features[0], case.classes, False, PRECISION[dtype])

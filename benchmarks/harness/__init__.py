@@ -1,1 +1,1 @@
-"""What is compared: cases, providers, the truth, the comparison, and the rows that a run writes."""
+"""Measuring the operator and the network: cases, providers, the check against float64, rows of results."""

@@ -1,4 +1,4 @@
-"""All providers on one case: errors first, then times taken in turns, then memory; one row each."""
+"""Comparison of all providers on one workload: errors, then interleaved times, then memory; one row each."""
 
 import argparse
 import time
@@ -7,25 +7,26 @@ from textwrap import shorten
 from typing import Any, NamedTuple
 
 import torch
-from machine.floor import calibrate, counts, floor_milliseconds
-from machine.memory import available_mebibytes, peak_mebibytes
-from machine.timing import LONG, graphed, interleaved, once, summary
+from machine.memory import available_mebibytes, peak_in_new_process
+from machine.rates import measure_rates
+from machine.timing import LONG_CALL, Timing, capture_graph, summarize, time_interleaved, time_once
 
 from difnet_kernels.testing import Inputs
 from harness.cases import Case
-from harness.providers import Provider, forget_compiled, step
-from harness.rows import Rows
-from harness.truth import Results, Truth, Verdict, find_truth, judge
+from harness.floor import count_work, floor_milliseconds
+from harness.providers import Provider, make_call, reset_compiler
+from harness.rows import Row, Rows
+from harness.truth import Accuracy, Results, Truth, check_accuracy, compute_truth
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+COMPILE_SECONDS = 20.0
+"""Time that a first call may take for compilation, above the limit for a call."""
+WARM_UP_NODES = 1024
+MEMORY_WARM_UP_NODES = 64
 
 
-COMPILING = 20.0
-"""Seconds that a compilation may take before a call counts as too slow."""
-
-
-class Contest(NamedTuple):
-    """What the providers compete on."""
+class Workload(NamedTuple):
+    """What all providers compute in one comparison."""
 
     case: Case
     mode: str
@@ -33,189 +34,234 @@ class Contest(NamedTuple):
     precision: str
     sharpness: str
 
-    def call(self, provider: Provider, device: torch.device) -> Callable[[], object]:
-        """The provider's call on this contest's inputs."""
-        return step(provider, self.case.inputs(self.sharpness, DTYPES[self.dtype], device), self.mode)
+    def make_call(self, provider: Provider, device: torch.device) -> Callable[[], Results]:
+        """The provider's call on new inputs of this workload."""
+        inputs = self.case.make_inputs(self.sharpness, DTYPES[self.dtype], device)
+        return make_call(provider, inputs, self.mode)
 
-    def smaller(self, row: dict[str, Any]) -> bool:
-        """Whether a row is of the same series as this contest, at a smaller N."""
+    def extends(self, row: Row) -> bool:
+        """Whether a row was measured on the same workload with fewer nodes."""
         same = all(row[name] == getattr(self, name) for name in ("mode", "dtype", "precision"))
         return same and row["case"] == self.case.name and row["nodes"] < self.case.nodes
 
-    def small(self, nodes: int = 1024) -> "Contest":
-        """The same on a few nodes, to warm up."""
+    def reduced(self, nodes: int = WARM_UP_NODES) -> "Workload":
+        """The same for one image with few nodes and one walk."""
         case = self.case._replace(batch=1, nodes=min(self.case.nodes, nodes), walks=1)
         return self._replace(case=case)
 
 
-class Entry(NamedTuple):
-    """How far a provider came."""
+class Outcome(NamedTuple):
+    """The first call of a provider.
+
+    Attributes:
+        status: "ok", or the reason why the provider was not measured.
+        accuracy: its errors; None if they are unknown.
+        call: the call that can be repeated; None if there is none.
+        seconds: time of the first call.
+        long: whether the call takes too long to be repeated.
+    """
 
     status: str
-    verdict: Verdict | None = None
-    call: Callable[[], object] | None = None
+    accuracy: Accuracy | None = None
+    call: Callable[[], Results] | None = None
     seconds: float = 0.0
-    """Of the call that was checked."""
     long: bool = False
-    """Whether another one would take too long."""
 
 
-def hold(
-    contest: Contest, found: Sequence[Provider], options: argparse.Namespace, device: torch.device, rows: Rows
+class TimeLimit(NamedTuple):
+    """The longest call that is tried, and the option that sets it."""
+
+    seconds: float
+    option: str
+
+
+def compare(
+    workload: Workload,
+    providers: Sequence[Provider],
+    options: argparse.Namespace,
+    device: torch.device,
+    rows: Rows,
 ) -> None:
-    """Measure every provider and add its row."""
-    forget_compiled()
-    torch.set_float32_matmul_precision(contest.precision)
-    case, dtype = contest.case, DTYPES[contest.dtype]
-    counted = counts(case, contest.mode, dtype, device)
-    rates = calibrate(device, dtype, contest.precision)
-    inputs = case.inputs(contest.sharpness, dtype, device)
-    truth = find_truth(case, inputs, contest.mode)
+    """Measure every provider and add a row for each."""
+    reset_compiler()
+    torch.set_float32_matmul_precision(workload.precision)
+    case, dtype = workload.case, DTYPES[workload.dtype]
+    work = count_work(case, workload.mode, dtype, device)
+    rates = measure_rates(device, dtype, workload.precision)
+    inputs = case.make_inputs(workload.sharpness, dtype, device)
+    truth = compute_truth(case, inputs, workload.mode)
 
-    entries = {}
-    for provider in found:
-        status = "left out" if provider.name in options.without else provider.unavailable
-        status = status or hopeless(provider, contest, patience(provider, options), rows.rows, device)
-        entry = Entry(status) if status else enter(provider, contest, inputs, truth, device)
-        if entry.seconds > options.patience + COMPILING and provider.compiles:
-            status = f"too slow for --patience {options.patience:g}: {entry.seconds:.0f} s with compilation"
-            entry = Entry(status)
-        entries[provider.name] = entry
-    ours = next((p.name for p in found if p.default), None)
-    right = [p.name for p in found if not p.ours and (v := entries[p.name].verdict) is not None and v.within]
-    # Who makes the ratio is called again, however long it takes.
-    decisive = {ours, min(right, key=lambda name: entries[name].seconds)} if right else set()
-    calls = {name: e.call for name, e in entries.items() if e.call and (name in decisive or not e.long)}
-    failures: dict[str, Exception] = {}
-    times = interleaved(calls, options.seconds, device, failures, ours, right)
-    for name, error in failures.items():
-        entries[name] = Entry(reason(error))
-        del calls[name]
-    once_called = {name: e.seconds for name, e in entries.items() if e.call and name not in calls}
-    times |= {name: summary([1e3 * seconds]) for name, seconds in once_called.items()}
-    # One graph at a time: each holds the memory of its call.
-    replays = {}
-    for name, call in calls.items() if device.type == "cuda" else ():
-        graph = graphed(call, device)
-        if graph is not call:
-            replays |= interleaved({name: graph}, options.seconds / len(calls), device)
+    def first_outcome(provider: Provider) -> Outcome:
+        reason = "left out" if provider.name in options.without else provider.unavailable
+        limit = time_limit(provider, options)
+        if reason := reason or reason_to_skip(provider, workload, limit, rows.rows, device):
+            return Outcome(reason)
+        outcome = run_and_check(provider, workload, inputs, truth, device)
+        if outcome.seconds > options.patience + COMPILE_SECONDS and provider.compiles:
+            reason = f"too slow for --patience {options.patience:g}: {outcome.seconds:.0f} s with compilation"
+            return Outcome(reason)
+        return outcome
+
+    outcomes = {provider.name: first_outcome(provider) for provider in providers}
+    times, graph_times = _time(providers, outcomes, options, device)
 
     shared = {
-        **contest._asdict(),
+        **workload._asdict(),
         "case": case.name,
         **{field: getattr(case, field) for field in ("batch", "nodes", "walks", "classes")},
-        **counted._asdict(),
-        "floor": floor_milliseconds(counted, rates),
+        **work._asdict(),
+        "floor": floor_milliseconds(work, rates),
         "floor_rates": rates._asdict(),
-        "providers": len(found),
+        "providers": len(providers),
     }
-    for provider in found:
-        entry = entries[provider.name]
-        values: dict[str, Any] = {"status": entry.status, "error": None, "within": False}
-        if entry.verdict is not None:
-            values |= entry.verdict._asdict()
+    for provider in providers:
+        outcome = outcomes[provider.name]
+        values: dict[str, Any] = {"status": outcome.status, "error": None, "within": False}
+        if outcome.accuracy is not None:
+            values |= outcome.accuracy._asdict()
         if provider.name in times:
             values |= times[provider.name]._asdict()
-            if provider.name in replays:
-                values["graph"] = replays[provider.name].median
+            if provider.name in graph_times:
+                values["graph"] = graph_times[provider.name].median
             if options.memory:
                 seconds = 60 + 2e-3 * values["median"]
-                peak = peak_mebibytes(
-                    prepare, provider, contest, str(device), device=device.type, seconds=seconds
+                peak = peak_in_new_process(
+                    prepare_memory_call,
+                    *(provider, workload, str(device)),
+                    device=device.type,
+                    seconds=seconds,
                 )
                 values |= peak._asdict()
         named = {"provider": provider.name, "ours": provider.ours, "default": provider.default}
         rows.add(**shared, **named, **values)
 
 
-def prepare(
-    provider: Provider, contest: Contest, device: str
+def _time(
+    providers: Sequence[Provider],
+    outcomes: dict[str, Outcome],
+    options: argparse.Namespace,
+    device: torch.device,
+) -> tuple[dict[str, Timing], dict[str, Timing]]:
+    """Times of the calls, and of CUDA graphs of them. The outcome of a call that fails is replaced."""
+    ours = next((provider.name for provider in providers if provider.default), None)
+    accurate = [
+        provider.name
+        for provider in providers
+        if not provider.ours and (found := outcomes[provider.name].accuracy) is not None and found.within
+    ]
+    # The two calls whose ratio is reported are repeated even if they are long.
+    in_ratio = {ours, min(accurate, key=lambda name: outcomes[name].seconds)} if accurate else set()
+    calls = {
+        name: outcome.call
+        for name, outcome in outcomes.items()
+        if outcome.call and (name in in_ratio or not outcome.long)
+    }
+    failures: dict[str, Exception] = {}
+    times = time_interleaved(calls, options.seconds, device, failures, ours, accurate)
+    for name, error in failures.items():
+        outcomes[name] = Outcome(describe_failure(error))
+        del calls[name]
+    for name, outcome in outcomes.items():
+        if outcome.call and name not in calls:
+            times[name] = summarize([1e3 * outcome.seconds])
+    # One graph at a time, because each holds the memory of its call.
+    graph_times: dict[str, Timing] = {}
+    for name, call in calls.items():
+        if (replay := capture_graph(call, device)) is not None:
+            graph_times |= time_interleaved({name: replay}, options.seconds / len(calls), device)
+    return times, graph_times
+
+
+def prepare_memory_call(
+    provider: Provider, workload: Workload, device: str
 ) -> tuple[Callable[[], object], Callable[[], object]]:
-    """For a process of its own: the warm-up and the call whose memory counts.
+    """A warm-up and the call whose memory is measured, for a process of its own.
 
-    What is compiled is compiled for the call's own sizes. The other warm-ups have few nodes: memory that is
-    kept for the next call counts.
+    A provider that compiles warms up with the call itself, since it compiles for the sizes of the call. The
+    others warm up on few nodes, so that buffers which they keep for later calls are counted at full size.
     """
-    place = torch.device(device)
-    call = contest.call(provider, place)
-    return call if provider.compiles else contest.small(64).call(provider, place), call
+    call = workload.make_call(provider, torch.device(device))
+    if provider.compiles:
+        return call, call
+    return workload.reduced(MEMORY_WARM_UP_NODES).make_call(provider, torch.device(device)), call
 
 
-def enter(
-    provider: Provider, contest: Contest, inputs: Inputs, truth: Truth | None, device: torch.device
-) -> Entry:
-    """One call, checked against the truth. A rival that cannot run is listed with its reason."""
+def run_and_check(
+    provider: Provider, workload: Workload, inputs: Inputs, truth: Truth | None, device: torch.device
+) -> Outcome:
+    """Call the provider once and check its results. An exception becomes the status of the outcome."""
     try:
-        call = step(provider, inputs, contest.mode)
-        found: Results = {}
-        seconds = 1e-3 * once(lambda: found.update(call()), device)
-        verdict = None if truth is None else judge(found, truth)
+        call = make_call(provider, inputs, workload.mode)
+        results: Results = {}
+        seconds = 1e-3 * time_once(lambda: results.update(call()), device)
+        accuracy = None if truth is None else check_accuracy(results, truth)
     except Exception as error:
-        return Entry(reason(error))
-    return Entry("ok", verdict, call, seconds, seconds > LONG and not provider.compiles)
+        return Outcome(describe_failure(error))
+    return Outcome("ok", accuracy, call, seconds, seconds > LONG_CALL and not provider.compiles)
 
 
-class Patience(NamedTuple):
-    """The longest call worth trying, and the option that sets it."""
+def time_limit(provider: Provider, options: argparse.Namespace) -> TimeLimit:
+    """The longest call to try: --patience, and for our default backend all the time that is left.
 
-    seconds: float
-    option: str
-
-
-def patience(provider: Provider, options: argparse.Namespace) -> Patience:
-    """For our default backend all the time that is left, so that every case has one measurement of ours."""
+    So every case has at least one measurement of ours.
+    """
     left = options.deadline - time.monotonic()
     if provider.default and left > options.patience:
-        return Patience(left, f"--minutes {options.minutes:g}")
-    return Patience(options.patience, f"--patience {options.patience:g}")
+        return TimeLimit(left, f"--minutes {options.minutes:g}")
+    return TimeLimit(options.patience, f"--patience {options.patience:g}")
 
 
-def hopeless(
+def reason_to_skip(
     provider: Provider,
-    contest: Contest,
-    limit: Patience,
-    rows: Sequence[dict[str, Any]],
+    workload: Workload,
+    limit: TimeLimit,
+    rows: Sequence[Row],
     device: torch.device,
 ) -> str | None:
-    """Why a provider need not be tried, by its rows at smaller N and its time on few nodes."""
-    pairs = contest.case.pairs
-    smaller = [row for row in rows if row["provider"] == provider.name and contest.smaller(row)]
+    """Why a provider would take too long or too much memory, or None.
+
+    Time and memory are extrapolated from its rows with fewer nodes. If there are none, its time is
+    extrapolated from a reduced workload. One that compiles is tried without such an estimate, because it
+    would have to compile for the reduced sizes too.
+    """
+    pairs = workload.case.pairs
+    smaller = [row for row in rows if row["provider"] == provider.name and workload.extends(row)]
     if smaller:
         row = max(smaller, key=lambda r: r["nodes"])
-        at = f"from N = {row['nodes']:,}"
+        basis = f"from N = {row['nodes']:,}"
         if row["status"].startswith(("too slow", "out of memory")):
-            return row["status"].split(", from")[0] + f", {at}"
+            return row["status"].split(", from")[0] + f", {basis}"
         growth = pairs / (row["walks"] * row["batch"] * row["nodes"] ** 2)
         gibibytes = (row.get("memory") or 0) * growth / 2**10
         if device.type == "cpu" and 2**10 * gibibytes > available_mebibytes():
-            return f"out of memory: about {gibibytes:.0f} GiB, {at}"
+            return f"out of memory: about {gibibytes:.0f} GiB, {basis}"
         expected = 1e-3 * row.get("median", 0.0) * growth
-    elif provider.compiles:  # for each size anew, so that a trial would cost more than it saves
+    elif provider.compiles:
         return None
     else:
-        small = contest.small()
-        at = f"from N = {small.case.nodes:,}"
+        reduced = workload.reduced()
+        basis = f"from N = {reduced.case.nodes:,}"
         try:
-            call = small.call(provider, device)
+            call = reduced.make_call(provider, device)
             call()
-            expected = fewest_seconds(call, device) * pairs / small.case.pairs
+            expected = fastest_seconds(call, device) * pairs / reduced.case.pairs
         except Exception as error:
-            return reason(error)
+            return describe_failure(error)
     if expected <= limit.seconds:
         return None
-    return f"too slow for {limit.option}: about {expected:.0f} s a call, {at}"
+    return f"too slow for {limit.option}: about {expected:.0f} s a call, {basis}"
 
 
-def fewest_seconds(call: Callable[[], object], device: torch.device) -> float:
-    """Of the calls of half a second: a busy machine must not end a provider's part."""
-    seconds = [1e-3 * once(call, device)]
+def fastest_seconds(call: Callable[[], object], device: torch.device) -> float:
+    """The shortest time of repetitions over half a second, so that a busy machine excludes no provider."""
+    seconds = [1e-3 * time_once(call, device)]
     while sum(seconds) < 0.5 and len(seconds) < 20:
-        seconds.append(1e-3 * once(call, device))
+        seconds.append(1e-3 * time_once(call, device))
     return min(seconds)
 
 
-def reason(error: Exception) -> str:
-    """One line about a provider that failed."""
+def describe_failure(error: Exception) -> str:
+    """The status of a provider that raised, on one line."""
     if "No available kernel" in str(error):
         return "cannot run: refuses this input"
     text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,4 +1,4 @@
-"""Networks in the arrangements that bench_model.py compares, and their parts, as functions to time."""
+"""Networks in the arrangements that bench_model.py compares, and their parts, as functions to be timed."""
 
 import contextlib
 import copy
@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from machine.floor import counts
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
@@ -18,10 +17,11 @@ from difnet.modeling.network import DifNet, SimDeepLab
 from difnet.training.engine import SegmentationLoss
 from difnet_kernels import cascaded_random_walk
 from difnet_kernels.backends import ENVIRONMENT_VARIABLE
-from harness.cases import FORWARD, TRAINING, Case
+from harness.cases import FORWARD, FORWARD_BACKWARD, Case
+from harness.floor import count_work
 
 CLASSES = 21
-INFERENCE, STEP = NETWORK_MODES = ("inference", "training step")
+INFERENCE, TRAINING_STEP = NETWORK_MODES = ("inference", "training step")
 
 
 class Arrangement(NamedTuple):
@@ -30,17 +30,15 @@ class Arrangement(NamedTuple):
     name: str
     channels_last: bool = False
     bfloat16: bool = False
-    concurrent: bool = False
     compiled: bool = False
 
 
 PLAIN = Arrangement("plain")
 ARRANGEMENTS = {
-    a.name: a
-    for a in (
+    arrangement.name: arrangement
+    for arrangement in (
         PLAIN,
         Arrangement("channels-last", channels_last=True),
-        Arrangement("branches concurrent", concurrent=True),
         Arrangement("bfloat16, channels-last", channels_last=True, bfloat16=True),
         Arrangement("compiled", compiled=True),
     )
@@ -48,7 +46,7 @@ ARRANGEMENTS = {
 
 
 class Setup(NamedTuple):
-    """What is run: enough to build it again in another process."""
+    """A network, the side of its square image, its arrangement and its device."""
 
     network: str
     size: int
@@ -56,29 +54,31 @@ class Setup(NamedTuple):
     device: str
 
     def build(self) -> tuple[nn.Module, Tensor]:
-        """The plain network, weights random, batch norms at the statistics of its image; and that image.
+        """Build the plain network and an image (1, 3, size, size).
 
-        Of two images where the network cannot be trained on one.
+        Weights are random, and batch norms have the statistics of the image. A network that cannot be trained
+        on one image takes the statistics of two.
 
         Raises:
             ValueError: the name is unknown, or the network does not take images of this size.
         """
         torch.manual_seed(0)
         model = create_model(self.network, CLASSES).to(self.device)
-        images = torch.rand(1 if self.obstacle(STEP, model) is None else 2, 3, self.size, self.size)
-        model.check_size((self.size, self.size), batch=len(images))
+        batch = 1 if self.reason_unsupported(TRAINING_STEP, model) is None else 2
+        images = torch.rand(batch, 3, self.size, self.size)
+        model.check_size((self.size, self.size), batch=batch)
         images = images.to(self.device)
-        norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+        norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
         for norm in norms:
-            norm.momentum = None  # the average of all batches, here of one
+            norm.momentum = None  # the running statistics become the average over all batches, here one
         with torch.no_grad():
             model(images)
         for norm in norms:
             norm.momentum = 0.1
         return model, images[:1]
 
-    def obstacle(self, mode: str, model: DifNet | SimDeepLab | None = None) -> str | None:
-        """Why the network does not take one image of this size in `mode`; None if it does.
+    def reason_unsupported(self, mode: str, model: DifNet | SimDeepLab | None = None) -> str | None:
+        """Why the network does not take one image of this size in `mode`, or None.
 
         Raises:
             ValueError: the name is unknown.
@@ -87,31 +87,29 @@ class Setup(NamedTuple):
             with torch.device("meta"):
                 model = create_model(self.network, CLASSES)
         try:
-            model.train(mode == STEP).check_size((self.size, self.size))
+            model.train(mode == TRAINING_STEP).check_size((self.size, self.size))
         except ValueError as error:
             return str(error)
         finally:
             model.train()
         return None
 
-    def arranged(self, model: nn.Module, image: Tensor) -> tuple[nn.Module, Tensor]:
-        """Copies of a plain network and its image in the arrangement of this setup."""
+    def arrange(self, model: nn.Module, image: Tensor) -> tuple[nn.Module, Tensor]:
+        """Copies of a plain network and its image in the memory format of this arrangement."""
         model = copy.deepcopy(model)
         if self.arrangement.channels_last:
             model = model.to(memory_format=torch.channels_last)
             image = image.to(memory_format=torch.channels_last)
-        if isinstance(model, DifNet):
-            model.concurrent = self.arrangement.concurrent
         return model, image
 
     def autocast(self) -> torch.autocast:
-        """The arrangement's autocast, switched off where it has none."""
+        """The arrangement's autocast, disabled where it has none."""
         device = torch.device(self.device).type
         return torch.autocast(device, torch.bfloat16, enabled=self.arrangement.bfloat16)
 
 
-def whole(setup: Setup, mode: str, model: nn.Module, image: Tensor) -> Callable[[], Tensor]:
-    """Inference, returning the scores; or a training step with its update, returning the gradient."""
+def make_network_call(setup: Setup, mode: str, model: nn.Module, image: Tensor) -> Callable[[], Tensor]:
+    """Inference, which returns the logits; or a training step with its update, which returns the gradient."""
     run: Any = torch.compile(model, dynamic=False) if setup.arrangement.compiled else model
     if mode == INFERENCE:
         model.eval()
@@ -139,12 +137,12 @@ def whole(setup: Setup, mode: str, model: nn.Module, image: Tensor) -> Callable[
     return train
 
 
-def parts(
+def make_part_calls(
     setup: Setup, mode: str, model: DifNet, image: Tensor, backends: list[str]
 ) -> dict[str, Callable[[], object]]:
     """Seed branch, similarity branch, and diffusion by each backend, each alone from the same inputs.
 
-    In a training step: forward and backward from random gradients.
+    In a training step every part runs forward, and backward from random gradients.
     """
     normalized = model.normalize(image).detach()
 
@@ -155,31 +153,36 @@ def parts(
     def similarity_branch() -> list[Tensor]:
         return model._embed(model._sources(normalized), size)
 
-    model.train(mode == STEP)
+    model.train(mode == TRAINING_STEP)
     with torch.no_grad(), setup.autocast():
         seed = seed_branch()
         size = (seed.shape[-2], seed.shape[-1])
-        features = [f.detach() for f in similarity_branch()]
+        features = [feature.detach() for feature in similarity_branch()]
         mu, beta = model.mu_logit.sigmoid(), model.beta_logit.sigmoid()
     nodes = seed.flatten(2).mT.contiguous()
 
-    def diffusion(backend: str) -> Tensor:
-        y = cascaded_random_walk(features, nodes, mu, beta, backend=backend)
-        assert isinstance(y, Tensor)
-        return y
+    def diffusion(backend: str) -> Callable[[], Tensor]:
+        def walk() -> Tensor:
+            y = cascaded_random_walk(features, nodes, mu, beta, backend=backend)
+            assert isinstance(y, Tensor)
+            return y
 
-    heads = [*model.classifier.parameters(), *model.importance.parameters()]
-    of_seed = [*model.seed_branch.parameters(), *heads]
+        return walk
+
+    seed_inputs = [
+        *model.seed_branch.parameters(),
+        *model.classifier.parameters(),
+        *model.importance.parameters(),
+    ]
     similarity = [] if model.similarity_branch is None else list(model.similarity_branch.parameters())
-    found: dict[str, tuple[Callable[[], Any], list[Any]]] = {
-        "seed branch": (seed_branch, of_seed),
+    parts: dict[str, tuple[Callable[[], Any], list[Any]]] = {
+        "seed branch": (seed_branch, seed_inputs),
         "similarity branch": (similarity_branch, [*similarity, *model.embeddings.parameters()]),
     }
-    for name in backends:
-        leaves = [*features, nodes, mu, beta]
-        found[f"diffusion, {name}"] = (lambda name=name: diffusion(name), leaves)
+    for backend in backends:
+        parts[f"diffusion, {backend}"] = (diffusion(backend), [*features, nodes, mu, beta])
 
-    def timed(function: Callable[[], Any], inputs: list[Tensor]) -> Callable[[], object]:
+    def make_call(function: Callable[[], Any], inputs: list[Tensor]) -> Callable[[], object]:
         if mode == INFERENCE:
 
             def infer() -> None:
@@ -199,12 +202,12 @@ def parts(
             leaf.requires_grad_()
         return train
 
-    return {name: timed(*pair) for name, pair in found.items()}
+    return {name: make_call(*part) for name, part in parts.items()}
 
 
 @contextlib.contextmanager
-def backend(name: str | None) -> Iterator[None]:
-    """Walks by this backend, whoever asks for none by name."""
+def default_backend(name: str | None) -> Iterator[None]:
+    """Make this the backend of walks that name none. None changes nothing."""
     previous = os.environ.get(ENVIRONMENT_VARIABLE)
     os.environ |= {} if name is None else {ENVIRONMENT_VARIABLE: name}
     try:
@@ -214,31 +217,32 @@ def backend(name: str | None) -> Iterator[None]:
         os.environ |= {} if previous is None else {ENVIRONMENT_VARIABLE: previous}
 
 
-def flops(setup: Setup, mode: str, model: nn.Module) -> tuple[float, float]:
-    """(of the network as torch counts them, of the walks as benchmarks/machine/floor.py does), for one image.
+def count_flops(setup: Setup, mode: str, model: DifNet | SimDeepLab) -> tuple[float, float]:
+    """Operations for one image: of the network without its walks, and of the walks.
 
-    Torch counts two for a multiply-add and leaves out what is not a product. Its formula for the backward of
-    a convolution takes no notice of groups: `convolution_backward_flops` stands in for it. Nothing is
-    computed: the tensors are fake.
+    PyTorch counts the operations of the network: two for a multiply-add, none for anything but products. Its
+    formula for the backward of a convolution ignores groups, so `convolution_backward_flops` replaces it. The
+    tensors are fake, so nothing is computed. The operations of the walks follow from harness/floor.py.
     """
     size, device = setup.size, setup.device
     mapping = {torch.ops.aten.convolution_backward: convolution_backward_flops}
     fake = FakeTensorMode()
     with FakeCopyMode(fake):
-        model = copy.deepcopy(model).train(mode == STEP)
+        fake_model = copy.deepcopy(model).train(mode == TRAINING_STEP)
     with fake, FlopCounterMode(display=False, custom_mapping=mapping) as counter:
-        with torch.set_grad_enabled(mode == STEP):
-            found = model(torch.rand(1, 3, size, size, device=device), details=True)
-        if mode == STEP:
-            found.logits.sum().backward()
+        with torch.set_grad_enabled(mode == TRAINING_STEP):
+            logits = fake_model(torch.rand(1, 3, size, size, device=device))
+        if mode == TRAINING_STEP:
+            logits.sum().backward()
     operations = counter.get_flop_counts()["Global"]
-    counted = sum(count for name, count in operations.items() if not str(name).startswith("difnet_kernels."))
+    network = sum(count for name, count in operations.items() if not str(name).startswith("difnet_kernels."))
     walks = 0.0
     if isinstance(model, DifNet):
-        case = Case("walks", 1, found.seed.shape[-2:].numel(), len(model.walk_sources), CLASSES)
-        walk_mode = FORWARD if mode == INFERENCE else TRAINING
-        walks = counts(case, walk_mode, torch.float32, torch.device(device)).flops
-    return float(counted), walks
+        height, width = model.check_size((size, size), batch=2)  # training may refuse one image
+        case = Case("walks", 1, height * width, len(model.mu_logit), CLASSES)
+        walk_mode = FORWARD if mode == INFERENCE else FORWARD_BACKWARD
+        walks = count_work(case, walk_mode, torch.float32, torch.device(device)).flops
+    return float(network), walks
 
 
 def convolution_backward_flops(
@@ -246,11 +250,11 @@ def convolution_backward_flops(
 ) -> int:
     """Operations of torch.ops.aten.convolution_backward, from the shapes of its tensors.
 
-    The gradients of image and weight take as many as the forward does: every element of the weight meets
-    each place of the output, or of the image where the convolution is transposed. The weight of g groups is
-    g times smaller than that of one.
+    The gradient of the image and that of the weight each take as many operations as the forward: one
+    multiply-add for every element of the weight and every pixel of the output, or of the image where the
+    convolution is transposed. With g groups the weight has g times fewer elements.
     """
-    *_settings, transposed, _output_padding, _groups, wanted = rest
-    places = image if transposed else grad
-    forward = 2 * places[0] * math.prod(places[2:]) * math.prod(weight)
-    return forward * sum(wanted[:2])
+    *_settings, transposed, _output_padding, _groups, output_mask = rest
+    pixels = image if transposed else grad
+    forward = 2 * pixels[0] * math.prod(pixels[2:]) * math.prod(weight)
+    return forward * sum(output_mask[:2])

@@ -1,6 +1,6 @@
-"""Who computes the cascade: our backends and every rival, each as a function of the same inputs.
+"""The providers: our backends and every rival, each as a function from the same inputs to the state y_T.
 
-A rival replaces z = softmax(F F^T) y; the update around it is the same PyTorch code for all of them.
+A rival computes z = softmax(F F^T) y. The update around it is the same PyTorch code for all rivals.
 """
 
 import importlib
@@ -24,20 +24,26 @@ from difnet_kernels.info import cpu_description
 from difnet_kernels.support.errors import BackendError
 from difnet_kernels.testing import Inputs
 from harness.cases import FORWARD
-from harness.truth import Results, results, with_gradients
+from harness.truth import Results, compute_results, with_gradients
 
 os.environ.setdefault("PYKEOPS_VERBOSE", "0")
-logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # that there is no CUDA is known
+logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # silences "no CUDA runtime is found"
 ISA_VARIABLE = "DIFNET_CPU_ISA"
 Transition = Callable[[Tensor, Tensor], Tensor]
+"""softmax(F F^T) y, from F (B, N, d) and y (B, N, k)."""
 
 
 class Provider(NamedTuple):
     """A way to compute the cascade.
 
-    `unavailable` says why it cannot run here, or is None; `ours` tells our backends from their rivals;
-    `compiles` is true where the first call with new sizes takes seconds; `isa` forces an instruction set;
-    `default` is true of the one that a call gets which asks for none.
+    Attributes:
+        name: as shown in the tables.
+        run: the function.
+        ours: whether it is one of our backends.
+        unavailable: why it cannot run here, or None.
+        compiles: whether the first call with new sizes takes seconds.
+        isa: the instruction set that it is restricted to, or None.
+        default: whether it is the backend that is chosen if none is named.
     """
 
     name: str
@@ -50,38 +56,38 @@ class Provider(NamedTuple):
 
 
 def precisions_that_differ(device: torch.device, precisions: Sequence[str]) -> list[str]:
-    """Float32 precisions with which `eager` gives other bits here than with the first of them."""
+    """The float32 precisions with which eager PyTorch gives other bits here than with the first of them."""
     generator = torch.Generator().manual_seed(0)
     feature = torch.randn(1, 2048, 64, generator=generator).to(device)
     before = torch.get_float32_matmul_precision()
-    found: dict[str, Tensor] = {}
+    different: dict[str, Tensor] = {}
     for precision in precisions:
         torch.set_float32_matmul_precision(precision)
         z = torch.softmax(0.1 * feature @ feature.mT, dim=-1) @ feature[..., :21]
-        if not any(torch.equal(z, other) for other in found.values()):
-            found[precision] = z
+        if not any(torch.equal(z, other) for other in different.values()):
+            different[precision] = z
     torch.set_float32_matmul_precision(before)
-    return list(found)[1:]
+    return list(different)[1:]
 
 
-def multiplies_bfloat16() -> bool:
-    """Whether this machine's CPU has instructions for it, as far as it tells: PyTorch is slow without."""
+def cpu_multiplies_bfloat16() -> bool:
+    """Whether the CPU reports instructions for bfloat16 products. PyTorch is slow on one that has none."""
     return "bf16" in cpu_description()
 
 
-def step(provider: Provider, inputs: Inputs, mode: str) -> Callable[[], Results]:
-    """A call of the provider to be timed: forward, or forward and backward of half the sum of squares."""
-    asked = inputs if mode == FORWARD else with_gradients(inputs)
+def make_call(provider: Provider, inputs: Inputs, mode: str) -> Callable[[], Results]:
+    """The call that is timed: forward, or forward and backward of half the output's sum of squares."""
+    arguments = inputs if mode == FORWARD else with_gradients(inputs)
 
     def call() -> Results:
-        with _forced(provider.isa):
-            return results(provider.run, asked, mode)
+        with _restrict_instruction_set(provider.isa):
+            return compute_results(provider.run, arguments, mode)
 
     return call
 
 
 @contextmanager
-def _forced(isa: str | None) -> Iterator[None]:
+def _restrict_instruction_set(isa: str | None) -> Iterator[None]:
     previous = os.environ.get(ISA_VARIABLE)
     if isa is not None:
         os.environ[ISA_VARIABLE] = isa
@@ -93,47 +99,63 @@ def _forced(isa: str | None) -> Iterator[None]:
             os.environ |= {} if previous is None else {ISA_VARIABLE: previous}
 
 
-def providers(device: torch.device, isas: Sequence[str] = ("best",)) -> list[Provider]:
-    """Every provider, those that cannot run here with the reason.
+def list_providers(device: torch.device, isas: Sequence[str] = ("best",)) -> list[Provider]:
+    """Every provider; those that cannot run here carry the reason.
 
-    `isas` are instruction sets of the native backend: "best", which it chooses itself, "all", for the others
-    too, or names.
+    Args:
+        device: where the inputs are.
+        isas: instruction sets of `native`. "best" is the one it chooses itself, "all" adds all others that
+            can run here; or names.
     """
-    found = []
-    for s in backends():
-        if s.name == "reference":
+    providers = []
+    for backend in backends():
+        if backend.name == "reference":
             continue
-        reason = refusal(s.name, device) if s.available else s.reason
-        default = s.name == choose(None, device)
-        found.append(Provider(f"difnet {s.name}", partial(_ours, s.name), True, reason, default=default))
-        if s.name == "native":
-            sets = instruction_sets()[1:] if "all" in isas else [isa for isa in isas if isa != "best"]
-            found += [
-                Provider(f"difnet native, {i}", partial(_ours, "native"), True, reason, isa=i) for i in sets
+        reason = reason_unavailable(backend.name, device) if backend.available else backend.reason
+        providers.append(
+            Provider(
+                f"difnet {backend.name}",
+                partial(_run_ours, backend.name),
+                ours=True,
+                unavailable=reason,
+                default=backend.name == choose(None, device),
+            )
+        )
+        if backend.name == "native":
+            names = instruction_sets()[1:] if "all" in isas else [isa for isa in isas if isa != "best"]
+            run = partial(_run_ours, "native")
+            providers += [
+                Provider(f"difnet native, {isa}", run, ours=True, unavailable=reason, isa=isa)
+                for isa in names
             ]
-    found += [
-        Provider("eager", _eager),
-        Provider("eager, compiled", _eager_compiled, compiles=True),
+    providers += [
+        Provider("eager", _run_eager),
+        Provider("eager, compiled", _run_eager_compiled, compiles=True),
     ]
-    for backend in _sdpa_backends(device):
-        name = backend.removesuffix("_ATTENTION").lower()
-        found.append(Provider(f"SDPA {name}", partial(_rival, partial(_sdpa, backend, False))))
-        found.append(Provider(f"SDPA {name}, padded v", partial(_rival, partial(_sdpa, backend, True))))
-    found.append(Provider("FlexAttention, compiled", partial(_rival, _flex), compiles=True))
-    found.append(
-        Provider("KeOps", partial(_rival, _keops), unavailable=_missing("pykeops", "pip install pykeops"))
-    )
-    reason = (
-        "needs a CUDA device"
-        if device.type != "cuda"
-        else _missing("flash_attn.cute", "pip install flash-attn-4")
-    )
-    found.append(Provider("FlashAttention 4, k padded to 8", partial(_rival, _flash4), unavailable=reason))
-    return found
+    for name in _sdpa_backends(device):
+        label = f"SDPA {name.removesuffix('_ATTENTION').lower()}"
+        plain, padded = (partial(_run_rival, partial(_sdpa, name, padded)) for padded in (False, True))
+        providers += [Provider(label, plain), Provider(f"{label}, padded v", padded)]
+    providers += [
+        Provider("FlexAttention, compiled", partial(_run_rival, _flex_attention), compiles=True),
+        Provider(
+            "KeOps",
+            partial(_run_rival, _keops),
+            unavailable=_import_failure("pykeops", "pip install pykeops"),
+        ),
+        Provider(
+            "FlashAttention 4, k padded to 8",
+            partial(_run_rival, _flash_attention_4),
+            unavailable="needs a CUDA device"
+            if device.type != "cuda"
+            else _import_failure("flash_attn.cute", "pip install flash-attn-4"),
+        ),
+    ]
+    return providers
 
 
-def refusal(backend: str, device: torch.device) -> str | None:
-    """Why one of our backends does not take tensors of the device, or None."""
+def reason_unavailable(backend: str, device: torch.device) -> str | None:
+    """Why one of our backends cannot run on tensors on `device`, or None."""
     try:
         choose(backend, device)
     except BackendError as error:
@@ -141,13 +163,18 @@ def refusal(backend: str, device: torch.device) -> str | None:
     return None
 
 
-def _ours(backend: str, x: Inputs) -> Tensor:
+def reset_compiler() -> None:
+    """Make torch.compile start anew. After eight sizes of inputs it would fall back to eager silently."""
+    torch.compiler.reset()
+
+
+def _run_ours(backend: str, x: Inputs) -> Tensor:
     y = cascaded_random_walk(x.features, x.seed, x.mu, x.beta, backend=backend)
     assert isinstance(y, Tensor)
     return y
 
 
-def _rival(transition: Transition, x: Inputs) -> Tensor:
+def _run_rival(transition: Transition, x: Inputs) -> Tensor:
     y = x.seed
     for feature, mu, beta in zip(x.features, x.mu, x.beta, strict=True):
         z = transition(feature, y.to(feature.dtype)).to(y.dtype)
@@ -155,21 +182,16 @@ def _rival(transition: Transition, x: Inputs) -> Tensor:
     return y
 
 
-def _eager(x: Inputs) -> Tensor:
-    return _rival(lambda feature, y: torch.softmax(feature @ feature.mT, dim=-1) @ y, x)
-
-
-def forget_compiled() -> None:
-    """Compile anew for the next case: after eight sizes torch.compile would fall back to eager silently."""
-    torch.compiler.reset()
+def _run_eager(x: Inputs) -> Tensor:
+    return _run_rival(lambda feature, y: torch.softmax(feature @ feature.mT, dim=-1) @ y, x)
 
 
 @cache
 def _compiled_eager() -> Callable[[Inputs], Tensor]:
-    return torch.compile(_eager, dynamic=False)
+    return torch.compile(_run_eager, dynamic=False)
 
 
-def _eager_compiled(x: Inputs) -> Tensor:
+def _run_eager_compiled(x: Inputs) -> Tensor:
     return _compiled_eager()(x)
 
 
@@ -190,24 +212,24 @@ def _sdpa(backend: str, padded: bool, feature: Tensor, y: Tensor) -> Tensor:
 
 
 @cache
-def _compiled_flex() -> Callable[..., Tensor]:
+def _compiled_flex_attention() -> Callable[..., Tensor]:
     from torch.nn.attention.flex_attention import flex_attention
 
     return torch.compile(flex_attention, dynamic=False)
 
 
-def _flex(feature: Tensor, y: Tensor) -> Tensor:
+def _flex_attention(feature: Tensor, y: Tensor) -> Tensor:
     query = feature[:, None]
-    return _compiled_flex()(query, query, y[:, None].contiguous(), scale=1.0)[:, 0]
+    return _compiled_flex_attention()(query, query, y[:, None].contiguous(), scale=1.0)[:, 0]
 
 
 def _keops(feature: Tensor, y: Tensor) -> Tensor:
-    lazy = _quietly_imported("pykeops.torch").LazyTensor
+    lazy = _import_silently("pykeops.torch").LazyTensor
     scores = (lazy(feature[:, :, None]) * lazy(feature[:, None])).sum(-1)
     return scores.sumsoftmaxweight(lazy(y[:, None].contiguous()), dim=2)
 
 
-def _flash4(feature: Tensor, y: Tensor) -> Tensor:
+def _flash_attention_4(feature: Tensor, y: Tensor) -> Tensor:
     attention = importlib.import_module("flash_attn.cute").flash_attn_func
     k = y.shape[-1]
     value = functional.pad(y, (0, -k % 8))[:, :, None]
@@ -215,14 +237,15 @@ def _flash4(feature: Tensor, y: Tensor) -> Tensor:
     return (z[0] if isinstance(z, tuple) else z)[:, :, 0, :k]
 
 
-def _quietly_imported(module: str) -> Any:
-    with redirect_stdout(io.StringIO()):  # KeOps says that there is no CUDA
+def _import_silently(module: str) -> Any:
+    with redirect_stdout(io.StringIO()):  # KeOps prints that there is no CUDA
         return importlib.import_module(module)
 
 
-def _missing(module: str, remedy: str) -> str | None:
+def _import_failure(module: str, remedy: str) -> str | None:
+    """Why a module cannot be imported, or None."""
     try:
-        _quietly_imported(module)
-    except Exception as error:  # a broken install must not stop the others
+        _import_silently(module)
+    except Exception as error:  # a broken installation can raise anything
         return f"{module} cannot be imported ({type(error).__name__}: {str(error)[:60]}); {remedy}"
     return None

@@ -1,95 +1,108 @@
-"""Result rows: one JSON object a line, with where and on what it was measured."""
+"""Result rows: one JSON object a line, with the hardware, versions and commit that it was measured on."""
 
 import json
 import platform
+import re
 import subprocess
 import time
 from collections.abc import Iterable
 from datetime import datetime, timezone
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from difnet_kernels.info import cpu_description
+from difnet_kernels.backends import instruction_sets
+from difnet_kernels.info import CHANGED, cpu_description, cpu_name, package_version, source_commit
+
+Row = dict[str, Any]
 
 PACKAGES = ("numpy", "triton", "timm", "pykeops", "flash-attn-4")
 ROOT = Path(__file__).parents[2]
 RESULTS = Path(__file__).parents[1] / "results"
-"""Rows that the documents show."""
-DIRTY = "+changes"
-MEASURING = (".", ":!benchmarks/results", ":!docs", ":!*.md")
-"""What a commit must hold as it was measured, new files too: not the rows and what is written from them."""
+"""Committed rows, one folder for each machine. The tables are made from them."""
 RUNS = RESULTS / "runs"
-"""Rows of runs at home; git ignores them."""
+"""Default output of local runs (ignored by git)."""
+MEASURED_PATHS = (".", ":!benchmarks/results", ":!docs", ":!*.md")
+"""Paths that must be committed and unchanged for rows to count as measured on a commit."""
 
 
-def environment(device: torch.device) -> dict[str, Any]:
-    """Hardware, threads, versions, commit, date: what all rows of a run share. A driver not known is None."""
+def run_environment(device: torch.device) -> Row:
+    """Hardware, threads, versions, commit and date, which all rows of a run share."""
+    on_gpu = device.type == "cuda"
+    commit = source_commit(ROOT, paths=MEASURED_PATHS, untracked=True)
     return {
         "device": device.type,
-        "hardware": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_description(),
+        "hardware": torch.cuda.get_device_name(device) if on_gpu else cpu_description(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "versions": {name: found for name in PACKAGES if (found := _version(name))},
-        "driver": _driver() if device.type == "cuda" else None,
-        "commit": _commit(),
+        "versions": {name: version for name in PACKAGES if (version := package_version(name))},
+        "driver": gpu_driver() if on_gpu else None,
+        "commit": "unknown" if commit is None else shortened(commit),
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
     }
 
 
-def _version(package: str) -> str | None:
+def shortened(commit: str) -> str:
+    """The first seven digits of a commit, with the mark of a changed tree."""
+    return commit[:7] + (CHANGED if commit.endswith(CHANGED) else "")
+
+
+def gpu_driver() -> str | None:
+    """The version of NVIDIA's driver, None if nvidia-smi does not tell it."""
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _driver() -> str | None:
-    """The version of NVIDIA's driver."""
-    return (
-        _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader").partition("\n")[0]
-        or None
-    )
-
-
-def _commit() -> str:
-    """The commit measured, marked when the tree differs from it in more than results."""
-    git = ("git", "-C", str(ROOT))
-    commit = _output(*git, "describe", "--always", "--exclude=*") or "unknown"
-    changed = _output(*git, "status", "--porcelain", "--untracked-files=all", "--", *MEASURING)
-    return commit + DIRTY if changed else commit
-
-
-def _output(*command: str) -> str:
-    """What a command prints; nothing where it fails."""
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):
-        return ""
+        return None
+    return printed.strip().partition("\n")[0] or None
+
+
+def machine_name(gpu: str | None = None) -> str:
+    """The folder of a machine's rows in `RESULTS`: the GPU's name, or the CPU's with its instruction set.
+
+    The instruction set is the best one for which `native` has kernels, such as "avx2" in "amd-epyc-avx2".
+    """
+    if gpu is None:
+        capability = (*instruction_sets(), torch.backends.cpu.get_cpu_capability())[0]
+        return f"{_slug(cpu_name())}-{capability.lower()}"
+    return _slug(gpu)
+
+
+def _slug(name: str) -> str:
+    """A name for a folder: "Intel(R) Xeon(R) Processor @ 2.60GHz" becomes "intel-xeon"."""
+    words = re.sub(r"\((r|tm)\)|\bprocessor\b|\bcpu\b|@.*", " ", name.lower())
+    return re.sub(r"[^a-z0-9]+", "-", words).strip("-")
 
 
 class Rows:
-    """Rows of a run, each on disk as soon as it is known, so that a killed run keeps what it measured."""
+    """The rows of a run. Each is written at once, so that a killed run keeps what it has measured.
 
-    def __init__(self, path: Path, shared: dict[str, Any]):
+    Args:
+        path: the file. What it held before is replaced when the first row is added.
+        shared: the fields that all rows share.
+    """
+
+    def __init__(self, path: Path, shared: Row):
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.path, self.shared, self.rows = path, shared, list[dict[str, Any]]()
+        self.path, self.shared, self.rows = path, shared, list[Row]()
         self.start = time.monotonic()
 
     def add(self, **values: Any) -> None:
-        """Append one row, with the seconds since the start."""
+        """Append one row, with the seconds since the start of the run."""
         row = {**self.shared, **values, "elapsed": round(time.monotonic() - self.start, 1)}
-        # What a file held goes when there is something in its stead.
         with self.path.open("a" if self.rows else "w", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         self.rows.append(row)
 
 
-def load(paths: Iterable[Path]) -> list[dict[str, Any]]:
-    """The rows of some files; a last line cut short by a kill is left out."""
+def load(paths: Iterable[Path]) -> list[Row]:
+    """The rows of some files. A last line that is incomplete, because the run was killed, is skipped.
+
+    Raises:
+        ValueError: any other line is not valid JSON.
+    """
     rows = []
     for path in paths:
         lines = path.read_text(encoding="utf-8").splitlines()

@@ -1,1 +1,1 @@
-"""What the machine does: time, memory, and the floor that its registers set."""
+"""Measuring time, memory and the rates of the machine's arithmetic units. Knows nothing of the operator."""

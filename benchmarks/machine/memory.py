@@ -1,9 +1,11 @@
-"""Memory: what one call needs above its inputs, and a limit that makes a CPU refuse what it has not got.
+"""Peak memory of one call above its inputs, and a limit that makes allocations fail before the machine swaps.
 
-On a GPU the allocator's peak counts; on a CPU the resident size of a process made for that one call. Such
-processes are forked from one that has imported what takes seconds and computed nothing.
-Linux starts the mark of the largest resident size anew before the call. Without /proc (macOS) the mark stands
-since the process began, at what making the inputs took: what is found is the least that the call needs.
+On a GPU the peak is that of PyTorch's allocator. On a CPU it is the resident size of a process that makes
+only this one call. Such processes are forked from a server process, which has imported the modules that take
+seconds to import and has computed nothing.
+
+Linux can reset the high-water mark of the resident size just before the call. Without /proc (macOS) the mark
+dates from the start of the process and includes the making of the inputs, so the result is a lower bound.
 """
 
 import contextlib
@@ -12,37 +14,38 @@ import multiprocessing
 import resource
 import sys
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
 PROC = Path("/proc/self")
-ALLOCATOR, RESIDENT, LEAST = "allocator", "/proc VmHWM", "getrusage ru_maxrss, at least"
+ALLOCATOR, RESIDENT, LOWER_BOUND = "allocator", "/proc VmHWM", "getrusage ru_maxrss, at least"
+"""How a peak was measured, as the rows say it."""
 
 
 class Peak(NamedTuple):
-    """MiB of a call, and by which of the three; None where it is not known."""
+    """Peak memory of a call in MiB, and how it was measured; None where it is unknown."""
 
     memory: float | None = None
     memory_by: str | None = None
 
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(
-    ["torch._inductor", "torch.nn.attention.flex_attention", "providers", "truth"]
-)
+_context.set_forkserver_preload(["torch._inductor", "torch.nn.attention.flex_attention"])
 
 
-def peak_mebibytes(
+def peak_in_new_process(
     prepare: Callable[..., tuple[Callable[[], object], Callable[[], object]]],
     *arguments: Any,
     device: str,
     seconds: float = 60.0,
 ) -> Peak:
-    """What the second of the two calls that `prepare(*arguments)` returns needs; unknown if it fails.
+    """Peak memory of a call in a process of its own; unknown if it fails or takes more than `seconds`.
 
-    The first call allocates what is the libraries' own and not the call's.
+    `prepare(*arguments)` runs in the new process and returns a warm-up and the call to be measured. The
+    warm-up allocates what libraries keep for later calls, which is not counted.
     """
     receiver, sender = _context.Pipe(duplex=False)
     process = _context.Process(
@@ -59,61 +62,63 @@ def peak_mebibytes(
     process.start()
     sender.close()
     try:
-        found = receiver.recv() if receiver.poll(seconds) else Peak()
-    except EOFError:  # it did not survive
-        found = Peak()
+        peak = receiver.recv() if receiver.poll(seconds) else Peak()
+    except EOFError:  # the process was killed
+        peak = Peak()
     process.join(0.1)
     process.kill()
     process.join()
-    return found
+    return peak
 
 
 def _measure(
-    sender: Any,
-    prepare: Callable[..., Any],
+    sender: Connection,
+    prepare: Callable[..., tuple[Callable[[], object], Callable[[], object]]],
     arguments: tuple[Any, ...],
     device: str,
     threads: int,
     precision: str,
 ) -> None:
+    from torch._inductor import config
+
     torch.set_num_threads(threads)
     torch.set_float32_matmul_precision(precision)
-    torch._inductor.config.compile_threads = 1
-    limit_to_available()
-    first, call = prepare(*arguments)
-    first()
+    config.compile_threads = 1
+    limit_to_available_memory()
+    warm_up, call = prepare(*arguments)
+    warm_up()
     before = _largest_mebibytes()
-    peak = peak_here(call, device)
-    sender.send(Peak(_largest_mebibytes() - before, LEAST) if peak.memory is None else peak)
+    peak = peak_in_this_process(call, device)
+    sender.send(Peak(_largest_mebibytes() - before, LOWER_BOUND) if peak.memory is None else peak)
 
 
-def peak_here(call: Callable[[], object], device: str) -> Peak:
-    """What a call in this process needs above what is there before it; unknown on a CPU without /proc."""
+def peak_in_this_process(call: Callable[[], object], device: str) -> Peak:
+    """Make the call and return its peak memory above what was allocated before; unknown without /proc."""
     if device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
         call()
         return Peak((torch.cuda.max_memory_allocated(device) - before) / 2**20, ALLOCATOR)
-    with contextlib.suppress(AttributeError, OSError):  # other C libraries than GNU's
+    with contextlib.suppress(AttributeError, OSError):  # only GNU's C library has it
         ctypes.CDLL(None).malloc_trim(0)
     try:
-        (PROC / "clear_refs").write_text("5")  # start the high-water mark anew
+        (PROC / "clear_refs").write_text("5")  # resets the high-water mark
     except OSError:
         call()
         return Peak()
-    before = _status("VmRSS")
+    before = _status_kibibytes("VmRSS")
     call()
-    return Peak((_status("VmHWM") - before) / 2**10, RESIDENT)
+    return Peak((_status_kibibytes("VmHWM") - before) / 2**10, RESIDENT)
 
 
 def _largest_mebibytes() -> float:
-    """The largest resident size of this process so far; macOS counts bytes, the others KiB."""
+    """The largest resident size of this process so far. macOS counts bytes, other systems KiB."""
     size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return size / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def available_mebibytes() -> float:
-    """What the machine has free, infinite where that is not known."""
+    """The machine's available memory, infinite where it is unknown."""
     try:
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable"):
@@ -123,19 +128,19 @@ def available_mebibytes() -> float:
     return float("inf")
 
 
-def limit_to_available() -> None:
-    """From here on an allocation beyond nine tenths of the free memory fails, and is reported as such."""
-    free = available_mebibytes()
-    if free == float("inf"):
+def limit_to_available_memory() -> None:
+    """Limit this process to nine tenths of the available memory: beyond that an allocation raises."""
+    available = available_mebibytes()
+    if available == float("inf"):
         return
-    limit = _status("VmData") * 2**10 + int(0.9 * free * 2**20)
+    limit = _status_kibibytes("VmData") * 2**10 + int(0.9 * available * 2**20)
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     if hard == resource.RLIM_INFINITY or limit < hard:
         resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
 
 
-def _status(field: str) -> int:
-    """KiB from /proc/self/status: VmRSS is resident now, VmHWM at most since the mark was set."""
+def _status_kibibytes(field: str) -> int:
+    """A size in /proc/self/status: VmRSS is the current resident size, VmHWM its high-water mark."""
     for line in (PROC / "status").read_text().splitlines():
         if line.startswith(field):
             return int(line.split()[1])

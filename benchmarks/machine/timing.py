@@ -1,24 +1,25 @@
-"""Time: repetitions of all calls, spread over the same stretch of time."""
+"""Times of calls, whose repetitions are spread evenly over the same stretch of time."""
 
 import statistics
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cache
 from typing import NamedTuple
 
 import torch
 
-REPETITIONS = 3, 30
-DECISIVE = 5
-"""Fewest repetitions of the two that make a ratio; `REPETITIONS[0]` of long calls."""
-LONG = 3.0
-"""Seconds of a call that is repeated less often."""
-EVICTED = {"cpu": 2**26, "cuda": 2**28}
-"""Bytes of other data that are written before each call: its own are in no cache."""
+FEWEST, MOST = 3, 30
+"""Repetitions of a call that is not long."""
+FEWEST_FOR_RATIO = 5
+"""Fewest repetitions of the two calls whose ratio is reported; `FEWEST` if they are long."""
+LONG_CALL = 3.0
+"""Seconds from which a call is long, and repeated less often."""
+EVICTION_BYTES = {"cpu": 2**26, "cuda": 2**28}
+"""Bytes that are written before each call, more than the caches hold, so that the call's data are evicted."""
 
 
 class Timing(NamedTuple):
-    """Milliseconds of the repetitions of one provider."""
+    """Median and quartiles of the repetitions of one call, in milliseconds."""
 
     median: float
     lower: float
@@ -26,21 +27,22 @@ class Timing(NamedTuple):
     repetitions: int
 
 
-def interleaved(
-    calls: dict[str, Callable[[], object]],
+def time_interleaved(
+    calls: Mapping[str, Callable[[], object]],
     seconds: float,
     device: torch.device,
     failures: dict[str, Exception] | None = None,
     ours: str | None = None,
     rivals: Collection[str] = (),
 ) -> dict[str, Timing]:
-    """Times of all calls, spread evenly over the same time, so that a drifting machine hurts all alike.
+    """Time all calls in turns, so that a machine whose speed drifts affects all of them alike.
 
-    A call that raises goes to `failures` and has no time, or raises where there is none to note it in.
+    The exception of a call that fails is put into `failures`, and the call gets no time. Without `failures`
+    the exception is raised.
 
-    How often each is repeated follows from its first time: as often as fits its share of `seconds`, 3 times
-    at least (once where it is longer than `LONG`) and 30 at most; more often, `DECISIVE`, that of `ours` and
-    of the fastest of `rivals`. Next is the one that lags furthest behind.
+    Every call gets an equal share of `seconds` and runs once. That first time decides how often it is
+    repeated (`repetitions`). `ours` and the fastest of `rivals` are repeated more often, because their ratio
+    is reported. The next call is always the one that has done the smallest part of its repetitions.
     """
     times: dict[str, list[float]] = {name: [] for name in calls}
     share = seconds / max(1, len(calls))
@@ -48,7 +50,7 @@ def interleaved(
     def run(names: Iterable[str], planned: dict[str, int]) -> None:
         for name in names:
             try:
-                times[name].append(once(calls[name], device))
+                times[name].append(time_once(calls[name], device))
             except Exception as error:
                 if failures is None:
                     raise
@@ -59,26 +61,26 @@ def interleaved(
 
     run(calls, dict.fromkeys(calls, 1))
     fastest = min((name for name in rivals if name in times), key=lambda name: times[name][0], default=None)
-    decisive = (ours, fastest) if ours in times and fastest else ()
-    planned = {name: repetitions(1e-3 * t[0], share, name in decisive) for name, t in times.items()}
+    in_ratio = (ours, fastest) if ours in times and fastest else ()
+    planned = {name: repetitions(1e-3 * t[0], share, name in in_ratio) for name, t in times.items()}
     planned = {name: count for name, count in planned.items() if count > 1}
     while planned:
         run([min(planned, key=lambda name: len(times[name]) / planned[name])], planned)
-    return {name: summary(values) for name, values in times.items()}
+    return {name: summarize(values) for name, values in times.items()}
 
 
-def repetitions(seconds: float, share: float, decisive: bool = False) -> int:
-    """Of a call that takes so long and has a share of the time."""
-    least, most = REPETITIONS
-    if seconds > LONG:
-        return least if decisive else 1
-    return min(most, max(DECISIVE if decisive else least, int(share / max(seconds, 1e-9))))
+def repetitions(seconds: float, share: float, in_ratio: bool = False) -> int:
+    """How often to repeat a call of `seconds`, which has `share` seconds for all its repetitions."""
+    if seconds > LONG_CALL:
+        return FEWEST if in_ratio else 1
+    fewest = FEWEST_FOR_RATIO if in_ratio else FEWEST
+    return min(MOST, max(fewest, int(share / max(seconds, 1e-9))))
 
 
-def graphed(call: Callable[[], object], device: torch.device) -> Callable[[], object]:
-    """The replay of a CUDA graph of the call, or the call itself where it cannot be captured."""
+def capture_graph(call: Callable[[], object], device: torch.device) -> Callable[[], object] | None:
+    """Capture the call as a CUDA graph and return its replay; None where that is impossible."""
     if device.type != "cuda":
-        return call
+        return None
     try:
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
@@ -89,14 +91,14 @@ def graphed(call: Callable[[], object], device: torch.device) -> Callable[[], ob
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             call()
-    except RuntimeError:  # out of memory too
-        return call
+    except RuntimeError:  # running out of memory is one too
+        return None
     return graph.replay
 
 
-def once(call: Callable[[], object], device: torch.device) -> float:
-    """Milliseconds of one call, whose data are in no cache."""
-    other_data(device).zero_()
+def time_once(call: Callable[[], object], device: torch.device) -> float:
+    """Milliseconds of one call. Its data are evicted from the caches first."""
+    eviction_buffer(device).zero_()
     if device.type != "cuda":
         start = time.perf_counter()
         call()
@@ -110,14 +112,14 @@ def once(call: Callable[[], object], device: torch.device) -> float:
 
 
 @cache
-def other_data(device: torch.device) -> torch.Tensor:
-    """What is written between calls; kept, because fresh pages of a CPU would cost more than the writing."""
-    return torch.empty(EVICTED[device.type], dtype=torch.int8, device=device)
+def eviction_buffer(device: torch.device) -> torch.Tensor:
+    """The memory that is written before each call; kept, because allocating it anew would take longer."""
+    return torch.empty(EVICTION_BYTES[device.type], dtype=torch.int8, device=device)
 
 
-def summary(values: Sequence[float]) -> Timing:
+def summarize(milliseconds: Sequence[float]) -> Timing:
     """Median and quartiles."""
-    if len(values) == 1:
-        return Timing(values[0], values[0], values[0], 1)
-    lower, median, upper = statistics.quantiles(values, n=4, method="inclusive")
-    return Timing(median, lower, upper, len(values))
+    if len(milliseconds) == 1:
+        return Timing(milliseconds[0], milliseconds[0], milliseconds[0], 1)
+    lower, median, upper = statistics.quantiles(milliseconds, n=4, method="inclusive")
+    return Timing(median, lower, upper, len(milliseconds))

@@ -1,1 +1,1 @@
-"""What is shown of rows: tables in the terminal and in the documents, plots."""
+"""Showing rows: tables for the terminal and for Markdown, plots, and the generated documents."""

@@ -1,10 +1,12 @@
 """Tables and a plot of the network's rows."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from reporting.report import Row, digits, memory, print_table, quartiles
+from harness.rows import Row
+
+from reporting.plots import save_figure
+from reporting.report import format_memory, format_number, format_quartiles, print_table
 
 ARRANGEMENT_HEADINGS = ["arrangement", "median ms", "quartiles", "n", "x plain", "error", "peak MiB"]
 NETWORK_HEADINGS = [
@@ -13,7 +15,7 @@ NETWORK_HEADINGS = [
 ]  # fmt: skip
 
 
-def arrangement_cells(rows: list[Row]) -> list[list[str]]:
+def arrangement_lines(rows: list[Row]) -> list[list[str]]:
     """One line for each arrangement of one network in one mode."""
     plain = next((r for r in rows if r["arrangement"] == "plain" and r["status"] == "ok"), None)
     lines = []
@@ -24,88 +26,81 @@ def arrangement_cells(rows: list[Row]) -> list[list[str]]:
         lines.append(
             [
                 row["arrangement"],
-                digits(row["median"]),
-                quartiles(row),
+                format_number(row["median"]),
+                format_quartiles(row),
                 str(row["repetitions"]),
                 f"{plain['median'] / row['median']:.2f}" if plain else "",
                 f"{row['error']:.1e}" + ("" if row["within"] else " *"),
-                memory(row),
+                format_memory(row),
             ]
         )
     return lines
 
 
-def network_cells(rows: list[Row]) -> list[list[str]]:
+def network_lines(rows: list[Row]) -> list[list[str]]:
     """One line for each network in one mode: with the preferred backend, and beside it with P stored."""
     lines = []
     for network in dict.fromkeys(row["network"] for row in rows):
-        mine = [row for row in rows if row["network"] == network and row["status"] == "ok"]
-        default = next((r["backend"] for r in mine if r["backend"]), None)
-
-        def of(part: str, backend: str | None, mine: list[Row] = mine) -> Row | None:
-            return next((r for r in mine if (r["part"], r["backend"]) == (part, backend)), None)
-
-        total = of("total", default)
+        measured = [row for row in rows if row["network"] == network and row["status"] == "ok"]
+        preferred = next((r["backend"] for r in measured if r["backend"]), None)
+        by_part = {(row["part"], row["backend"]): row for row in reversed(measured)}
+        total = by_part.get(("total", preferred))
         if total is None:
             lines.append([network, "not run", *[""] * (len(NETWORK_HEADINGS) - 2)])
             continue
-        diffusion, eager = of("diffusion", default), of("total", "reference")
+        diffusion, eager = by_part.get(("diffusion", preferred)), by_part.get(("total", "reference"))
         lines.append(
             [
                 network,
                 f"{1e-6 * total['parameters']:.1f}",
                 f"{1e-9 * total['flops']:.0f}",
-                f"{1e-9 * total['walk_flops']:.1f}" if default else "",
-                _median(of("seed branch", None)),
-                _median(of("similarity branch", None)),
+                f"{1e-9 * total['walk_flops']:.1f}" if preferred else "",
+                _median(by_part.get(("seed branch", None))),
+                _median(by_part.get(("similarity branch", None))),
                 _median(diffusion),
                 _median(total),
                 str(total["repetitions"]),
                 f"{100 * diffusion['median'] / total['median']:.1f} %" if diffusion else "",
-                _median(of("diffusion", "reference")),
+                _median(by_part.get(("diffusion", "reference"))),
                 _median(eager),
-                memory(total),
-                memory(eager) if eager else "",
+                format_memory(total),
+                format_memory(eager) if eager else "",
             ]
         )
     return lines
 
 
 def _median(row: Row | None) -> str:
-    return "" if row is None else digits(row["median"])
+    return "" if row is None else format_number(row["median"])
 
 
-def by_mode(rows: list[Row], table: str) -> dict[str, list[Row]]:
-    """Rows of one table, inference first."""
-    mine = [row for row in rows if row["table"] == table]
-    return {mode: [r for r in mine if r["mode"] == mode] for mode in dict.fromkeys(r["mode"] for r in mine)}
+def rows_by_mode(rows: list[Row], table: str) -> dict[str, list[Row]]:
+    """The rows of one kind of table, "networks" or "arrangements", by mode."""
+    rows = [row for row in rows if row["table"] == table]
+    return {mode: [r for r in rows if r["mode"] == mode] for mode in dict.fromkeys(r["mode"] for r in rows)}
 
 
 def print_arrangements(rows: list[Row]) -> None:
-    """One table on the terminal."""
+    """Print the table of one network in one mode."""
     first = rows[0]
-    print_table(
-        f"{first['network']} at {first['size']}: {first['mode']}",
-        ARRANGEMENT_HEADINGS,
-        arrangement_cells(rows),
-    )
+    title = f"{first['network']} at {first['size']}: {first['mode']}"
+    print_table(title, ARRANGEMENT_HEADINGS, arrangement_lines(rows))
     if not all(row["within"] for row in rows if row["status"] == "ok"):
-        print("* further from float64 than twice (gradients: three times) as plain")
+        print("* the error is more than twice (gradients: three times) that of plain")
 
 
 def print_networks(rows: list[Row]) -> None:
-    """One table for each mode on the terminal."""
-    for mode, some in by_mode(rows, "networks").items():
-        print_table(
-            f"plain, [3, {some[0]['size']}, {some[0]['size']}]: {mode}", NETWORK_HEADINGS, network_cells(some)
-        )
-        for row in some:
+    """Print one table for each mode."""
+    for mode, of_mode in rows_by_mode(rows, "networks").items():
+        title = f"plain, [3, {of_mode[0]['size']}, {of_mode[0]['size']}]: {mode}"
+        print_table(title, NETWORK_HEADINGS, network_lines(of_mode))
+        for row in of_mode:
             if row["status"] != "ok":
                 print(f"{row['network']}, {row['part']}: {row['status']}")
 
 
 def plot_networks(rows: list[Row], folder: Path) -> list[Path]:
-    """Where the time of each network goes, by backend, as PNG; none without matplotlib."""
+    """Draw the time of each network's parts, by backend, as PNG files; none if matplotlib is missing."""
     try:
         import matplotlib
     except ImportError:
@@ -114,55 +109,40 @@ def plot_networks(rows: list[Row], folder: Path) -> list[Path]:
     from matplotlib import pyplot
 
     written = []
-    whole = [row for row in rows if row.get("part") == "total" and row["status"] == "ok"]
-    for mode, some in by_mode(rows, "networks").items():
-        if not any(row["mode"] == mode for row in whole):
+    totals = [row for row in rows if row.get("part") == "total" and row["status"] == "ok"]
+    for mode, of_mode in rows_by_mode(rows, "networks").items():
+        if not any(row["mode"] == mode for row in totals):
             continue
         figure, axes = pyplot.subplots(figsize=(9, 5), layout="constrained")
-        _stack(axes, some)
-        first = some[0]
+        _stack_parts(axes, of_mode)
+        first = of_mode[0]
         axes.set(ylabel="ms, median", title=f"one image [3, {first['size']}, {first['size']}]: {mode}")
         axes.grid(True, axis="y", alpha=0.3)
         axes.legend(fontsize=8)
-        text = f"{first['hardware']}, {first['threads']} threads, torch {first['torch']}, {first['commit']}"
-        figure.supxlabel(text, fontsize=7, color="grey")
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"networks-{mode.replace(' ', '-')}.png"
-        figure.savefig(path, dpi=110)
-        pyplot.close(figure)
-        written.append(path)
+        written.append(save_figure(figure, first, folder / f"networks-{mode.replace(' ', '-')}.png"))
     return written
 
 
-def _stack(axes: Any, rows: list[Row]) -> None:
-    """Seed branch, similarity branch, diffusion and the rest of the total on top of each other."""
+def _stack_parts(axes: Any, rows: list[Row]) -> None:
+    """One bar for each network and backend: seed branch, similarity branch, diffusion, rest of the total."""
     rows = [row for row in rows if row["status"] == "ok"]
-    bars = [(r["network"], r["backend"], r["median"]) for r in rows if r["part"] == "total"]
+    medians = {(r["network"], r["part"], r["backend"]): r["median"] for r in reversed(rows)}
+    totals = {(r["network"], r["backend"]): r["median"] for r in rows if r["part"] == "total"}
+    bars = list(totals)
     bottoms = [0.0] * len(bars)
     ticks = range(len(bars))
 
-    def part(name: str, of: Callable[[str, str | None], float]) -> None:
-        heights = [of(network, by) for network, by, _ in bars]
-        axes.bar(ticks, heights, 0.7, bottom=bottoms, label=name)
-        for i, height in enumerate(heights):
-            bottoms[i] += height
+    def stack(label: str, heights: list[float]) -> None:
+        axes.bar(ticks, heights, 0.7, bottom=bottoms, label=label)
+        bottoms[:] = [bottom + height for bottom, height in zip(bottoms, heights, strict=True)]
 
-    for name in ("seed branch", "similarity branch", "diffusion"):
-
-        def median(network: str, by: str | None, name: str = name) -> float:
-            key = (network, name, by if name == "diffusion" else None)
-            return next((r["median"] for r in rows if (r["network"], r["part"], r["backend"]) == key), 0.0)
-
-        part(name, median)
-    totals = {(network, by): total for network, by, total in bars}
-    index = {(network, by): i for i, (network, by, _) in enumerate(bars)}
-    part(
-        "the rest; all, without branches",
-        lambda network, by: max(0.0, totals[network, by] - bottoms[index[network, by]]),
-    )
-    # Parts that are timed alone may take longer than in the whole.
-    axes.scatter(ticks, [total for *_, total in bars], 900, "black", "_", label="the whole", zorder=3)
+    for part in ("seed branch", "similarity branch"):
+        stack(part, [medians.get((network, part, None), 0.0) for network, _ in bars])
+    stack("diffusion", [medians.get((network, "diffusion", backend), 0.0) for network, backend in bars])
+    rest = [max(0.0, totals[bar] - bottom) for bar, bottom in zip(bars, bottoms, strict=True)]
+    stack("rest of the total", rest)
+    # Parts that are timed alone may take longer than in the total.
+    axes.scatter(ticks, list(totals.values()), 900, "black", "_", label="total", zorder=3)
     axes.set_ylim(0, 1.05 * max(bottoms))
-    axes.set_xticks(
-        ticks, [network if by is None else f"{network}\n{by}" for network, by, _ in bars], fontsize=8
-    )
+    labels = [network if backend is None else f"{network}\n{backend}" for network, backend in bars]
+    axes.set_xticks(ticks, labels, fontsize=8)

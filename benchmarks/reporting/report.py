@@ -1,94 +1,104 @@
-"""Tables from result rows: for the terminal and for the documents."""
+"""Tables of the operator's rows, for the terminal and for Markdown."""
 
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 from harness.cases import FORWARD
-from machine.memory import LEAST
+from harness.rows import Row
+from machine.memory import LOWER_BOUND
 
-Row = dict[str, Any]
-KEY = ("case", "batch", "nodes", "walks", "classes", "mode", "dtype", "precision", "sharpness", "hardware")
-FEWEST = 3
-"""Repetitions from which there are quartiles."""
+TABLE_FIELDS = (
+    *("case", "batch", "nodes", "walks", "classes", "mode", "dtype", "precision", "sharpness"),
+    "hardware",
+)
+"""Rows that agree in these fields form one table."""
+FEWEST_FOR_QUARTILES = 3
 
 
 def best_rival(group: list[Row]) -> Row | None:
-    """The fastest of the others; one whose error is over the budget or unknown counts for nothing."""
+    """The fastest rival whose errors are known and within the budget."""
     rivals = [r for r in group if not r["ours"] and r["status"] == "ok" and r["within"]]
     return min(rivals, key=lambda r: r["median"], default=None)
 
 
 def speedup(row: Row, group: list[Row]) -> str:
-    """Best rival's median over ours; in brackets the same with quartiles that make it smallest and largest.
+    """The best rival's median over ours, and in brackets the ratios of opposite quartiles.
 
-    Without brackets where either was repeated too seldom for quartiles. Empty for a rival, for one of ours
-    whose error is over the budget, and where no rival is left.
+    Without brackets where either has too few repetitions for quartiles. Empty for a rival, for a backend of
+    ours whose error is over the budget, and where there is no rival.
     """
     best = best_rival(group)
     if best is None or not row["ours"] or row["status"] != "ok" or not row["within"]:
         return ""
     ratio = f"{best['median'] / row['median']:.2f}"
-    if min(best["repetitions"], row["repetitions"]) < FEWEST:
+    if min(best["repetitions"], row["repetitions"]) < FEWEST_FOR_QUARTILES:
         return ratio
     return f"{ratio} ({best['lower'] / row['upper']:.2f} - {best['upper'] / row['lower']:.2f})"
 
 
-def groups(rows: list[Row]) -> dict[tuple[Any, ...], list[Row]]:
-    """Rows measured side by side."""
-    found: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
+def group_rows(rows: list[Row]) -> dict[tuple[Any, ...], list[Row]]:
+    """The rows of each table."""
+    groups: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
     for row in rows:
-        found[tuple(row[field] for field in KEY)].append(row)
-    return found
+        groups[tuple(row[field] for field in TABLE_FIELDS)].append(row)
+    return groups
 
 
-def kind(row: Row) -> str:
-    """Dtype with, for float32, the precision of products."""
+def format_precision(row: Row) -> str:
+    """The dtype of the features; for float32 with the precision of products."""
     return f"{row['dtype']} ({row['precision']})" if row["dtype"] == "float32" else row["dtype"]
 
 
-def title(row: Row) -> str:
-    """What a group is about."""
+def format_title(row: Row) -> str:
+    """Case, mode, precision and sizes of a table."""
     sizes = f"B = {row['batch']}, N = {row['nodes']:,}, T = {row['walks']}, k = {row['classes']}"
-    return f"{row['case']}, {row['mode']}, {kind(row)}: {sizes}, {row['sharpness']} features"
+    return f"{row['case']}, {row['mode']}, {format_precision(row)}: {sizes}, {row['sharpness']} features"
 
 
-def counted(row: Row) -> str:
-    """The work of our algorithm, and its time at the rates of the floor."""
+def format_work(row: Row) -> str:
+    """The work of our algorithm, and the floor."""
     return (
-        f"our algorithm: {digits(1e-9 * row['flops'])} GFLOP, {digits(1e-6 * row['exponentials'])} M "
-        f"exponentials or more, {digits(2**-20 * row['bytes'])} MiB moved; floor {digits(row['floor'])} ms"
+        f"our algorithm: {format_number(1e-9 * row['flops'])} GFLOP, "
+        f"{format_number(1e-6 * row['exponentials'])} M exponentials or more, "
+        f"{format_number(2**-20 * row['bytes'])} MiB moved; floor {format_number(row['floor'])} ms"
     )
 
 
-def digits(value: float) -> str:
-    """Three digits, or all of a thousand and more."""
+def format_number(value: float) -> str:
+    """Three digits, or all digits before the point from 1,000 on."""
     return f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
 
 
-def quartiles(row: Row) -> str:
-    """Of the repetitions, where there were enough."""
-    return f"{digits(row['lower'])} - {digits(row['upper'])}" if row["repetitions"] >= FEWEST else ""
+def format_quartiles(row: Row) -> str:
+    """Lower and upper quartile in ms; empty where there are too few repetitions."""
+    if row["repetitions"] < FEWEST_FOR_QUARTILES:
+        return ""
+    return f"{format_number(row['lower'])} - {format_number(row['upper'])}"
 
 
-def memory(row: Row) -> str:
-    """MiB above the inputs, where that is known; marked where it may be more."""
+def format_memory(row: Row) -> str:
+    """MiB above the inputs, with ">=" where it is a lower bound; empty where it is unknown."""
     if row.get("memory") is None:
         return ""
-    return f"{'>= ' if row.get('memory_by') == LEAST else ''}{row['memory']:,.0f}"
+    return f"{'>= ' if row.get('memory_by') == LOWER_BOUND else ''}{row['memory']:,.0f}"
 
 
-def errors(row: Row) -> list[str]:
-    """Of the output, and of the worst gradient with its name (empty forward), of budgets; bold if over."""
+def format_floor_share(row: Row) -> str:
+    """The floor over the median, in percent."""
+    return f"{100 * row['floor'] / row['median']:.0f}"
+
+
+def format_errors(row: Row) -> list[str]:
+    """ "error of budget" for the output and for the worst gradient (empty in the forward); bold if over."""
 
     def text(error: float | None, allowed: float | None, name: str = "") -> str:
         if error is None or allowed is None:
             return "unknown"
-        found = f"{error:.1e} of {allowed:.1e}{name}"
-        return found if error <= allowed else f"**{found}**"
+        cell = f"{error:.1e} of {allowed:.1e}{name}"
+        return cell if error <= allowed else f"**{cell}**"
 
     output = text(row["error"], row.get("allowed"))
     if row["mode"] == FORWARD:
@@ -97,77 +107,78 @@ def errors(row: Row) -> list[str]:
     return [output, gradient]
 
 
-def table(group: list[Row]) -> tuple[list[str], list[list[str]]]:
-    """Headings and lines of a group, for those who were measured."""
+def make_table(group: list[Row]) -> tuple[list[str], list[list[str]]]:
+    """Headings and lines of a table, one line for each provider that was measured."""
     with_gradients, on_gpu = group[0]["mode"] != FORWARD, group[0]["device"] != "cpu"
     columns: dict[str, Callable[[Row], str]] = {
         "provider": lambda row: row["provider"],
-        "median ms": lambda row: digits(row["median"]),
-        "quartiles": quartiles,
+        "median ms": lambda row: format_number(row["median"]),
+        "quartiles": format_quartiles,
         "n": lambda row: str(row["repetitions"]),
         "x best rival": lambda row: speedup(row, group),
-        "% of floor": lambda row: f"{100 * row['floor'] / row['median']:.0f}",
-        "output error": lambda row: errors(row)[0],
+        "% of floor": format_floor_share,
+        "output error": lambda row: format_errors(row)[0],
     }
     if with_gradients:
-        columns["gradient error"] = lambda row: errors(row)[1]
-    columns["peak MiB"] = memory
+        columns["gradient error"] = lambda row: format_errors(row)[1]
+    columns["peak MiB"] = format_memory
     if on_gpu:
-        columns["graph ms"] = lambda row: "" if row.get("graph") is None else digits(row["graph"])
+        columns["graph ms"] = lambda row: "" if row.get("graph") is None else format_number(row["graph"])
     measured = [row for row in group if row["status"] == "ok"]
     return list(columns), [[text(row) for text in columns.values()] for row in measured]
 
 
-def unmeasured(group: list[Row]) -> list[str]:
-    """Who was not measured, and why."""
+def list_unmeasured(group: list[Row]) -> list[str]:
+    """The providers that were not measured, with their reasons."""
     return [f"{row['provider']}: {row['status']}" for row in group if row["status"] != "ok"]
 
 
-def incomplete(rows: list[Row]) -> str:
-    """What rows lack that a run was to measure, by the numbers that it noted; empty where nothing is missing.
+def describe_missing(rows: list[Row]) -> str:
+    """What the run planned and did not measure; empty if it is complete.
 
-    Parts are the groups of the operator's rows, of the network's one table for a network and mode.
+    A table of the operator is missing if the run has fewer tables than were planned, a provider if a table
+    has fewer rows than there were providers. For the network, a table is one network in one mode.
     """
-    part = KEY if rows[0]["benchmark"] == "rw" else ("table", "network", "mode")
-    found: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
+    fields = TABLE_FIELDS if rows[0]["benchmark"] == "rw" else ("table", "network", "mode")
+    groups: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
     for row in rows:
-        found[tuple(row[field] for field in part)].append(row)
+        groups[tuple(row[field] for field in fields)].append(row)
     planned, texts = rows[0]["planned"], []
-    if len(found) < planned:
-        texts.append(f"{len(found)} of {planned} tables")
-    for some in found.values():
-        count = some[0].get("providers")
-        if count and len(some) < count:
-            texts.append(f"{len(some)} of {count} providers of {title(some[0])}")
+    if len(groups) < planned:
+        texts.append(f"{len(groups)} of {planned} tables")
+    for group in groups.values():
+        providers = group[0].get("providers")
+        if providers and len(group) < providers:
+            texts.append(f"{len(group)} of {providers} providers of {format_title(group[0])}")
     return f"Incomplete, the run was ended after {'; '.join(texts)}." if texts else ""
 
 
 def print_group(group: list[Row]) -> None:
-    """One group on the terminal."""
-    print_table(f"{title(group[0])}\n{counted(group[0])}", *table(group))
-    print("".join(f"  {text}\n" for text in unmeasured(group)), end="", flush=True)
+    """Print one table on the terminal."""
+    print_table(f"{format_title(group[0])}\n{format_work(group[0])}", *make_table(group))
+    print("".join(f"  {text}\n" for text in list_unmeasured(group)), end="", flush=True)
 
 
-def markdown(group: list[Row], heading: str = "") -> str:
-    """One group as Markdown."""
-    work = counted(group[0])
-    parts = [f"{heading}{title(group[0])}", f"{work[0].upper()}{work[1:]}."]
-    headings, lines = table(group)
+def format_group(group: list[Row], heading: str = "") -> str:
+    """One table as Markdown; `heading` is put before its title, such as "#### "."""
+    work = format_work(group[0])
+    parts = [f"{heading}{format_title(group[0])}", f"{work[0].upper()}{work[1:]}."]
+    headings, lines = make_table(group)
     if lines:
         parts.append(markdown_table(headings, lines))
-    if unable := unmeasured(group):
-        parts.append(f"Not measured: {'; '.join(unable)}.")
+    if unmeasured := list_unmeasured(group):
+        parts.append(f"Not measured: {'; '.join(unmeasured)}.")
     return "\n\n".join(parts) + "\n"
 
 
 def markdown_table(headings: list[str], lines: list[list[str]]) -> str:
-    """A Markdown table, numbers to the right."""
+    """A Markdown table. The first column is aligned to the left, all others to the right."""
     rows = [headings, ["---", *["---:"] * (len(headings) - 1)], *lines]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def print_table(title: str, headings: list[str], lines: list[list[str]]) -> None:
-    """A table for the terminal, what is bold in red; as Markdown where rich is not installed."""
+    """Print a table, bold cells in red; as Markdown if rich is not installed."""
     try:
         from rich.console import Console
         from rich.table import Table
@@ -175,31 +186,10 @@ def print_table(title: str, headings: list[str], lines: list[list[str]]) -> None
         print(title, markdown_table(headings, lines), sep="\n\n", flush=True)
         return
     console = Console(width=None if sys.stdout.isatty() else 160)
-    drawn = Table(title=title, title_justify="left", title_style="bold")
+    table = Table(title=title, title_justify="left", title_style="bold")
     for i, heading in enumerate(headings):
-        drawn.add_column(heading, justify="right" if i else "left")
+        table.add_column(heading, justify="right" if i else "left")
     for line in lines:
-        drawn.add_row(*(re.sub(r"\*\*(.*)\*\*", r"[bold red]\1[/]", cell) for cell in line))
-    console.print(drawn)
+        table.add_row(*(re.sub(r"\*\*(.*)\*\*", r"[bold red]\1[/]", cell) for cell in line))
+    console.print(table)
     console.file.flush()
-
-
-@contextmanager
-def progress(total: int) -> Iterator[Callable[[str], None]]:
-    """A bar on a terminal, nothing elsewhere; yields a function that names the next of `total` parts."""
-    try:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-    except ImportError:
-        yield lambda text: None
-        return
-    if not sys.stdout.isatty():
-        yield lambda text: None
-        return
-    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, transient=True) as bar:
-        task = bar.add_task("", total=total, completed=-1)
-
-        def advance(text: str) -> None:
-            bar.update(task, advance=1, description=text)
-
-        yield advance

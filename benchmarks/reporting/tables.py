@@ -1,10 +1,10 @@
-"""Write the tables of docs/benchmarks.md and README.md from the rows in benchmarks/results, with the plots.
+"""Write the documents that show rows: results/MACHINE/REPORT.md, parts of README.md and docs/benchmarks.md.
 
-    python -m reporting.tables             # write; `make tables`
-    python -m reporting.tables --check     # 1 if a document is not what the rows say
+    python -m reporting.tables             # from benchmarks/: write them and draw the plots; `make tables`
+    python -m reporting.tables --check     # ends with status 1 if a document differs from the rows
 
-A generated part stands between `<!-- begin NAME -->` and `<!-- end NAME -->`. All else is text, without
-measured numbers.
+A generated part of a document stands between `<!-- begin NAME -->` and `<!-- end NAME -->`. The rest is text
+without measured numbers. A report is generated as a whole.
 """
 
 import argparse
@@ -14,59 +14,67 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from harness.rows import DIRTY, RESULTS, ROOT, load
+from harness.rows import RESULTS, ROOT, RUNS, Row, load
 
+from difnet_kernels.info import CHANGED
 from reporting.model_report import (
     ARRANGEMENT_HEADINGS,
     NETWORK_HEADINGS,
-    arrangement_cells,
-    by_mode,
-    network_cells,
+    arrangement_lines,
+    network_lines,
     plot_networks,
+    rows_by_mode,
 )
-from reporting.plots import plot
+from reporting.plots import plot_operator
 from reporting.report import (
-    Row,
     best_rival,
-    digits,
-    errors,
-    groups,
-    incomplete,
-    kind,
-    markdown,
+    describe_missing,
+    format_errors,
+    format_floor_share,
+    format_group,
+    format_memory,
+    format_number,
+    format_precision,
+    group_rows,
     markdown_table,
-    memory,
     speedup,
 )
 
 DOCUMENTS = ("README.md", "docs/benchmarks.md")
+REPORT = "REPORT.md"
 README_HEADINGS = [
     "", "backend", "ms", "n", "peak MiB", "best rival", "ms", "n", "peak MiB", "ratio", "eager ms",
     "peak MiB", "% of floor", "output error", "gradient error",
 ]  # fmt: skip
 SUMMARY_CASES = ("paper-inference", "paper-training", "full-resolution")
+OPERATOR, NETWORK = "rw", "model"
 
 Files = dict[Path, list[Row]]
 
 
 def read(folder: Path = RESULTS) -> Files:
-    """The rows of every file in the folder; SystemExit where some are not those of a commit."""
-    files = {path: rows for path in sorted(folder.glob("*.jsonl")) if (rows := load([path]))}
+    """The rows of every file of every machine.
+
+    Raises:
+        SystemExit: rows were measured on a tree that differs from its commit.
+    """
+    paths = [path for path in sorted(folder.glob("*/*.jsonl")) if path.parent != RUNS]
+    files = {path: rows for path in paths if (rows := load([path]))}
     for path, rows in files.items():
-        if dirty := next((row["commit"] for row in rows if row["commit"].endswith(DIRTY)), None):
+        if changed := next((row["commit"] for row in rows if row["commit"].endswith(CHANGED)), None):
             raise SystemExit(
-                f"{path}: measured on {dirty}, a tree with changes; commit them and measure anew"
+                f"{path}: measured on {changed}, a tree with changes; commit them and measure again"
             )
     return files
 
 
-def of(files: Files, benchmark: str) -> Files:
+def rows_of(files: Files, benchmark: str) -> Files:
     """The files of one benchmark."""
     return {path: rows for path, rows in files.items() if rows[0]["benchmark"] == benchmark}
 
 
-def where(row: Row) -> str:
-    """On what, with what and when rows were measured."""
+def describe_machine(row: Row) -> str:
+    """Hardware, versions, commit and date of a row."""
     versions = ", ".join(f"{name} {version}" for name, version in row["versions"].items())
     driver = f", driver {row['driver']}" if row["driver"] else ""
     return (
@@ -75,122 +83,156 @@ def where(row: Row) -> str:
     )
 
 
-def origin(path: Path, rows: list[Row]) -> list[str]:
-    """Heading of a file's rows: where and how they were measured, and what is missing."""
+def heading(path: Path, rows: list[Row]) -> list[str]:
+    """The heading of a file's rows: their cases or networks, how they were measured, and what is missing."""
     first = rows[0]
-    measured = dict.fromkeys(row.get("case") or row["network"] for row in rows)
+    names = dict.fromkeys(row.get("case") or row["network"] for row in rows)
     lines = [
-        f"### {', '.join(measured)}: {first['hardware']}",
-        f"{where(first)}. Rows: `{path.relative_to(ROOT)}`, by `{command(first)}`{lasted(rows)}.",
-        lacking(rows),
+        f"### {', '.join(names)}",
+        f"{describe_machine(first)}. Rows: `{path.name}`, by `{command(first)}`{duration(rows)}.",
+        missing_note(rows),
     ]
     return [text for line in lines if line for text in (line, "")]
 
 
 def command(row: Row) -> str:
-    """What was run, without the name of the file."""
+    """The command that measured a row, without --out."""
     return re.sub(r" --out \S+", "", row["command"])
 
 
-def lasted(rows: list[Row]) -> str:
-    """How long that took, where rows tell."""
+def duration(rows: list[Row]) -> str:
+    """How long the run took; empty if the rows do not say it."""
     return f", in {rows[-1]['elapsed'] / 60:.1f} minutes" if "elapsed" in rows[-1] else ""
 
 
-def lacking(rows: list[Row]) -> str:
-    """What the run was to measure and did not, in bold."""
-    text = incomplete(rows)
+def missing_note(rows: list[Row]) -> str:
+    """What the run planned and did not measure, in bold; empty if it is complete."""
+    text = describe_missing(rows)
     return f"**{text}**" if text else ""
 
 
 def summary_table(files: Files) -> str:
-    """For the README: the paper's cases, our default backend against the best rival, and eager."""
+    """For README.md: the paper's cases by our default backend, the best rival and eager PyTorch."""
     parts = []
-    machines = defaultdict(list)
-    for rows in of(files, "rw").values():
+    machines: dict[tuple[str, int], list[Row]] = defaultdict(list)
+    for rows in rows_of(files, OPERATOR).values():
         machines[rows[0]["hardware"], rows[0]["threads"]] += [r for r in rows if r["case"] in SUMMARY_CASES]
     for rows in machines.values():
-        lines = []
         rows.sort(key=lambda row: SUMMARY_CASES.index(row["case"]))
-        for group in groups(rows).values():
-            measured = [r for r in group if r["status"] == "ok"]
-            default = next((r for r in measured if r["default"]), None)
-            if default is None:
-                continue
-            rival = best_rival(group)
-            eager = next((r for r in measured if r["provider"] == "eager"), None)
-            lines.append(
-                [
-                    f"{default['case']}, {default['mode']}, {kind(default)}",
-                    default["provider"].removeprefix("difnet "),
-                    digits(default["median"]),
-                    str(default["repetitions"]),
-                    memory(default),
-                    rival["provider"] if rival else "none",
-                    digits(rival["median"]) if rival else "",
-                    str(rival["repetitions"]) if rival else "",
-                    memory(rival) if rival else "",
-                    speedup(default, group),
-                    digits(eager["median"]) if eager else "",
-                    memory(eager) if eager else "",
-                    f"{100 * default['floor'] / default['median']:.0f}",
-                    *errors(default),
-                ]
-            )
+        lines = [line for group in group_rows(rows).values() if (line := summary_line(group))]
         if lines:
-            measured_on = dict.fromkeys(where(row) for row in rows)
+            measured_on = dict.fromkeys(describe_machine(row) for row in rows)
             parts += [f"{'; '.join(measured_on)}:", "", markdown_table(README_HEADINGS, lines), ""]
-    return "\n".join(parts) or missing("rw")
+    return "\n".join(parts) or NO_ROWS
 
 
-def walk_tables(files: Files) -> str:
-    """Every group of operator rows with plots."""
+def summary_line(group: list[Row]) -> list[str] | None:
+    """The line of one table in the summary; None if our default backend was not measured."""
+    measured = [row for row in group if row["status"] == "ok"]
+    default = next((row for row in measured if row["default"]), None)
+    if default is None:
+        return None
+    rival = best_rival(group)
+    eager = next((row for row in measured if row["provider"] == "eager"), None)
+    return [
+        f"{default['case']}, {default['mode']}, {format_precision(default)}",
+        default["provider"].removeprefix("difnet "),
+        format_number(default["median"]),
+        str(default["repetitions"]),
+        format_memory(default),
+        rival["provider"] if rival else "none",
+        format_number(rival["median"]) if rival else "",
+        str(rival["repetitions"]) if rival else "",
+        format_memory(rival) if rival else "",
+        speedup(default, group),
+        format_number(eager["median"]) if eager else "",
+        format_memory(eager) if eager else "",
+        format_floor_share(default),
+        *format_errors(default),
+    ]
+
+
+def list_reports(files: Files) -> str:
+    """For docs/benchmarks.md: links to the reports of all machines."""
+    lines = []
+    for folder, of_machine in files_by_machine(files).items():
+        link = f"../{(folder / REPORT).relative_to(ROOT)}"
+        commits = dict.fromkeys(
+            f"{row['commit']}, {row['date']}" for rows in of_machine.values() for row in rows
+        )
+        lines.append(f"- [{hardware(of_machine)}]({link}): commit {'; '.join(commits)}")
+    return "\n".join(lines) or NO_ROWS
+
+
+def files_by_machine(files: Files) -> dict[Path, Files]:
+    """The files of each machine's folder."""
+    machines: dict[Path, Files] = defaultdict(dict)
+    for path, rows in files.items():
+        machines[path.parent][path] = rows
+    return machines
+
+
+def hardware(files: Files) -> str:
+    """The hardware of a machine, as its rows name it."""
+    return "; ".join(dict.fromkeys(rows[0]["hardware"] for rows in files.values()))
+
+
+def write_report(files: Files) -> str:
+    """The report of one machine."""
+    parts = [
+        f"# {hardware(files)}",
+        "",
+        "`make tables` writes this report from the rows beside it.",
+        "[docs/benchmarks.md](../../../docs/benchmarks.md) explains the measurement and the columns.",
+        "",
+    ]
+    if operator := operator_section(files):
+        parts += ["## The operator", "", operator]
+    if network := network_section(files):
+        parts += ["## The network", "", network]
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def operator_section(files: Files) -> str:
+    """Plots and tables of the operator's rows."""
     parts = []
-    for path, rows in of(files, "rw").items():
-        parts += origin(path, rows)
+    for path, rows in rows_of(files, OPERATOR).items():
+        parts += heading(path, rows)
         sources = dict.fromkeys(row["floor_rates"]["source"] for row in rows)
-        parts += [f"Rates of the floor: {'; '.join(sources)}.", "", *pictures(path)]
-        parts += [markdown(group, "#### ") for group in groups(rows).values()]
-    return "\n".join(parts) or missing("rw")
+        parts += [f"Rates of the floor: {'; '.join(sources)}.", "", *plot_links(path)]
+        parts += [format_group(group, "#### ") for group in group_rows(rows).values()]
+    return "\n".join(parts)
 
 
-def network_tables(files: Files) -> str:
-    """Arrangements and Table 4."""
+def network_section(files: Files) -> str:
+    """Plots and tables of the network's rows: the networks of the paper's Table 4, and the arrangements."""
     parts = []
-    for path, rows in of(files, "model").items():
+    for path, rows in rows_of(files, NETWORK).items():
         first = rows[0]
-        parts += [*origin(path, rows), *pictures(path)]
+        parts += [*heading(path, rows), *plot_links(path)]
         shape = f"[3, {first['size']}, {first['size']}]"
-        for mode, some in by_mode(rows, "networks").items():
-            table = markdown_table(NETWORK_HEADINGS, network_cells(some))
+        for mode, some in rows_by_mode(rows, "networks").items():
+            table = markdown_table(NETWORK_HEADINGS, network_lines(some))
             parts += [f"#### Networks, {mode}, one image {shape}", "", table, ""]
-        for mode, some in by_mode(rows, "arrangements").items():
-            table = markdown_table(ARRANGEMENT_HEADINGS, arrangement_cells(some))
+        for mode, some in rows_by_mode(rows, "arrangements").items():
+            table = markdown_table(ARRANGEMENT_HEADINGS, arrangement_lines(some))
             parts += [f"#### Arrangements of {some[0]['network']}, {mode}, one image {shape}", "", table, ""]
-    return "\n".join(parts) or missing("model")
+    return "\n".join(parts)
 
 
-def pictures(path: Path) -> list[str]:
-    """Links to the plots beside a file of rows."""
-    found = sorted(path.with_suffix("").glob("*.png"))
-    lines = [f"![{p.stem.replace('-', ' ')}](../{p.relative_to(ROOT)})" for p in found]
+def plot_links(path: Path) -> list[str]:
+    """Links from the report beside a file of rows to its plots."""
+    plots = sorted(path.with_suffix("").glob("*.png"))
+    lines = [f"![{plot.stem.replace('-', ' ')}]({plot.relative_to(path.parent)})" for plot in plots]
     return [*lines, ""] if lines else []
 
 
-def missing(benchmark: str) -> str:
-    """What stands where nothing has been measured yet."""
-    return f"No rows yet: `make bench` measures them ({benchmark}).\n"
-
-
-SECTIONS: dict[str, Callable[[Files], str]] = {
-    "summary": summary_table,
-    "walks": walk_tables,
-    "networks": network_tables,
-}
+NO_ROWS = "No rows yet: `make bench` measures them."
+SECTIONS: dict[str, Callable[[Files], str]] = {"summary": summary_table, "reports": list_reports}
 
 
 def fill(text: str, files: Files) -> str:
-    """The document with its generated parts made anew."""
+    """A document with its generated parts replaced."""
 
     def section(match: re.Match[str]) -> str:
         name = match[1]
@@ -199,8 +241,25 @@ def fill(text: str, files: Files) -> str:
     return re.sub(r"<!-- begin (\w+) -->.*?<!-- end \1 -->", section, text, flags=re.S)
 
 
+def make_documents(files: Files) -> dict[Path, str]:
+    """The text of every document and report."""
+    documents = {ROOT / name: fill((ROOT / name).read_text(encoding="utf-8"), files) for name in DOCUMENTS}
+    reports = {
+        folder / REPORT: write_report(of_machine) for folder, of_machine in files_by_machine(files).items()
+    }
+    return documents | reports
+
+
+def draw_plots(files: Files) -> None:
+    """Draw the plots of all rows, and delete plots that are no longer drawn."""
+    for benchmark, draw in ((OPERATOR, plot_operator), (NETWORK, plot_networks)):
+        for path, rows in rows_of(files, benchmark).items():
+            drawn = draw(rows, path.with_suffix(""))
+            for old in set(path.with_suffix("").glob("*.png")) - set(drawn) if drawn else ():
+                old.unlink()
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write or check."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -208,20 +267,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     files = read()
     if not options.check:
-        for benchmark, draw in (("rw", plot), ("model", plot_networks)):
-            for path, rows in of(files, benchmark).items():
-                drawn = draw(rows, path.with_suffix(""))
-                for old in set(path.with_suffix("").glob("*.png")) - set(drawn) if drawn else ():
-                    old.unlink()
+        draw_plots(files)
     different = []
-    for name in DOCUMENTS:
-        path = ROOT / name
-        old = path.read_text(encoding="utf-8")
-        new = fill(old, files)
-        if new != old:
-            different.append(name)
+    for path, text in make_documents(files).items():
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            different.append(str(path.relative_to(ROOT)))
             if not options.check:
-                path.write_text(new, encoding="utf-8")
+                path.write_text(text, encoding="utf-8")
     print(f"{'differ from the rows' if options.check else 'written'}: {', '.join(different) or 'none'}")
     return int(options.check and bool(different))
 

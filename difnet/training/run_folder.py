@@ -17,7 +17,9 @@ import contextlib
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterator
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +29,36 @@ from difnet.modeling.weights_file import read_weights
 from difnet.training.config import TrainConfig
 from difnet.training.metrics import to_json
 from difnet.utils.files import WriteError, file_to_write, is_within, prepare_folder, write_atomically, writing
+from difnet_kernels.info import environment
 
 _FOLDERS = ("tensorboard", "overlays")
 _FILES = (
     *("config.json", "environment.json", "metrics.jsonl"),
     *("state.safetensors", "last.safetensors", "best.safetensors"),
 )
+_PACKAGES = (
+    *("difnet-kernels", "torch", "torchvision", "timm"),
+    *("accelerate", "torchmetrics", "numpy", "pillow"),
+)
+_COMPARED = ("packages", "commit", "cpu", "cpu_capability", "threads", "gpus", "processes", "walks", "images")
+
+
+def describe_start(walk_backend: str, processes: int = 1) -> dict[str, Any]:
+    """Time, command, versions, commit, CPU, GPUs, processes and the backend of the walks, as plain values."""
+    return {
+        "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "command": sys.argv,
+        **environment(_PACKAGES),
+        "processes": processes,
+        "walks": walk_backend,
+    }
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """What may change the arithmetic between two starts of a run, as "name: old -> new"."""
+    return [
+        f"{name}: {old[name]} -> {new[name]}" for name in _COMPARED if name in old and old[name] != new[name]
+    ]
 
 
 class RunError(ValueError):

@@ -14,9 +14,9 @@ from difnet.modeling.network import DifNet, SimDeepLab
 from difnet.modeling.weights import init_from
 from difnet.training.config import TrainConfig
 from difnet.training.run import Run
-from difnet.training.run_folder import RunError
-from difnet.utils.environment import describe_environment, differences, walk_kernels
+from difnet.training.run_folder import RunError, describe_start, differences
 from difnet.utils.files import writing
+from difnet_kernels.info import describe_backend
 
 
 class Data(NamedTuple):
@@ -127,7 +127,7 @@ def walk_backend_of(run: Run, network: DifNet | SimDeepLab) -> str:
         BackendError: an environment variable asks for a backend that cannot run here.
     """
     if isinstance(network, DifNet) and network.walk_sources:
-        return walk_kernels(run.accelerator.device)
+        return describe_backend(run.accelerator.device)
     return "none"
 
 
@@ -147,7 +147,7 @@ def open_logs(run: Run, data: Data, walk_backend: str) -> None:
     images = f"{len(data.train_set)} training, {len(data.val_set)} validation"
     if accelerator.is_main_process:
         run.folder.cut_log(run.step)
-        environment = describe_environment(walk_backend, accelerator.num_processes) | {"images": images}
+        environment = describe_start(walk_backend, accelerator.num_processes) | {"images": images}
         starts = run.folder.add_environment(environment)
         for difference in differences(starts[-2], starts[-1]) if len(starts) > 1 else []:
             report.line(f"changed since the last start, so not bitwise the same: {difference}")
