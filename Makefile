@@ -3,15 +3,20 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# Builds in this environment have the emulator of AMX that tests run on.
+export DIFNET_TEST_TARGETS := 1
 
 SUITE = $(addprefix tests/kernels/mathematics/test_,accuracy.py derivatives.py properties.py training_twin.py) tests/kernels/pytorch/test_checks.py
 
-# The kernels without torch, and the program that checks them.
-# Images of few blocks are visited as large ones are.
-CHECK = -DDIFNET_GROUPS_A_THREAD=1 -std=c++17 -g -O1 -Wall -Wextra -Werror -Wno-psabi -ffp-contract=fast -fno-math-errno -fno-trapping-math -pthread \
-  tests/native/check.cpp $(filter-out csrc/registration.cpp,$(wildcard csrc/*.cpp))
+# The kernels without torch, and the program that checks them. Small images are divided into groups of blocks as large
+# ones are.
+CHECK = -DDIFNET_TEST_TARGETS -DDIFNET_GROUPS_PER_THREAD=1 -std=c++17 -g -O1 -Wall -Wextra -Werror -Wno-psabi \
+  -ffp-contract=off -fno-math-errno -fno-trapping-math -pthread \
+  tests/native/check.cpp $(filter-out csrc/registration.cpp,$(wildcard csrc/*.cpp csrc/*/*.cpp))
 
-.PHONY: demo test fast smoke lint bare isas sanitize accuracy centring bench tables backbones aot candidates gpu rehearse clean
+CPP = $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp tests/native/*.cpp benchmarks/machine/*.cpp)
+
+.PHONY: demo test fast smoke lint bare isas compilers sanitize accuracy centring bench tables backbones aot candidates gpu rehearse clean
 
 demo: $(VENV)/ready            ## set up and run the main job: train a small DifNet on drawn scenes
 	$(BIN)/python -m difnet.train
@@ -25,9 +30,10 @@ fast: $(VENV)/ready            ## the tests that take seconds
 smoke: $(VENV)/ready           ## the main job in a one-minute form
 	$(BIN)/python -m difnet.train --max-steps 30 --out runs/smoke
 
-lint: $(VENV)/ready            ## linter, formatter, types
+lint: $(VENV)/ready            ## linter, formatters, types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run -Werror $(CPP)
 	$(BIN)/mypy
 
 bare:                          ## in an environment of its own: the operator with torch and numpy alone
@@ -40,6 +46,17 @@ bare:                          ## in an environment of its own: the operator wit
 isas: $(VENV)/ready            ## the operator's tests on the compiled kernels of every instruction set of this machine
 	for isa in $$($(BIN)/python -c 'from difnet_kernels.backends import instruction_sets; print(*instruction_sets()[1:])'); do \
 	  echo "== $$isa"; DIFNET_CPU_ISA=$$isa $(BIN)/python -m pytest -q -k native $(SUITE) || exit 1; done
+
+# Where there is no clang++, the Clang of the package ziglang, which needs no root. By itself it would compile everything,
+# the portable kernels too, for this machine's CPU.
+compilers: $(VENV)/ready       ## build the compiled kernels with GCC and with Clang, and check both
+	mkdir -p build
+	g++ $(CHECK) -o build/check-gcc
+	build/check-gcc 200
+	if command -v clang++; then clang=clang++; \
+	  else $(BIN)/python $(INSTALL) ziglang && clang='$(BIN)/python -m ziglang c++ -mcpu=baseline'; fi && \
+	  $$clang $(CHECK) -o build/check-clang
+	build/check-clang 200
 
 sanitize: $(VENV)/ready        ## the compiled kernels under AddressSanitizer, UBSan, ThreadSanitizer and valgrind
 	mkdir -p build
@@ -97,7 +114,7 @@ rehearse: $(VENV)/ready        ## `make gpu` in small, in Triton's interpreter, 
 	PYTHONPATH=benchmarks $(BIN)/python tools/gpu_checks.py --rehearse --out $(VENV)/rehearsal
 
 # torch first, and no build isolation: an isolated build would fetch a torch of its own.
-$(VENV)/ready: pyproject.toml setup.py constraints.txt $(wildcard csrc/*)
+$(VENV)/ready: pyproject.toml setup.py constraints.txt $(wildcard csrc/* csrc/*/*)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python $(INSTALL) setuptools ninja torch numpy
 	$(BIN)/python $(INSTALL) --no-build-isolation --editable ".[dev]"
