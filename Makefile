@@ -47,8 +47,8 @@ isas: $(VENV)/ready            ## the operator's tests on the compiled kernels o
 	for isa in $$($(BIN)/python -c 'from difnet_kernels.backends import instruction_sets; print(*instruction_sets()[1:])'); do \
 	  echo "== $$isa"; DIFNET_CPU_ISA=$$isa $(BIN)/python -m pytest -q -k native $(SUITE) || exit 1; done
 
-# Where there is no clang++, the Clang of the package ziglang, which needs no root. By itself it would compile everything,
-# the portable kernels too, for this machine's CPU.
+# If there is no clang++, Clang comes from the package ziglang, which needs no root. Unless told otherwise, it compiles
+# everything for this machine's CPU, the portable kernels too.
 compilers: $(VENV)/ready       ## build the compiled kernels with GCC and with Clang, and check both
 	mkdir -p build
 	g++ $(CHECK) -o build/check-gcc

@@ -45,16 +45,5 @@ class Buffer {
   size_t bytes_ = 0;
 };
 
-// body(index) for every index in [0, count), on the threads of the pool.
-template <class F>
-inline void for_each(const Pool& pool, int64_t count, const F& body) {
-  pool.run(
-      count,
-      [](void* context, int64_t begin, int64_t end) {
-        for (int64_t index = begin; index < end; ++index) (*static_cast<const F*>(context))(index);
-      },
-      const_cast<void*>(static_cast<const void*>(&body)));
-}
-
 }  // namespace DIFNET_ISA
 }  // namespace difnet

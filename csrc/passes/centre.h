@@ -54,7 +54,7 @@ class CentredFeatures {
   const T* g_of(int64_t block, int i) const { return g.data() + (block * kBlockSize + i) * width(); }
   bool masked(int64_t place) const { return bias[place] == -std::numeric_limits<double>::infinity(); }
 
-  // visit(i, j, micro-tile) for the scores g_i . g_j of a strip, (12).
+  // visit(i, j, micro-tile) for the scores of a strip: g_i . g_j, which is (1) by (12) but for b_j.
   template <class Visit>
   void for_each_score(const Strip& strip, const Visit& visit) const {
     packed.multiply(strip, {0}, {0}, visit);

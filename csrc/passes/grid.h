@@ -1,4 +1,4 @@
-// The blocks of a walk, and the order in which pairs of blocks are computed.
+// The blocks of a walk, the order in which pairs of blocks are computed, and the loops over both on a pool of threads.
 #pragma once
 
 #include "../memory/buffer.h"
@@ -12,6 +12,17 @@ inline namespace DIFNET_ISA {
 #if !defined(DIFNET_GROUPS_PER_THREAD)
 #define DIFNET_GROUPS_PER_THREAD 4
 #endif
+
+// body(index) for every index in [0, count), on the threads of the pool.
+template <class F>
+inline void for_each(const Pool& pool, int64_t count, const F& body) {
+  pool.run(
+      count,
+      [](void* context, int64_t begin, int64_t end) {
+        for (int64_t index = begin; index < end; ++index) (*static_cast<const F*>(context))(index);
+      },
+      const_cast<void*>(static_cast<const void*>(&body)));
+}
 
 // Tells the CPU that the thread waits in a loop.
 inline void spin_pause() {

@@ -19,12 +19,12 @@ enum class ExponentOrder : char {
   score_first,
 };
 
-// The terms, times log2(e). With g of (12),
+// The terms of the exponents, with the factor log2(e). With g and b of (12),
 //
-//   P_ij is proportional to 2^(log2(e) g_i . g_j + column_j + row_i) weight_j.
+//   P_ij = 2^(log2(e) g_i . g_j + column_j + row_i) weight_j / row_sum_i.
 //
-// If the exponentials are shared, weight_j is w_j of (15). Else column_j is the bias and weight_j is 2 to what rounding
-// the bias to T lost; row_i is minus the row's largest exponent or minus a bound of it.
+// If the exponentials are shared, weight_j is w_j of (15). Else column_j is b_j rounded to T, weight_j is 2 to the
+// power of the rounding error, and row_i is minus the largest exponent of the row or minus a bound of it.
 template <class Unit, int Terms>
 class ExponentTerms {
  public:
@@ -114,8 +114,8 @@ class ExponentTerms {
   void set_shared(int64_t j, T half_norm, double max_logarithm) {
     const double logarithm = features_.bias[j] + half_norm - max_logarithm;
     const double in_weight = Unit::kPack == 1 ? logarithm : std::rint(logarithm);
-    weight[j] = static_cast<T>(std::exp2(in_weight));
-    column[j] = -half_norm;
+    weight[j] = static_cast<T>(std::exp2(in_weight));  // (15)
+    column[j] = -half_norm;                            // (14)
     column[j] += static_cast<T>(logarithm - in_weight);
     row[j] = column[j];
   }

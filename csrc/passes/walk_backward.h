@@ -105,12 +105,12 @@ class WalkBackward {
       if (I != J) transposed_sums_.add_to_columns(strip, ij, gradients_);
       if (!need_feature_) return;
       shared ? compute_ds_shared(strip, ij, ds) : compute_ds(strip, ij, ji, ds);
-      grad_g_.add_to_rows(strip, ds, features_);  // (11)
+      grad_g_.add_to_rows(strip, ds, features_);  // (11), (13)
       if (I != J) grad_g_.add_to_columns(strip, ds, features_);
     });
   }
 
-  // dS_ij + dS_ji over the shared exponential is one product: of a row's groups with the other row's, exchanged.
+  // dS_ij + dS_ji over the shared exponential is one product: the groups of row i times the exchanged groups of row j.
   void compute_ds_shared(const Strip& strip, const Weights& ij, Weights& ds) const {
     factors_.multiply(strip, {kGradient, kState}, {kState, kGradient}, [&](int i0, int j0, const T* factors) {
       for_each_two_rows<Unit>(i0, j0, factors, [&](int i, int j, Vec<D> factor_0, Vec<D> factor_1) {
@@ -143,6 +143,7 @@ class WalkBackward {
     T *grad = scratch, *state = grad + k_, *seed = state + k_, *z = seed + k_, *grad_y = z + k_, *grad_f = grad_y + k_;
     const T mu = static_cast<T>(call_.mu), beta = static_cast<T>(call_.beta);
     double *grad_mu = partial_.data() + 2 * block, *grad_beta = grad_mu + 1;
+    T *grad_state = static_cast<T*>(call_.grad_state), *grad_seed = static_cast<T*>(call_.grad_seed);
     const int count = grid_.nodes_in(block);
     for (int i = 0; i < count; ++i) {
       const int64_t node = grid_.first_node(block) + i, out = b * call_.sizes.nodes + node;
@@ -151,8 +152,8 @@ class WalkBackward {
       read_row(call_.seed, b, node, k_, seed);
       read_row(call_.z, b, node, k_, z);
       const T weight = exponentials_.terms.weight[block * kBlockSize + i];
-      // (16), with P^T a and P^T delta still to be multiplied by w_j. Where most rows give node j their weight, these
-      // are sums over many nodes whose difference is small: it is taken in double.
+      // The difference in (16), but for w_j. If most rows give node j their weight, it is a small difference of sums
+      // over many nodes, and is taken in double.
       double difference = 0;
       for (int n = 0; n < kDeltas; ++n) difference -= transposed_sums_.get(block, i, k_ + n);
       for (int64_t c = 0; c < k_; ++c) {
@@ -161,8 +162,8 @@ class WalkBackward {
         difference = MulAdd(double(sum), double(round_to_terms<Unit, Terms>(state[c])), difference);
         *grad_mu = MulAdd(double(grad[c]), double(z[c] - seed[c]), *grad_mu);                          // (6)
         *grad_beta = MulAdd(double(grad[c]), double(lerp(seed[c], z[c], mu) - state[c]), *grad_beta);  // (7)
-        if (call_.grad_state != nullptr) static_cast<T*>(call_.grad_state)[out * k_ + c] = grad_y[c];
-        if (call_.grad_seed != nullptr) static_cast<T*>(call_.grad_seed)[out * k_ + c] = beta * (1 - mu) * grad[c];
+        if (grad_state != nullptr) grad_state[out * k_ + c] = grad_y[c];
+        if (grad_seed != nullptr) grad_seed[out * k_ + c] = beta * (1 - mu) * grad[c];  // (5)
       }
       const T grad_c = static_cast<T>(weight * difference);  // (10)
       if (call_.grad_node_bias != nullptr) static_cast<T*>(call_.grad_node_bias)[out] = grad_c;
