@@ -47,9 +47,9 @@ inline void spin_pause() {
 //   I = 4   (4, 0)  (4, 1)                  (4, 4)
 //
 // A pair waits for two others: (I, J - 1), which adds to the same sums of rows, and (I + 1, J), which adds to the same
-// sums of columns. Here (0, 2) waits for (0, 1) and (1, 2). So no sum ever has two writers and no lock is needed; all
-// blocks can be at work at once; and each sum adds its terms in one fixed order. Results therefore do not depend on the
-// number of threads, on their timing, or on how blocks are grouped.
+// sums of columns. Here (0, 2) waits for (0, 1) and (1, 2), and (3, 0) for (3, 4) and (4, 0). So no sum ever has two
+// writers and no lock is needed; all blocks can be at work at once; and each sum adds its terms in one fixed order.
+// Results therefore do not depend on the number of threads, on their timing, or on how blocks are grouped.
 class Grid {
  public:
   explicit Grid(const Sizes& sizes) : sizes_(sizes), blocks_((sizes.nodes + kBlockSize - 1) / kBlockSize) {}
