@@ -61,11 +61,8 @@ class Exponentials {
     const int64_t place_i = strip.I * kBlockSize, place_j = strip.J * kBlockSize + strip.first;
     const T *row_i = terms.row.data() + place_i, *row_j = terms.row.data() + place_j;
     const T *column_i = terms.column.data() + place_i, *column_j = terms.column.data() + place_j;
-    const T *factor_i = nullptr, *factor_j = nullptr, *min_i = nullptr, *min_j = nullptr;
-    if constexpr (kScaled) {
-      factor_i = scale.factor.data() + place_i, factor_j = scale.factor.data() + place_j;
-      min_i = scale.min_exponent.data() + place_i, min_j = scale.min_exponent.data() + place_j;
-    }
+    const auto factor_i = scale.factor_at(place_i), factor_j = scale.factor_at(place_j);
+    const auto min_i = scale.min_exponent_at(place_i), min_j = scale.min_exponent_at(place_j);
     features.for_each_score(strip, [&](int i0, int j0, const T* scores) {
       const Exp2<T, Unit::kLanes, kDegree> exp2;
       for_each_two_rows<Unit>(i0, j0, scores, [&](int i, int j, Vec<D> score_0, Vec<D> score_1) {

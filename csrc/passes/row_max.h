@@ -37,7 +37,7 @@ class ExponentTerms {
         order(features.grid.sizes().batch),
         features_(features),
         grid_(features.grid) {
-    choose_order(norms, pool);
+    set_terms(norms, pool);
     search_rows(pool);
   }
 
@@ -55,15 +55,13 @@ class ExponentTerms {
     bool usable = true;  // whether all are finite, and norms so small that exponents keep digits after the point
   };
 
-  // The exponentials of an image are shared if the range of its weights and the sizes of its norms allow that. Else its
-  // rows are bounded. If the bounds of a row are too far apart, the order remains score_first, and rows are searched.
-  void choose_order(const NodeNorms<T>& norms, const Pool& pool) {
+  // Sets the maxima of every image, and the features, as products see them, of the node with the largest bias. The
+  // exponentials of an image are shared if the range of its weights and the sizes of its norms allow that.
+  void find_maxima(const NodeNorms<T>& norms, const Pool& pool, Buffer<Maxima>& maxima, Buffer<T>& most_biased) {
     // Weights go down to e^-60. Norms above 1e4 would be rounded by 2^-11 and more in an exponent.
     constexpr double kMaxSpread = 60 * kLog2e<T>, kMaxHalfNorm = 1e4 * kLog2e<T>;
-    const int64_t batch = grid_.sizes().batch, d = features_.width();
-    Buffer<Maxima> maxima(batch);
-    Buffer<T> most_biased(batch * d);  // g of the node with the largest bias, as products see it
-    for_each(pool, batch, [&](int64_t b) {
+    const int64_t d = features_.width();
+    for_each(pool, grid_.sizes().batch, [&](int64_t b) {
       Maxima max;
       double least = kInfinity;
       int64_t most = grid_.first_block(b) * kBlockSize;
@@ -83,7 +81,15 @@ class ExponentTerms {
       order[b] = shared ? ExponentOrder::shared : ExponentOrder::score_first;
       maxima[b] = max;
     });
+  }
 
+  // Sets the terms of all nodes. The rows of an image whose exponentials are not shared are bounded. If the bounds of a
+  // row are too far apart, the order remains score_first, and rows are searched.
+  void set_terms(const NodeNorms<T>& norms, const Pool& pool) {
+    const int64_t batch = grid_.sizes().batch, d = features_.width();
+    Buffer<Maxima> maxima(batch);
+    Buffer<T> most_biased(batch * d);
+    find_maxima(norms, pool, maxima, most_biased);
     Buffer<char> unbounded(grid_.blocks());  // whether a row of the block has bounds too far apart
     grid_.for_each_block(pool, [&](int64_t b, int64_t block, int64_t) {
       const int64_t first = block * kBlockSize, end = first + grid_.nodes_in(block);

@@ -27,11 +27,17 @@ struct RowScale {
     return row_sum;
   }
 
+  const T* factor_at(int64_t place) const { return factor.data() + place; }
+  const T* min_exponent_at(int64_t place) const { return min_exponent.data() + place; }
+
   Buffer<T> factor, min_exponent;  // of each place; exponentials below 2^min_exponent are 0
 };
 
 // The forward's, which divides nothing.
-struct NoRowScale {};
+struct NoRowScale {
+  static std::nullptr_t factor_at(int64_t) { return nullptr; }
+  static std::nullptr_t min_exponent_at(int64_t) { return nullptr; }
+};
 
 }  // namespace DIFNET_ISA
 }  // namespace difnet
