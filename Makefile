@@ -3,18 +3,24 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# Builds in this environment have the emulator of AMX that tests run on.
+export DIFNET_TEST_TARGETS := 1
 
 SUITE = $(addprefix tests/kernels/mathematics/test_,accuracy.py derivatives.py properties.py training_twin.py) tests/kernels/pytorch/test_checks.py
 
-# The kernels without torch, and the program that checks them.
-# Images of few blocks are visited as large ones are.
-CHECK = -DDIFNET_GROUPS_A_THREAD=1 -std=c++17 -g -O1 -Wall -Wextra -Werror -Wno-psabi -ffp-contract=fast -fno-math-errno -fno-trapping-math -pthread \
-  tests/native/check.cpp $(filter-out csrc/registration.cpp,$(wildcard csrc/*.cpp))
+# The kernels without torch, and the program that checks them. Small images are divided into groups of blocks as large
+# ones are.
+CHECK = -DDIFNET_TEST_TARGETS -DDIFNET_GROUPS_PER_THREAD=1 -std=c++17 -g -O1 -Wall -Wextra -Werror -Wno-psabi \
+  -ffp-contract=off -fno-math-errno -fno-trapping-math -pthread \
+  tests/native/check.cpp $(filter-out csrc/registration.cpp,$(wildcard csrc/*.cpp csrc/*/*.cpp))
+
+CPP = $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp tests/native/*.cpp benchmarks/machine/*.cpp)
 
 # One process of tests for each core. tests/conftest.py gives each of them one thread.
 PARALLEL = -n auto --maxprocesses 8 --dist worksteal
 
-.PHONY: help setup demo test fast smoke lint bare isas sanitize sanitize-threads sanitize-valgrind sanitize-memory accuracy centring bench tables backbones aot candidates gpu rehearse clean
+.PHONY: help setup demo test fast smoke lint bare isas compilers sanitize sanitize-threads sanitize-valgrind sanitize-memory accuracy \
+  centring bench tables backbones aot candidates gpu rehearse clean
 
 help:                          ## print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-12s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,9 +39,10 @@ fast: $(VENV)/ready            ## run the tests that take less than ten seconds 
 smoke: $(VENV)/ready           ## train for 30 steps, in a minute
 	$(BIN)/python -m difnet.train --max-steps 30 --out runs/smoke
 
-lint: $(VENV)/ready            ## run the linter, the check of the format and the type checker
+lint: $(VENV)/ready            ## check style, format and types, of Python and C++
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run -Werror $(CPP)
 	$(BIN)/mypy
 
 bare: $(VENV)/ready            ## test the operator in an environment that holds torch and numpy alone
@@ -49,6 +56,17 @@ bare: $(VENV)/ready            ## test the operator in an environment that holds
 isas: $(VENV)/ready            ## test the operator on the compiled kernels of every instruction set of this machine
 	for isa in $$($(BIN)/python -c 'from difnet_kernels.backends import instruction_sets; print(*instruction_sets()[1:])'); do \
 	  echo "== $$isa"; DIFNET_CPU_ISA=$$isa $(BIN)/python -m pytest -q -k native $(SUITE) || exit 1; done
+
+# If there is no clang++, Clang comes from the package ziglang, which needs no root. Unless told otherwise, it compiles
+# everything for this machine's CPU, the portable kernels too.
+compilers: $(VENV)/ready       ## build the compiled kernels with GCC and with Clang, and check both
+	mkdir -p build
+	g++ $(CHECK) -o build/check-gcc
+	build/check-gcc 200
+	if command -v clang++; then clang=clang++; \
+	  else $(BIN)/python $(INSTALL) ziglang && clang='$(BIN)/python -m ziglang c++ -mcpu=baseline'; fi && \
+	  $$clang $(CHECK) -o build/check-clang
+	build/check-clang 200
 
 sanitize: sanitize-memory sanitize-threads sanitize-valgrind ## run the compiled kernels under AddressSanitizer, UBSan, ThreadSanitizer and valgrind
 
@@ -124,7 +142,7 @@ timed-%:
 	  printf '%5d s  make %s\n' $$(($$(date +%s) - started)) $* | tee -a build/seconds
 
 # torch first, and no build isolation: an isolated build would fetch a torch of its own.
-$(VENV)/ready: pyproject.toml setup.py constraints.txt $(wildcard csrc/*)
+$(VENV)/ready: pyproject.toml setup.py constraints.txt $(wildcard csrc/* csrc/*/*)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python $(INSTALL) setuptools ninja torch numpy
 	$(BIN)/python $(INSTALL) --no-build-isolation --editable ".[dev]"

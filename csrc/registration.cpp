@@ -1,5 +1,5 @@
-// Registers the kernels as the overloads `native` of the operators that difnet_kernels/ops.py defines, on LibTorch's
-// stable ABI: one binary for every torch from 2.11 on. Python imports this library for the registration alone.
+// Registers the kernels as the overloads `native` of the operators that difnet_kernels/ops.py defines. It is the only
+// file that knows torch, and only its stable ABI: one binary works with every torch from 2.11 on.
 #include <Python.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -35,7 +35,9 @@ difnet::Type type_of(const Tensor& tensor) {
 }
 
 difnet::Array array_of(const Tensor& tensor) {
-  difnet::Array array{tensor.data_ptr(), type_of(tensor), {0, 0, 0}};
+  difnet::Array array;
+  array.data = tensor.data_ptr();
+  array.type = type_of(tensor);
   for (int64_t axis = 0; axis < tensor.dim(); ++axis) array.strides[axis] = tensor.stride(axis);
   return array;
 }
@@ -44,50 +46,60 @@ difnet::Array array_of(const std::optional<Tensor>& tensor) {
   return tensor.has_value() ? array_of(*tensor) : difnet::Array{};
 }
 
-double number(const Tensor& tensor) {
+double scalar_of(const Tensor& tensor) {
   return tensor.scalar_type() == ScalarType::Double ? *static_cast<const double*>(tensor.data_ptr())
-                                                     : *static_cast<const float*>(tensor.data_ptr());
+                                                    : *static_cast<const float*>(tensor.data_ptr());
 }
 
-// Sizes of a call whose arguments are what difnet_kernels/ops.py says they are; throws where one is not.
-difnet::Sizes sizes_of(
-    const Tensor& feature, const Tensor& state, std::initializer_list<Tensor> per_class,
-    const std::optional<Tensor>& node_bias, std::initializer_list<Tensor> numbers) {
-  const auto demand = [](bool holds, const char* what) {
-    if (!holds) throw std::invalid_argument(std::string("the walk's compiled kernels: expected ") + what);
+void set_scalar(const Tensor& tensor, double value) {
+  if (tensor.scalar_type() == ScalarType::Double)
+    *static_cast<double*>(tensor.data_ptr()) = value;
+  else
+    *static_cast<float*>(tensor.data_ptr()) = static_cast<float>(value);
+}
+
+// The sizes of a call. Throws std::invalid_argument if the arguments are not as difnet_kernels/ops.py describes them.
+difnet::Sizes check_and_get_sizes(
+    const Tensor& feature, const Tensor& state, std::initializer_list<Tensor> states,
+    const std::optional<Tensor>& node_bias, std::initializer_list<Tensor> scalars) {
+  const auto check = [](bool holds, const char* expected) {
+    if (!holds) throw std::invalid_argument(std::string("the walk's compiled kernels: expected ") + expected);
   };
-  const auto is_double = [](const Tensor& tensor) { return type_of(tensor) == difnet::Type::float64; };
-  demand(feature.dim() == 3 && state.dim() == 3, "feature (B, N, d) and state (B, N, k)");
-  const difnet::Sizes sizes{feature.size(0), feature.size(1), feature.size(2), state.size(2)};
-  demand(sizes.batch > 0 && sizes.nodes > 0 && sizes.width > 0 && sizes.classes > 0, "B, N, d and k of 1 at least");
-  const ScalarType type = is_double(feature) ? ScalarType::Double : ScalarType::Float;
-  for (const Tensor& tensor : per_class) {
-    demand(tensor.scalar_type() == type, "states in float64 where the feature is, in float32 elsewhere");
-    demand(
+  check(feature.dim() == 3 && state.dim() == 3, "feature (B, N, d) and state (B, N, k)");
+  difnet::Sizes sizes;
+  sizes.batch = feature.size(0);
+  sizes.nodes = feature.size(1);
+  sizes.width = feature.size(2);
+  sizes.classes = state.size(2);
+  check(sizes.batch > 0 && sizes.nodes > 0 && sizes.width > 0 && sizes.classes > 0, "B, N, d and k of at least 1");
+  const ScalarType type = type_of(feature) == difnet::Type::float64 ? ScalarType::Double : ScalarType::Float;
+  for (const Tensor& tensor : states) {
+    check(tensor.scalar_type() == type, "states in float64 where the feature is, in float32 elsewhere");
+    check(
         tensor.dim() == 3 && tensor.size(0) == sizes.batch && tensor.size(1) == sizes.nodes &&
             tensor.size(2) == sizes.classes,
         "states, seed and gradients of one shape (B, N, k)");
   }
   if (node_bias.has_value())
-    demand(
+    check(
         node_bias->scalar_type() == type && node_bias->dim() == 2 && node_bias->size(0) == sizes.batch &&
             node_bias->size(1) == sizes.nodes,
         "node_bias (B, N) in the states' type");
-  for (const Tensor& tensor : numbers)
-    demand(tensor.scalar_type() == type && tensor.dim() == 0, "mu and beta without axes, in the states' type");
+  for (const Tensor& tensor : scalars)
+    check(tensor.scalar_type() == type && tensor.dim() == 0, "mu and beta without axes, in the states' type");
   return sizes;
 }
 
-// PyTorch's threads.
-difnet::Pool pool() {
-  const auto run = [](int64_t count, difnet::Body body, void* context) {
+difnet::Pool torch_threads() {
+  difnet::Pool pool;
+  pool.threads = static_cast<int>(torch::stable::get_num_threads());
+  pool.run = [](int64_t count, difnet::Body body, void* context) {
     torch::stable::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) { body(context, begin, end); });
   };
-  return {static_cast<int>(torch::stable::get_num_threads()), run};
+  return pool;
 }
 
-// How products of the features are rounded: `name` is one of torch.get_float32_matmul_precision(), and matters to
-// float32 alone.
+// `name` is one of torch.get_float32_matmul_precision(), and matters to float32 features only.
 difnet::Precision precision_of(const Tensor& feature, const std::string& name) {
   if (name != "highest" && name != "high" && name != "medium")
     throw std::invalid_argument("float32_precision: expected highest, high or medium, got " + name);
@@ -98,46 +110,70 @@ difnet::Precision precision_of(const Tensor& feature, const std::string& name) {
 std::tuple<Tensor, Tensor, Tensor> walk_forward(
     Tensor feature, Tensor state, Tensor seed, Tensor mu, Tensor beta, std::optional<Tensor> node_bias,
     std::string float32_precision) {
-  const difnet::Sizes sizes = sizes_of(feature, state, {state, seed}, node_bias, {mu, beta});
-  const std::vector<int64_t> shape{sizes.batch, sizes.nodes, sizes.classes};
-  Tensor new_state = torch::stable::new_empty(state, shape), z = torch::stable::new_empty(state, shape);
-  Tensor lse = torch::stable::new_empty(state, {sizes.batch, sizes.nodes});
-  difnet::chosen_kernels().forward(
-      {sizes, array_of(feature), array_of(state), array_of(seed), array_of(node_bias), number(mu), number(beta),
-       precision_of(feature, float32_precision), new_state.data_ptr(), z.data_ptr(), lse.data_ptr(), pool()});
-  return {new_state, z, lse};
+  difnet::Forward call;
+  call.sizes = check_and_get_sizes(feature, state, {state, seed}, node_bias, {mu, beta});
+  const std::vector<int64_t> per_node{call.sizes.batch, call.sizes.nodes};
+  const std::vector<int64_t> per_class{call.sizes.batch, call.sizes.nodes, call.sizes.classes};
+  Tensor new_state = torch::stable::new_empty(state, per_class), z = torch::stable::new_empty(state, per_class);
+  Tensor row_sum = torch::stable::new_empty(state, per_node);
+  call.feature = array_of(feature);
+  call.state = array_of(state);
+  call.seed = array_of(seed);
+  call.node_bias = array_of(node_bias);
+  call.mu = scalar_of(mu);
+  call.beta = scalar_of(beta);
+  call.precision = precision_of(feature, float32_precision);
+  call.new_state = new_state.data_ptr();
+  call.z = z.data_ptr();
+  call.row_sum = row_sum.data_ptr();
+  call.pool = torch_threads();
+  difnet::chosen_kernels().forward(call);
+  return {new_state, z, row_sum};
 }
 
-void set(const Tensor& tensor, double value) {
-  if (tensor.scalar_type() == ScalarType::Double)
-    *static_cast<double*>(tensor.data_ptr()) = value;
-  else
-    *static_cast<float*>(tensor.data_ptr()) = static_cast<float>(value);
-}
+// The order of output_mask and of the gradients.
+enum Output { kFeature, kState, kSeed, kMu, kBeta, kNodeBias };
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> walk_backward(
-    Tensor grad, Tensor feature, Tensor state, Tensor seed, Tensor z, Tensor lse, Tensor mu, Tensor beta,
+    Tensor grad, Tensor feature, Tensor state, Tensor seed, Tensor z, Tensor row_sum, Tensor mu, Tensor beta,
     std::optional<Tensor> node_bias, std::string float32_precision, std::vector<bool> output_mask) {
-  const difnet::Sizes sizes = sizes_of(feature, state, {grad, state, seed, z}, node_bias, {mu, beta});
-  const std::vector<int64_t> per_node{sizes.batch, sizes.nodes}, none{0}, scalar;
-  const std::vector<int64_t> per_class{sizes.batch, sizes.nodes, sizes.classes};
-  const auto make = [&](int output, const Tensor& like, const std::vector<int64_t>& shape) {
-    return torch::stable::new_empty(like, output_mask.at(output) ? shape : none);
+  difnet::Backward call;
+  call.sizes = check_and_get_sizes(feature, state, {grad, state, seed, z}, node_bias, {mu, beta});
+  const std::vector<int64_t> per_node{call.sizes.batch, call.sizes.nodes}, empty{0}, scalar;
+  const std::vector<int64_t> per_feature{call.sizes.batch, call.sizes.nodes, call.sizes.width};
+  const std::vector<int64_t> per_class{call.sizes.batch, call.sizes.nodes, call.sizes.classes};
+  const auto make = [&](Output output, const Tensor& like, const std::vector<int64_t>& shape) {
+    return torch::stable::new_empty(like, output_mask.at(output) ? shape : empty);
   };
-  Tensor grad_feature = make(0, feature, {sizes.batch, sizes.nodes, sizes.width});
-  Tensor grad_state = make(1, state, per_class), grad_seed = make(2, state, per_class);
-  Tensor grad_mu = make(3, state, scalar), grad_beta = make(4, state, scalar), grad_bias = make(5, state, per_node);
-  const auto pointer = [&](int output, const Tensor& tensor) {
+  const auto pointer = [&](Output output, const Tensor& tensor) {
     return output_mask.at(output) ? tensor.data_ptr() : nullptr;
   };
-  double of_mu = 0, of_beta = 0;
-  difnet::chosen_kernels().backward(
-      {sizes, array_of(grad), array_of(feature), array_of(state), array_of(seed), array_of(z), array_of(lse),
-       array_of(node_bias), number(mu), number(beta), precision_of(feature, float32_precision), pointer(0, grad_feature), pointer(1, grad_state),
-       pointer(2, grad_seed), pointer(5, grad_bias), &of_mu, &of_beta, pool()});
-  if (output_mask[3]) set(grad_mu, of_mu);
-  if (output_mask[4]) set(grad_beta, of_beta);
-  return {grad_feature, grad_state, grad_seed, grad_mu, grad_beta, grad_bias};
+  Tensor grad_feature = make(kFeature, feature, per_feature);
+  Tensor grad_state = make(kState, state, per_class), grad_seed = make(kSeed, state, per_class);
+  Tensor grad_mu = make(kMu, state, scalar), grad_beta = make(kBeta, state, scalar);
+  Tensor grad_node_bias = make(kNodeBias, state, per_node);
+  double mu_value = 0, beta_value = 0;
+  call.grad = array_of(grad);
+  call.feature = array_of(feature);
+  call.state = array_of(state);
+  call.seed = array_of(seed);
+  call.z = array_of(z);
+  call.row_sum = array_of(row_sum);
+  call.node_bias = array_of(node_bias);
+  call.mu = scalar_of(mu);
+  call.beta = scalar_of(beta);
+  call.precision = precision_of(feature, float32_precision);
+  call.grad_feature = pointer(kFeature, grad_feature);
+  call.grad_state = pointer(kState, grad_state);
+  call.grad_seed = pointer(kSeed, grad_seed);
+  call.grad_node_bias = pointer(kNodeBias, grad_node_bias);
+  call.grad_mu = &mu_value;
+  call.grad_beta = &beta_value;
+  call.pool = torch_threads();
+  difnet::chosen_kernels().backward(call);
+  if (output_mask[kMu]) set_scalar(grad_mu, mu_value);
+  if (output_mask[kBeta]) set_scalar(grad_beta, beta_value);
+  return {grad_feature, grad_state, grad_seed, grad_mu, grad_beta, grad_node_bias};
 }
 
 }  // namespace
@@ -147,7 +183,7 @@ STABLE_TORCH_LIBRARY_IMPL(difnet_kernels, CPU, m) {
   m.impl("walk_backward.native", TORCH_BOX(&walk_backward));
 }
 
-// Names of the instruction sets that can run here, the best first.
+// The names of the instruction sets that can run here, the best first.
 PyObject* instruction_sets(PyObject*, PyObject*) {
   const auto& kernels = difnet::available_kernels();
   PyObject* names = PyTuple_New(static_cast<Py_ssize_t>(kernels.size()));
@@ -156,7 +192,7 @@ PyObject* instruction_sets(PyObject*, PyObject*) {
   return names;
 }
 
-// The name of the one that walks use. Raises ValueError where DIFNET_CPU_ISA asks for one that cannot run here.
+// The name of the instruction set that walks use. Raises ValueError if DIFNET_CPU_ISA names one that cannot run here.
 PyObject* instruction_set(PyObject*, PyObject*) {
   try {
     return PyUnicode_FromString(difnet::chosen_kernels().name);

@@ -1,4 +1,5 @@
-// What the registration calls: one walk on plain arrays, forward and backward.
+// The interface of the compiled kernels: one walk on plain arrays, forward and backward. B images of N nodes, each node
+// with d features and k classes; docs/math.md holds the equations.
 #pragma once
 
 #include <cstddef>
@@ -9,73 +10,63 @@ namespace difnet {
 
 enum class Type { float64, float32, bfloat16, float16 };
 
-// A strided array of up to three axes (B, N, columns) to read from.
+// A strided array of up to three axes (B, N, columns). Kernels only read from it.
 struct Array {
   const void* data = nullptr;
   Type type = Type::float32;
-  int64_t strides[3] = {0, 0, 0};
+  int64_t strides[3] = {0, 0, 0};  // in numbers, not in bytes
 };
 
 struct Sizes {
-  int64_t batch, nodes, width, classes;
+  int64_t batch = 0, nodes = 0, width = 0, classes = 0;  // B, N, d, k
 };
 
-// A pool of threads, which runs body(begin, end) over parts of [0, count). Bodies do not throw and do not allocate.
+// A pool of threads: `run` calls body(context, begin, end) for parts that cover [0, count). Bodies neither throw nor
+// allocate.
 using Body = void (*)(void* context, int64_t begin, int64_t end);
 struct Pool {
-  int threads;
-  void (*run)(int64_t count, Body body, void* context);
+  int threads = 1;
+  void (*run)(int64_t count, Body body, void* context) = nullptr;
 };
 
-// What float32 products may be made of: float32, several bfloat16 numbers each, or one.
+// How float32 operands of products may be rounded: not at all, to a sum of two bfloat16 terms, or to one.
 enum class Precision { highest, high, medium };
 
+// The seed, the states and all that is computed from them are float64 where the feature is, and float32 elsewhere.
 struct Forward {
   Sizes sizes;
   Array feature, state, seed, node_bias;  // node_bias.data may be null
-  double mu, beta;
-  Precision precision;
-  // Contiguous (B, N, k), (B, N, k), (B, N), in the type of state. The row sum stands where other backends keep its
-  // logarithm.
-  void *new_state, *z, *row_sum;
+  double mu = 0, beta = 0;
+  Precision precision = Precision::highest;
+  // Results, contiguous: (B, N, k), (B, N, k) and (B, N). row_sum is the sum of a row's exponentials, shifted as the
+  // kernel chose; the backward of the same kernels finds the shift again.
+  void *new_state = nullptr, *z = nullptr, *row_sum = nullptr;
   Pool pool;
 };
 
 struct Backward {
   Sizes sizes;
   Array grad, feature, state, seed, z, row_sum, node_bias;
-  double mu, beta;
-  Precision precision;  // that of the forward
-  // Contiguous; null where not asked for. grad_feature is (B, N, d) in the type of feature, the rest
-  // in that of state.
-  void *grad_feature, *grad_state, *grad_seed, *grad_node_bias;
-  double *grad_mu, *grad_beta;
+  double mu = 0, beta = 0;
+  Precision precision = Precision::highest;  // that of the forward
+  // Results, contiguous, null if not wanted. grad_feature (B, N, d) has the feature's type, the others the state's.
+  void *grad_feature = nullptr, *grad_state = nullptr, *grad_seed = nullptr, *grad_node_bias = nullptr;
+  double *grad_mu = nullptr, *grad_beta = nullptr;
   Pool pool;
 };
 
-// Memory on a cache line's boundary; throws std::bad_alloc.
-void* allocate(size_t bytes);
-void release(void* memory, size_t bytes) noexcept;
-
-// One set of kernels for each instruction set; they throw std::bad_alloc.
+// The kernels of one instruction set. Both throw std::bad_alloc.
 struct Kernels {
   const char* name;
   void (*forward)(const Forward&);
   void (*backward)(const Backward&);
 };
 
-extern const Kernels portable_kernels, amx_model_kernels;
-#if defined(__x86_64__)
-extern const Kernels avx2_kernels, avx512_kernels, avx512_bf16_kernels, amx_kernels;
-// Whether a product on AMX, which must be there, is that of the model that tests run on.
-bool amx_agrees_with_its_model();
-#endif
-
-// Those that can run here, the best first.
+// The kernels that can run on this machine, the best first.
 const std::vector<const Kernels*>& available_kernels();
 
-// The best of them, or the one that DIFNET_CPU_ISA names. Throws std::invalid_argument with the names that can run here
-// when it is not one of them.
+// The best of them, or those that DIFNET_CPU_ISA names. Throws std::invalid_argument, with the names that are possible,
+// where it names any others.
 const Kernels& chosen_kernels();
 
 }  // namespace difnet

@@ -3,10 +3,10 @@
 //   c++ -O3 -march=native -ffp-contract=fast -std=c++17 -pthread peak.cpp -o peak && ./peak THREADS
 //
 // Prints "name operations-per-second" lines: fma (float32, two operations for each multiply-add), exp (float32
-// exponentials, right to 1e-6), and where the CPU has them dot_bf16 (AVX-512) and tiles_bf16 (AMX, not run by us on a
-// CPU that has it), bfloat16 products summed in float32.
+// exponentials with a relative error below 1e-6), and, if the CPU has them, dot_bf16 (AVX-512) and tiles_bf16 (AMX):
+// bfloat16 products summed in float32.
 //
-// Accumulators are local variables of the function that holds the loop. Captured by reference in a lambda they
+// Accumulators are local variables of the function that holds the loop. If a lambda captured them by reference, they
 // would be stored at each iteration, which halves the rate.
 
 #include <algorithm>
@@ -18,7 +18,7 @@
 #include <cstring>
 #include <thread>
 #include <vector>
-#if defined(__AVX512BF16__) || defined(__AMX_BF16__)
+#if defined(__x86_64__)
 #include <immintrin.h>
 #endif
 #ifdef __AMX_BF16__
@@ -37,12 +37,22 @@ constexpr int kLanes = kBytes / 4;
 typedef float Floats __attribute__((vector_size(kBytes)));
 typedef int Ints __attribute__((vector_size(kBytes)));
 
-// Chains that do not wait for each other, for multiply-adds and bfloat16 dots. Two units need 8 at latency 4, as for
-// multiply-adds, and 12 at latency 6: Zen's dots reach 0.7 of their rate with 8, all of it from 10 on, and no more with
-// 20. 12 and two operands fit 16 registers. An exponential is a chain of its own; 4 of them overlap with the next round's.
+// Independent chains of multiply-adds or of bfloat16 dots. Two units need 2 x 4 chains at a latency of 4, which is that
+// of multiply-adds, and 12 at a latency of 6: on Zen, dots reach 0.7 of their rate with 8 chains, all of it with 10,
+// and no more with 20. 12 accumulators and two operands fit 16 registers. An exponential is a chain by itself; 4 of
+// them overlap with those of the next round.
 constexpr int kChains = 12;
 
 volatile float sink;
+
+// Tells the CPU that the thread waits in a loop.
+void spin_pause() {
+#if defined(__x86_64__)
+  _mm_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
 
 template <typename Vector>
 void consume(const Vector& x) {
@@ -51,7 +61,7 @@ void consume(const Vector& x) {
   sink = first;
 }
 
-// Operations done by `rounds` rounds.
+// Returns the number of operations in so many rounds, as the other functions of rounds do.
 double fma_rounds(long rounds) {
   Floats a[kChains], x = Floats{} + 0.5f + sink * 0, y = Floats{} + 0.25f + sink * 0;
   for (int c = 0; c < kChains; ++c) a[c] = Floats{} + float(c);
@@ -66,9 +76,9 @@ double fma_rounds(long rounds) {
 
 // exp by 2^n e^r with |r| <= log(2) / 2, for arguments whose result is normal.
 inline Floats exp_vector(Floats x) {
-  const Floats magic = Floats{} + 12582912.f;  // adding it rounds to an integer, in the low bits
-  const Floats shifted = x * 1.44269504f + magic;
-  const Floats n = shifted - magic;
+  const Floats round = Floats{} + 0x1.8p23f;  // adding it rounds to an integer, in the low bits of the mantissa
+  const Floats shifted = x * 1.44269504f + round;
+  const Floats n = shifted - round;
   const Floats r = (x - n * 0.693145752f) - n * 1.42860677e-6f;
   Floats p = Floats{} + 1.f / 720;
   p = p * r + 1.f / 120;
@@ -120,7 +130,7 @@ double dot_rounds(long rounds) {
 #endif
 
 #ifdef __AMX_BF16__
-bool ask_for_tiles() { return syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18) == 0; }
+bool request_tiles() { return syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18) == 0; }
 
 double tile_rounds(long rounds) {
   struct alignas(64) {
@@ -129,7 +139,8 @@ double tile_rounds(long rounds) {
     unsigned char rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
   } config;
   _tile_loadconfig(&config);
-  // Six sums: one product is issued every 16 cycles and takes 52, so that four would do; the other two hold operands.
+  // Six accumulators: a product is issued every 16 cycles and takes 52, so four would be enough. Two tiles hold
+  // operands.
   _tile_zero(0);
   _tile_zero(1);
   _tile_zero(2);
@@ -151,8 +162,8 @@ double tile_rounds(long rounds) {
 }
 #endif
 
-// Sum over the threads of each one's best burst of half a second. All threads compute at once; that the best counts
-// keeps out what else the machine does meanwhile.
+// Prints the sum over threads of the best rate of each in half a second. All threads compute at the same time. The best
+// rate leaves out the time that other programs take.
 void measure(const char* name, double (*rounds_of)(long), int threads) {
   using clock = std::chrono::steady_clock;
   long rounds = 1000;
@@ -169,8 +180,7 @@ void measure(const char* name, double (*rounds_of)(long), int threads) {
     for (int t = 0; t < threads; ++t)
       workers.emplace_back([&, t] {
         --waiting;
-        while (waiting > 0) {
-        }
+        while (waiting > 0) spin_pause();
         const auto start = clock::now();
         const double done = rounds_of(rounds);
         best[t] = std::max(best[t], done / std::chrono::duration<double>(clock::now() - start).count());
@@ -191,7 +201,7 @@ int main(int argc, char** argv) {
   measure("dot_bf16", dot_rounds, threads);
 #endif
 #ifdef __AMX_BF16__
-  if (ask_for_tiles()) measure("tiles_bf16", tile_rounds, threads);
+  if (request_tiles()) measure("tiles_bf16", tile_rounds, threads);
 #endif
   return 0;
 }

@@ -1,0 +1,199 @@
+// One walk backward, docs/math.md (5) to (11). Exponentials are computed again; the row sum is that of the forward.
+#pragma once
+
+#include "../products/accumulators.h"
+#include "exponentials.h"
+#include "lerp.h"
+
+namespace difnet {
+inline namespace DIFNET_ISA {
+
+template <class Unit, int Terms>
+class WalkBackward {
+ public:
+  using T = typename Unit::Number;
+
+  explicit WalkBackward(const Backward& call)
+      : call_(call),
+        k_(call.sizes.classes),
+        d_(call.sizes.width),
+        columns_(k_ + kDeltas),
+        need_feature_(call.grad_feature != nullptr),
+        exponentials_(call.sizes, call.feature, call.node_bias, call.pool),
+        grid_(exponentials_.features.grid),
+        row_scale_(grid_.places()),
+        gradients_(grid_.places(), columns_),
+        transposed_sums_(grid_.places(), columns_),
+        factors_(need_feature_ ? grid_.places() : 0, columns_, 2),
+        features_(need_feature_ ? grid_.places() : 0, d_),
+        grad_g_(need_feature_ ? grid_.places() : 0, d_),
+        scratch_per_thread_(std::max(kBlockSize * columns_ + k_, 5 * k_ + d_)),
+        scratch_(call.pool.threads * scratch_per_thread_, Fill::uninitialized),
+        partial_(grid_.blocks() * 2) {}
+
+  void run() {
+    const auto& pool = call_.pool;
+    grid_.for_each_block(pool, [&](int64_t b, int64_t block, int64_t thread) { pack(b, block, scratch(thread)); });
+    if (need_feature_ || call_.grad_node_bias != nullptr || call_.grad_state != nullptr)
+      grid_.for_each_pair(pool, [&](int64_t b, int64_t I, int64_t J) { add_pair(b, I, J); });
+    grid_.for_each_block(pool, [&](int64_t b, int64_t block, int64_t thread) { finish(b, block, scratch(thread)); });
+    double grad_mu = 0, grad_beta = 0;
+    for (int64_t block = 0; block < grid_.blocks(); ++block) {
+      grad_mu += partial_[2 * block];
+      grad_beta += partial_[2 * block + 1];
+    }
+    if (call_.grad_mu != nullptr) *call_.grad_mu = call_.beta * grad_mu;
+    if (call_.grad_beta != nullptr) *call_.grad_beta = grad_beta;
+  }
+
+ private:
+  using D = Simd<T, Unit::kLanes>;
+  using Weights = PackedWeights<Unit, Terms>;
+
+  // With u_i = 1 / row_sum_i and w_j the weights, the tile of dS is the product of two groups of numbers of each node:
+  //
+  //   kGradient  [a_i u_i, -delta_i u_i]
+  //   kState     [w_j y_j, w_j]             so that dS_ij = exp_ij kGradient_i . kState_j   (9)
+  enum Group { kGradient, kState };
+
+  // Where P is peaked, dS is a small difference. So delta is computed from the rounded a, and takes two numbers where
+  // one is a single bfloat16 term.
+  static constexpr int kDeltas = Unit::kPack == 2 && Terms == 1 ? 2 : 1;
+
+  T* scratch(int64_t thread) { return scratch_.data() + thread * scratch_per_thread_; }
+
+  void pack(int64_t b, int64_t block, T* rows) {
+    T* z = rows + kBlockSize * columns_;
+    const T scale = static_cast<T>(call_.beta * call_.mu);
+    const bool normalise = exponentials_.terms.order[b] == ExponentOrder::terms_first;
+    const int count = grid_.nodes_in(block);
+    const int64_t first_node = grid_.first_node(block), first_place = block * kBlockSize;
+    for (int i = 0; i < count; ++i) {
+      T *a = rows + i * columns_, row_sum = 0;
+      read_row(call_.row_sum, b, first_node + i, 1, &row_sum);
+      read_row(call_.grad, b, first_node + i, k_, a);
+      read_row(call_.z, b, first_node + i, k_, z);
+      if (normalise) row_sum = row_scale_.normalise(first_place + i, row_sum);
+      const T factor = scale / row_sum;
+      for (int64_t c = 0; c < k_; ++c) a[c] *= factor;
+      const T delta = static_cast<T>(dot<Unit, Terms>(a, z, k_));
+      a[k_] = delta;
+      if constexpr (kDeltas == 2) a[k_ + 1] = delta - round_to_terms<Unit, Terms>(delta);
+    }
+    gradients_.pack(block, count, rows, columns_);
+    if (!need_feature_) return;
+    for (int i = 0; i < count; ++i)
+      for (int64_t c = k_; c < columns_; ++c) rows[i * columns_ + c] *= -1;
+    factors_.pack(block, count, kGradient, rows, columns_);
+    for (int i = 0; i < count; ++i) {
+      T *state = rows + i * columns_, weight = exponentials_.terms.weight[first_place + i];
+      read_row(call_.state, b, first_node + i, k_, state);
+      for (int64_t c = 0; c < k_; ++c) state[c] *= weight;
+      std::fill(state + k_, state + columns_, weight);
+    }
+    factors_.pack(block, count, kState, rows, columns_);
+    features_.pack(block, count, exponentials_.features.g_of(block, 0), d_);
+  }
+
+  void add_pair(int64_t b, int64_t I, int64_t J) {
+    const typename Unit::Session session;
+    const bool shared = exponentials_.shared(b);
+    Weights ij, ji, ds;  // ds: of dS_ij + dS_ji
+    grid_.for_each_strip(b, I, J, Unit::kStrip, [&](const Strip& strip) {
+      exponentials_.compute(strip, row_scale_, ij, shared ? nullptr : &ji);
+      transposed_sums_.add_to_rows(strip, shared ? ij : ji, gradients_);  // (8)
+      if (I != J) transposed_sums_.add_to_columns(strip, ij, gradients_);
+      if (!need_feature_) return;
+      shared ? compute_ds_shared(strip, ij, ds) : compute_ds(strip, ij, ji, ds);
+      grad_g_.add_to_rows(strip, ds, features_);  // (11), (13)
+      if (I != J) grad_g_.add_to_columns(strip, ds, features_);
+    });
+  }
+
+  // dS_ij + dS_ji over the shared exponential is one product: the groups of row i times the exchanged groups of row j.
+  void compute_ds_shared(const Strip& strip, const Weights& ij, Weights& ds) const {
+    factors_.multiply(strip, {kGradient, kState}, {kState, kGradient}, [&](int i0, int j0, const T* factors) {
+      for_each_two_rows<Unit>(i0, j0, factors, [&](int i, int j, Vec<D> factor_0, Vec<D> factor_1) {
+        ds.set(i, j, factor_0 * ij.get(i, j), factor_1 * ij.get(i + 1, j));  // (9)
+      });
+    });
+  }
+
+  void compute_ds(const Strip& strip, const Weights& ij, const Weights& ji, Weights& ds) const {
+    constexpr D d;
+    alignas(64) T ds_ij[kBlockSize * Unit::kStrip];
+    factors_.multiply(strip, {kGradient}, {kState}, [&](int i0, int j0, const T* factors) {
+      for_each_two_rows<Unit>(i0, j0, factors, [&](int i, int j, Vec<D> factor_0, Vec<D> factor_1) {
+        T* to = ds_ij + i * Unit::kStrip + j;
+        StoreU(factor_0 * ij.get(i, j), d, to);  // (9)
+        StoreU(factor_1 * ij.get(i + 1, j), d, to + Unit::kStrip);
+      });
+    });
+    factors_.multiply(strip, {kState}, {kGradient}, [&](int i0, int j0, const T* factors) {
+      for_each_two_rows<Unit>(i0, j0, factors, [&](int i, int j, Vec<D> factor_0, Vec<D> factor_1) {
+        const T* from = ds_ij + i * Unit::kStrip + j;
+        ds.set(
+            i, j, MulAdd(factor_0, ji.get(i, j), LoadU(d, from)),
+            MulAdd(factor_1, ji.get(i + 1, j), LoadU(d, from + Unit::kStrip)));
+      });
+    });
+  }
+
+  void finish(int64_t b, int64_t block, T* scratch) {
+    T *grad = scratch, *state = grad + k_, *seed = state + k_, *z = seed + k_, *grad_y = z + k_, *grad_f = grad_y + k_;
+    const T mu = static_cast<T>(call_.mu), beta = static_cast<T>(call_.beta);
+    double *grad_mu = partial_.data() + 2 * block, *grad_beta = grad_mu + 1;
+    T *grad_state = static_cast<T*>(call_.grad_state), *grad_seed = static_cast<T*>(call_.grad_seed);
+    const int count = grid_.nodes_in(block);
+    for (int i = 0; i < count; ++i) {
+      const int64_t node = grid_.first_node(block) + i, out = b * call_.sizes.nodes + node;
+      read_row(call_.grad, b, node, k_, grad);
+      read_row(call_.state, b, node, k_, state);
+      read_row(call_.seed, b, node, k_, seed);
+      read_row(call_.z, b, node, k_, z);
+      const T weight = exponentials_.terms.weight[block * kBlockSize + i];
+      // The difference in (16), but for w_j. If most rows give node j their weight, it is a small difference of sums
+      // over many nodes, and is taken in double.
+      double difference = 0;
+      for (int n = 0; n < kDeltas; ++n) difference -= transposed_sums_.get(block, i, k_ + n);
+      for (int64_t c = 0; c < k_; ++c) {
+        const T sum = transposed_sums_.get(block, i, c);
+        grad_y[c] = MulAdd(1 - beta, grad[c], weight * sum);  // (8)
+        difference = MulAdd(double(sum), double(round_to_terms<Unit, Terms>(state[c])), difference);
+        *grad_mu = MulAdd(double(grad[c]), double(z[c] - seed[c]), *grad_mu);                          // (6)
+        *grad_beta = MulAdd(double(grad[c]), double(lerp(seed[c], z[c], mu) - state[c]), *grad_beta);  // (7)
+        if (grad_state != nullptr) grad_state[out * k_ + c] = grad_y[c];
+        if (grad_seed != nullptr) grad_seed[out * k_ + c] = beta * (1 - mu) * grad[c];  // (5)
+      }
+      const T grad_c = static_cast<T>(weight * difference);  // (10)
+      if (call_.grad_node_bias != nullptr) static_cast<T*>(call_.grad_node_bias)[out] = grad_c;
+      if (!need_feature_) continue;
+      const T* m = exponentials_.features.m.data() + b * d_;
+      for (int64_t c = 0; c < d_; ++c) grad_f[c] = MulAdd(grad_c, m[c], grad_g_.get(block, i, c));  // (13)
+      write_row(call_.grad_feature, call_.feature.type, out * d_, d_, grad_f);
+    }
+  }
+
+  const Backward& call_;
+  const int64_t k_, d_, columns_;
+  const bool need_feature_;
+  const Exponentials<Unit, Terms> exponentials_;
+  const Grid& grid_;
+  RowScale<T> row_scale_;
+  PackedValues<Unit, Terms> gradients_;  // [a u, delta u]
+  Accumulators<Unit> transposed_sums_;   // of exp_ij [a_i u_i, delta_i u_i] over i: P^T a and P^T delta, but for w_j
+  PackedRows<Unit, Terms> factors_;      // kGradient, kState
+  PackedValues<Unit, Terms> features_;   // G
+  Accumulators<Unit> grad_g_;            // (dS + dS^T) G
+  int64_t scratch_per_thread_;
+  Buffer<T> scratch_;
+  Buffer<double> partial_;  // of each block, its terms of dmu and dbeta
+};
+
+template <class Unit, int Terms>
+void walk_backward(const Backward& call) {
+  WalkBackward<Unit, Terms>(call).run();
+}
+
+}  // namespace DIFNET_ISA
+}  // namespace difnet

@@ -1,0 +1,73 @@
+// One walk forward: the sums over nodes (3) and the update (4). Each score is computed once, for row i and row j.
+#pragma once
+
+#include "../products/accumulators.h"
+#include "lerp.h"
+#include "state_scale.h"
+
+namespace difnet {
+inline namespace DIFNET_ISA {
+
+template <class Unit, int Terms>
+void walk_forward(const Forward& call) {
+  using T = typename Unit::Number;
+  const Exponentials<Unit, Terms> exponentials(call.sizes, call.feature, call.node_bias, call.pool);
+  const Grid& grid = exponentials.features.grid;
+  const int64_t k = call.sizes.classes, columns = k + 1;
+
+  // The values of a node: its scaled state and 1, both times its weight. The sum of the last is the row sum.
+  PackedValues<Unit, Terms> values(grid.places(), columns);
+  Accumulators<Unit> sums(grid.places(), columns);
+  const Buffer<T> scales = state_scales(exponentials, call.state, call.pool);
+  Buffer<T> scratch(call.pool.threads * kBlockSize * columns, Fill::uninitialized);
+  grid.for_each_block(call.pool, [&](int64_t b, int64_t block, int64_t thread) {
+    T* rows = scratch.data() + thread * kBlockSize * columns;
+    const int count = grid.nodes_in(block);
+    for (int i = 0; i < count; ++i) {
+      const int64_t place = block * kBlockSize + i;
+      const T weight = exponentials.terms.weight[place];
+      T* row = rows + i * columns;
+      read_row(call.state, b, grid.first_node(block) + i, k, row);
+      // The state of a masked node may be too large for the scale. Its exponentials are 0, so it stays as it is.
+      if (!exponentials.features.masked(place))
+        for (int64_t c = 0; c < k; ++c) row[c] = row[c] * scales[b * k + c] * weight;
+      row[k] = weight;
+    }
+    values.pack(block, count, rows, columns);
+  });
+
+  grid.for_each_pair(call.pool, [&](int64_t b, int64_t I, int64_t J) {
+    const typename Unit::Session session;
+    const bool shared = exponentials.shared(b);
+    PackedWeights<Unit, Terms> ij, ji;
+    grid.for_each_strip(b, I, J, Unit::kStrip, [&](const Strip& strip) {
+      exponentials.compute(strip, NoRowScale(), ij, shared ? nullptr : &ji);
+      sums.add_to_rows(strip, ij, values);  // (3), (15)
+      if (I != J) sums.add_to_columns(strip, shared ? ij : ji, values);
+    });
+  });
+
+  grid.for_each_block(call.pool, [&](int64_t b, int64_t block, int64_t thread) {
+    T* row = scratch.data() + thread * kBlockSize * columns;
+    const T mu = static_cast<T>(call.mu), beta = static_cast<T>(call.beta);
+    const int count = grid.nodes_in(block);
+    for (int i = 0; i < count; ++i) {
+      const int64_t node = grid.first_node(block) + i, out = b * call.sizes.nodes + node;
+      for (int64_t c = 0; c < columns; ++c) row[c] = sums.get(block, i, c);
+      // z holds the seed and new_state the old state until both are combined.
+      T *z = static_cast<T*>(call.z) + out * k, *state = static_cast<T*>(call.new_state) + out * k;
+      read_row(call.seed, b, node, k, z);
+      read_row(call.state, b, node, k, state);
+      for (int64_t c = 0; c < k; ++c) {
+        const T z_c = row[c] / row[k] / scales[b * k + c];     // (3)
+        state[c] = lerp(state[c], lerp(z[c], z_c, mu), beta);  // (4)
+        z[c] = z_c;
+      }
+      // Neither times 2^row_i, which the backward computes again, nor as a logarithm: both would lose digits.
+      static_cast<T*>(call.row_sum)[out] = row[k];
+    }
+  });
+}
+
+}  // namespace DIFNET_ISA
+}  // namespace difnet

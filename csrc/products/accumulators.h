@@ -1,0 +1,60 @@
+// Sums over nodes, for each node of an image.
+#pragma once
+
+#include "packed_values.h"
+
+namespace difnet {
+inline namespace DIFNET_ISA {
+
+// The sums of a block as the rows of tiles and its sums as their columns are apart: a pair of blocks (I, J) writes to
+// the first of I and to the second of J.
+template <class Unit>
+class Accumulators {
+ public:
+  using Number = typename Unit::Number;
+
+  Accumulators() = default;
+  Accumulators(int64_t nodes, int64_t values)
+      : columns_(round_up(values, Unit::kColumnMultiple)),
+        rows_(round_up(values, Unit::kRowMultiple)),
+        values_(values),
+        of_rows_(nodes * columns_),
+        of_columns_(nodes * rows_) {}
+
+  // The sum of value c of node i of a block.
+  Number get(int64_t block, int i, int64_t c) const {
+    return of_rows_[(block * kBlockSize + i) * columns_ + c] + of_columns_[(block * rows_ + c) * kBlockSize + i];
+  }
+
+  // The rows of I += weights times the values of J's nodes.
+  template <int Terms>
+  void add_to_rows(
+      const Strip& strip, const PackedWeights<Unit, Terms>& weights, const PackedValues<Unit, Terms>& values) {
+    for (int t = 0; t < Terms; ++t)
+      for (int u = 0; t + u < Terms; ++u)
+        Unit::multiply_accumulate(
+            weights.left(t), Unit::kStrip / Unit::kPack,
+            values.node_major(u, strip.J) + strip.first / Unit::kPack * columns_, columns_,
+            (strip.columns + Unit::kPack - 1) / Unit::kPack, strip.rows,
+            of_rows_.data() + strip.I * kBlockSize * columns_, columns_, values_);
+  }
+
+  // The columns of J += the values of I's nodes times weights.
+  template <int Terms>
+  void add_to_columns(
+      const Strip& strip, const PackedWeights<Unit, Terms>& weights, const PackedValues<Unit, Terms>& values) {
+    for (int t = 0; t < Terms; ++t)
+      for (int u = 0; t + u < Terms; ++u)
+        Unit::multiply_accumulate(
+            values.value_major(t, strip.I), kBlockSize / Unit::kPack, weights.right(u), Unit::kStrip,
+            (strip.rows + Unit::kPack - 1) / Unit::kPack, static_cast<int>(values_),
+            of_columns_.data() + strip.J * rows_ * kBlockSize + strip.first, kBlockSize, strip.columns);
+  }
+
+ private:
+  int64_t columns_ = 0, rows_ = 0, values_ = 0;
+  Buffer<Number> of_rows_, of_columns_;
+};
+
+}  // namespace DIFNET_ISA
+}  // namespace difnet

@@ -1,0 +1,48 @@
+// Sums of products along the rows of arrays, in float64.
+#pragma once
+
+#include "simd.h"
+
+namespace difnet {
+inline namespace DIFNET_ISA {
+
+using Double4 = Simd<double, 4>;
+
+// Numbers n .. n + 3 of a row of `count`; 0 beyond its end.
+template <class T>
+inline Vec<Double4> load4(const T* row, int64_t n, int64_t count) {
+  Vec<Double4> some = {};
+  if (n >= count) return some;
+  const T* from = row + n;
+  if (n + 4 <= count) return Vec<Double4>{double(from[0]), double(from[1]), double(from[2]), double(from[3])};
+  for (int lane = 0; n + lane < count; ++lane) some[lane] = from[lane];
+  return some;
+}
+
+template <size_t K>
+struct Factors {
+  Vec<Double4> x[K], y[K];
+};
+
+// K sums of products x y. factors(n) returns the factors n .. n + 3 of all sums, 0 from `count` on. Each sum is taken
+// in eight parts, so that additions do not wait for each other.
+template <size_t K, class F>
+inline std::array<double, K> dot_products(int64_t count, const F& factors) {
+  Vec<Double4> sums[K][2] = {};
+  for (int64_t n = 0; n < count; n += 8)
+#pragma GCC unroll 2
+    for (int half = 0; half < 2; ++half) {
+      const Factors<K> now = factors(n + 4 * half);
+#pragma GCC unroll 3
+      for (size_t s = 0; s < K; ++s) sums[s][half] = MulAdd(now.x[s], now.y[s], sums[s][half]);
+    }
+  std::array<double, K> totals;
+  for (size_t s = 0; s < K; ++s) {
+    const Vec<Double4> a = sums[s][0], b = sums[s][1];
+    totals[s] = ((a[0] + a[1]) + (a[2] + a[3])) + ((b[0] + b[1]) + (b[2] + b[3]));
+  }
+  return totals;
+}
+
+}  // namespace DIFNET_ISA
+}  // namespace difnet

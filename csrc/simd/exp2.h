@@ -1,0 +1,98 @@
+// 2^x on vectors.
+#pragma once
+
+#include "simd.h"
+
+namespace difnet {
+inline namespace DIFNET_ISA {
+
+// Coefficients of the polynomials whose largest relative error from 2^x on [-1/2, 1/2] is least: 7e-5, 7e-8 and 2e-9.
+template <int Degree>
+struct Exp2Polynomial;
+template <>
+struct Exp2Polynomial<3> {
+  static constexpr float coefficients[] = {0.999928073535f, 0.693260985454f, 0.242611122224f, 0.0551716690926f};
+};
+template <>
+struct Exp2Polynomial<5> {
+  static constexpr float coefficients[] = {1.00000007165f,   0.693146967065f,   0.24022119724f,
+                                           0.0555071327288f, 0.00967554133102f, 0.00132764721678f};
+};
+template <>
+struct Exp2Polynomial<6> {
+  static constexpr float coefficients[] = {1.00000000055f,    0.693147205737f,   0.240226468906f,   0.05550328777f,
+                                           0.00961848895652f, 0.00133999312095f, 0.000153458121587f};
+};
+
+// The smallest x for which 2^x is a normal number.
+template <class T>
+constexpr T kMinNormalExponent = std::numeric_limits<T>::min_exponent - 1;
+
+// 2^x for x < 127, with a polynomial of the given degree. Below `lowest` the result is exactly 0: arithmetic on
+// subnormal numbers is slow, and they are too small to change a row's sum. NaN stays NaN; -inf gives 0.
+template <class T, int N, int Degree>
+class Exp2;
+
+template <int N, int Degree>
+class Exp2<float, N, Degree> {
+ public:
+  using D = Simd<float, N>;
+
+  // The constants stay in registers: reading them from memory each time took longer than the arithmetic.
+  Exp2() {
+#pragma GCC unroll 8
+    for (int i = 0; i <= Degree; ++i) c_[i] = SetInRegister(D(), Exp2Polynomial<Degree>::coefficients[i]);
+  }
+
+  Vec<D> operator()(Vec<D> x) const { return (*this)(x, lowest_); }
+
+  Vec<D> operator()(Vec<D> x, Vec<D> lowest) const {
+#if DIFNET_HAS_AVX512
+    if constexpr (N == 16) {
+      const __m512 r = _mm512_reduce_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+      const __mmask16 normal = _mm512_cmp_ps_mask(x, lowest, _CMP_NLT_UQ);
+      return _mm512_maskz_scalef_ps(normal, polynomial(r), _mm512_sub_ps(x, r));
+    }
+#endif
+    typedef uint32_t Integers __attribute__((vector_size(N * sizeof(uint32_t))));
+    const auto low = x < lowest;  // false for NaN
+    x = IfThenElse(low, lowest, x);
+    // x = n + r with |r| <= 1/2. Adding 1.5 * 2^23 rounds n into the low bits of the mantissa.
+    const Vec<D> shifted = x + round_, r = x - (shifted - round_);
+    Integers exponent;
+    std::memcpy(&exponent, &shifted, sizeof exponent);
+    exponent = (exponent + 127) << 23;  // only the low bits of the mantissa survive the shift
+    Vec<D> power;
+    std::memcpy(&power, &exponent, sizeof power);
+    return IfThenZeroElse(low, polynomial(r) * power);
+  }
+
+ private:
+  Vec<D> polynomial(Vec<D> r) const {
+    Vec<D> p = c_[Degree];
+#pragma GCC unroll 8
+    for (int i = Degree - 1; i >= 0; --i) p = MulAdd(p, r, c_[i]);
+    return p;
+  }
+
+  Vec<D> lowest_ = SetInRegister(D(), kMinNormalExponent<float>);
+  Vec<D> round_ = SetInRegister(D(), 0x1.8p23f);
+  Vec<D> c_[Degree + 1];
+};
+
+// float64 is here to be exact, not fast.
+template <int N, int Degree>
+class Exp2<double, N, Degree> {
+ public:
+  using D = Simd<double, N>;
+
+  Vec<D> operator()(Vec<D> x) const { return (*this)(x, Set(D(), kMinNormalExponent<double>)); }
+
+  Vec<D> operator()(Vec<D> x, Vec<D> lowest) const {
+    for (int lane = 0; lane < N; ++lane) x[lane] = x[lane] < lowest[lane] ? 0.0 : std::exp2(x[lane]);
+    return x;
+  }
+};
+
+}  // namespace DIFNET_ISA
+}  // namespace difnet
