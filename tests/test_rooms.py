@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-ROOMS = ("difnet_kernels", "csrc", "difnet", "benchmarks", "tools", "examples")
+ROOMS = ("difnet_kernels", "csrc", "difnet", "benchmarks", "tools")
 SUFFIXES = {".py", ".h", ".cpp", ".cu"}
 FILES = [path for room in ROOMS for path in sorted((ROOT / room).rglob("*")) if path.suffix in SUFFIXES]
 
