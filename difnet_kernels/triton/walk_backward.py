@@ -233,11 +233,14 @@ def _store_gradients(
     if NEED_BIAS:
         tl.store(grad_bias + batch * nodes + i, dc_i, inside & (chunk == 0))
     if NEED_STATE:
-        g = load_classes(grad + batch * grad_b, i, nodes, chunk, grad_n, grad_k, CLASSES, K)  # [rows, K]
-        dy = dy_i + (1 - tl.load(beta)) * g  # (8) [rows, K]
         k, has_class = class_columns(chunk, CLASSES, K)  # [K], [K]
-        cell = (batch * nodes + i[:, None]) * CLASSES + k[None, :]  # [rows, K]
-        tl.store(grad_state + cell, dy, inside[:, None] & has_class[None, :])
+        # One mask serves the load and the store. With `load_classes`, which has a mask of its own, registers
+        # spill on sm_100 at d = k = 128.
+        inside_k = inside[:, None] & has_class[None, :]  # [rows, K]
+        grad_i = grad + batch * grad_b + i[:, None] * grad_n + k[None, :] * grad_k  # [rows, K]
+        g = tl.load(grad_i, inside_k, 0.0)  # [rows, K]
+        dy = dy_i + (1 - tl.load(beta)) * g  # (8) [rows, K]
+        tl.store(grad_state + (batch * nodes + i[:, None]) * CLASSES + k[None, :], dy, inside_k)
 
 
 @triton.jit(
