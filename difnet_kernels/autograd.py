@@ -17,6 +17,7 @@ from difnet_kernels import ops
 from difnet_kernels.support.errors import ForwardModeError
 from difnet_kernels.support.layout import in_layout, layout_of
 from difnet_kernels.support.operators import Derivative, define
+from difnet_kernels.support.precision import float32_precision
 from difnet_kernels.support.saved import SavedWalk
 
 
@@ -140,25 +141,15 @@ class CascadedRandomWalk(torch.autograd.Function):
         return tuple(x.unflatten(0, (count, -1)) for x in outputs), 0
 
 
-def cascade(backend: str, *tensors: Tensor | None) -> tuple[Tensor, ...]:
-    """Apply `CascadedRandomWalk` at the current torch.get_float32_matmul_precision().
+def cascade(backend: str, seed: Tensor, *tensors: Tensor | None) -> tuple[Tensor, ...]:
+    """Apply `CascadedRandomWalk` at the current precision of float32 products.
 
     The backward takes the same precision, even if the setting has changed before it runs.
     """
-    return _apply(backend, _float32_precision(), *tensors)
+    return _apply(backend, float32_precision(seed.device), seed, *tensors)
 
 
-def _float32_precision() -> str:
-    return torch.get_float32_matmul_precision()
-
-
-# Compiled graphs take the setting as a constant. torch.compiler.assume_constant_result would set the same
-# mark, but imports Dynamo. PyTorch compiles a function again when the setting changes between "highest" and
-# the other two. It does not distinguish "high" from "medium".
-_float32_precision._dynamo_marked_constant = True  # type: ignore[attr-defined]
-
-
-def _apply(backend: str, float32_precision: str, *tensors: Tensor | None) -> tuple[Tensor, ...]:
+def _apply(backend: str, precision: str, *tensors: Tensor | None) -> tuple[Tensor, ...]:
     """Apply `CascadedRandomWalk`, or in a compiled graph the operators of its walks.
 
     The operators have derivatives of their own. torch.compile does not vectorise a Function, and
@@ -167,7 +158,7 @@ def _apply(backend: str, float32_precision: str, *tensors: Tensor | None) -> tup
     apply: Callable[..., tuple[Tensor, ...]] = (
         CascadedRandomWalk.forward if torch.compiler.is_compiling() else CascadedRandomWalk.apply
     )
-    return apply(backend, float32_precision, *tensors)
+    return apply(backend, precision, *tensors)
 
 
 class _LayoutDerivative(Derivative):

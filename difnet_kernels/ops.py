@@ -34,10 +34,11 @@ from torch import Tensor
 
 from difnet_kernels import blockwise
 from difnet_kernels.support import counting
-from difnet_kernels.support.autocast import matmul_precision, without_autocast
+from difnet_kernels.support.autocast import without_autocast
 from difnet_kernels.support.errors import DoubleBackwardError
 from difnet_kernels.support.layout import in_layout, layout_of
 from difnet_kernels.support.operators import Derivative, define
+from difnet_kernels.support.precision import matmul_precision
 from difnet_kernels.support.saved import SavedWalk
 
 NAMESPACE = "difnet_kernels"

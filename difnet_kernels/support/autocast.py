@@ -1,7 +1,6 @@
 """Arithmetic in the types of the inputs under autocast, in the backward too."""
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -15,20 +14,6 @@ def without_autocast(device: torch.device) -> AbstractContextManager[object]:
     if torch.amp.is_autocast_available(device.type):
         return torch.autocast(device.type, enabled=False)
     return nullcontext()  # torch.autocast rejects some device types, such as meta
-
-
-@contextmanager
-def matmul_precision(name: str) -> Iterator[None]:
-    """Within it, torch.get_float32_matmul_precision() is `name`."""
-    before = torch.get_float32_matmul_precision()
-    if name == before:
-        yield
-        return
-    torch.set_float32_matmul_precision(name)
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 def product(left: Tensor, right: Tensor) -> Tensor:
