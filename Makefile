@@ -57,14 +57,14 @@ isas: $(VENV)/ready            ## test the operator on the compiled kernels of e
 	for isa in $$($(BIN)/python -c 'from difnet_kernels.backends import instruction_sets; print(*instruction_sets()[1:])'); do \
 	  echo "== $$isa"; DIFNET_CPU_ISA=$$isa $(BIN)/python -m pytest -q -k native $(SUITE) || exit 1; done
 
-# If there is no clang++, Clang comes from the package ziglang, which needs no root. Unless told otherwise, it compiles
+# If there is no clang++, Clang comes from the package ziglang, which needs no root. Without -mcpu it would compile
 # everything for this machine's CPU, the portable kernels too.
 compilers: $(VENV)/ready       ## build the compiled kernels with GCC and with Clang, and check both
 	mkdir -p build
 	g++ $(CHECK) -o build/check-gcc
 	build/check-gcc 200
 	if command -v clang++; then clang=clang++; \
-	  else $(BIN)/python $(INSTALL) ziglang && clang='$(BIN)/python -m ziglang c++ -mcpu=baseline'; fi && \
+	  else clang='$(BIN)/python -m ziglang c++ -mcpu=baseline'; fi && \
 	  $$clang $(CHECK) -o build/check-clang
 	build/check-clang 200
 
@@ -131,10 +131,10 @@ centring: $(VENV)/ready        ## print what centring does to features of each d
 	TRITON_INTERPRET=1 $(BIN)/python tools/centring.py
 
 gpu:                           ## on a GPU, with torch and triton of PYTHON: run tests, benchmark, sanitizer and tuning
-	PYTHONPATH=benchmarks $(PYTHON) tools/gpu_checks.py
+	PYTHONPATH=benchmarks:. $(PYTHON) tools/gpu_checks.py
 
 rehearse: $(VENV)/ready        ## run a small `make gpu` in Triton's interpreter, without a GPU
-	PYTHONPATH=benchmarks $(BIN)/python tools/gpu_checks.py --rehearse --out $(VENV)/rehearsal
+	PYTHONPATH=benchmarks:. $(BIN)/python tools/gpu_checks.py --rehearse --out $(VENV)/rehearsal
 
 # For .ci/run: a target, whose seconds are written to build/seconds.
 timed-%:
@@ -145,6 +145,7 @@ timed-%:
 $(VENV)/ready: pyproject.toml setup.py constraints.txt $(wildcard csrc/* csrc/*/*)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python $(INSTALL) setuptools ninja torch numpy
+	command -v clang++ || $(BIN)/python $(INSTALL) ziglang
 	$(BIN)/python $(INSTALL) --no-build-isolation --editable ".[dev]"
 	touch $@
 

@@ -21,14 +21,15 @@ import setuptools
 
 MINIMUM_SETUPTOOLS = 77  # as in pyproject.toml, which pip ignores with --no-build-isolation
 MINIMUM_TORCH = (2, 11)
-# Compilers that the kernels were tested with: GCC 12, Clang 14, Clang 19.
+# Compilers that the kernels were tested with: GCC 12, Clang 14, 19 and 22.
 FLAGS = [
     *("-O3", "-std=c++17", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"),
     *("-fvisibility=hidden", "-Wno-psabi", "-DTORCH_TARGET_VERSION=0x020b000000000000"),
 ]
 
 WITHOUT = "difnet-kernels: installing without the compiled CPU kernels"
-SANITIZERS = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
+# Python may have been built with -fwrapv, which hides overflows from UBSan.
+SANITIZERS = ["-O1", "-g", "-fno-wrapv", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
 
 
 def check_setuptools() -> None:
@@ -80,7 +81,7 @@ def extension(required: bool) -> dict[str, Any]:
         sorted(glob("csrc/**/*.cpp", recursive=True)),
         depends=sorted(glob("csrc/**/*.h", recursive=True)),
         extra_compile_args=FLAGS + tests + sanitizers,
-        extra_link_args=sanitizers[1:],
+        extra_link_args=sanitizers[2:],
         py_limited_api=True,
     )
     return {"ext_modules": [native], "cmdclass": {"build_ext": Build}}

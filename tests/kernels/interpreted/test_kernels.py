@@ -43,7 +43,7 @@ def test_kernels_run_in_the_interpreter():
 @pytest.mark.parametrize("sharpness", testing.SHARPNESS)
 @pytest.mark.parametrize(("dtype", "value_dtype"), DTYPES)
 def test_budget(sharpness, dtype, value_dtype):
-    inputs = testing.make_inputs(2, 290, 64, 21, 1, sharpness, node_bias=sharpness == "mixed")
+    inputs = testing.make_inputs(3, 290, 64, 21, 1, sharpness, node_bias=sharpness == "mixed")
     errors = testing.measure_errors(inputs, dtype, "triton", value_dtype)
     assert_within(errors)
     if value_dtype:
@@ -272,7 +272,7 @@ def test_strides(layout, dtype):
 
 @pytest.mark.usefixtures("splits")
 def test_gradcheck():
-    inputs = testing.make_inputs(1, 130, 4, 3, 2, "mixed", node_bias=True).requires_grad_()
+    inputs = testing.make_inputs(2, 130, 4, 3, 2, "mixed", node_bias=True).requires_grad_()
 
     def walks(*tensors):
         first, second, seed, mu, beta, state, bias = tensors
@@ -289,7 +289,7 @@ def test_one_gradient_alone(wanted):
     """A gradient has the same bits whether or not the others are asked for."""
     results = []
     for dtype in (torch.float32, torch.bfloat16):
-        inputs = testing.make_inputs(1, 140, 8, 3, 2, node_bias=True).to(dtype, torch.float32)
+        inputs = testing.make_inputs(2, 140, 8, 3, 2, node_bias=True).to(dtype, torch.float32)
         every = run(inputs.to(dtype, torch.float32).requires_grad_())
         inputs.tensors()[wanted].requires_grad_()
         one = run(inputs)
