@@ -125,7 +125,7 @@ class CascadedRandomWalk(torch.autograd.Function):
         float32_precision: str,
         *tensors: Tensor | None,
     ) -> Any:
-        """Compute the images of all calls in one cascade, or each call apart if mu or beta differ."""
+        """Compute the images of all calls in one cascade. If mu or beta differ, run one for each call."""
         count, dims = info.batch_size, in_dims[2:]
         calls: list[tuple[Tensor, ...]]
         if dims[1] is not None or dims[2] is not None:
@@ -143,7 +143,7 @@ class CascadedRandomWalk(torch.autograd.Function):
 def cascade(backend: str, *tensors: Tensor | None) -> tuple[Tensor, ...]:
     """Apply `CascadedRandomWalk` at the current torch.get_float32_matmul_precision().
 
-    The backward takes the same precision, even if the setting has changed before it runs.
+    The backward uses the same precision, even if the setting changes before it runs.
     """
     return _apply(backend, _float32_precision(), *tensors)
 
@@ -152,9 +152,9 @@ def _float32_precision() -> str:
     return torch.get_float32_matmul_precision()
 
 
-# Compiled graphs take the setting as a constant. torch.compiler.assume_constant_result would set the same
-# mark, but imports Dynamo. PyTorch compiles a function again when the setting changes between "highest" and
-# the other two. It does not distinguish "high" from "medium".
+# Compiled graphs take the setting as a constant. torch.compiler.assume_constant_result sets the same
+# attribute, but imports Dynamo. PyTorch compiles a function again when the setting changes between "highest"
+# and the other two. It does not distinguish "high" from "medium".
 _float32_precision._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
@@ -191,7 +191,7 @@ def _layout_vmap(operator: Any, info: Any, in_dims: tuple[int], tensor: Tensor) 
 
 
 _library = torch.library.Library("difnet_kernels", "FRAGMENT")
-# A copy of a tensor whose gradient gets the tensor's own layout in memory.
+# Copies a tensor. The gradient of the original gets the original's layout in memory.
 same_layout = define(
     _library,
     "same_layout",

@@ -11,7 +11,7 @@ from difnet_kernels.support.operators import Derivative, define
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[object]:
-    """Within it, operations on the device compute in the types of their inputs."""
+    """A context in which operations on the device compute in the types of their inputs."""
     if torch.amp.is_autocast_available(device.type):
         return torch.autocast(device.type, enabled=False)
     return nullcontext()  # torch.autocast rejects some device types, such as meta
@@ -19,7 +19,7 @@ def without_autocast(device: torch.device) -> AbstractContextManager[object]:
 
 @contextmanager
 def matmul_precision(name: str) -> Iterator[None]:
-    """Within it, torch.get_float32_matmul_precision() is `name`."""
+    """A context in which torch.get_float32_matmul_precision() is `name`."""
     before = torch.get_float32_matmul_precision()
     if name == before:
         yield
