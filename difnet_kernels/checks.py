@@ -35,7 +35,7 @@ def _conversion(name: str, value: object, shape: str) -> str:
 
 
 def check_tensor(name: str, value: object, axes: tuple[str, ...]) -> None:
-    """Require a dense floating-point tensor with the named axes, of which only T may be empty."""
+    """Require a dense floating-point tensor with the named axes. Only the axis T may be empty."""
     expected = f"({', '.join(axes)}{',' if len(axes) == 1 else ''})"
     if not isinstance(value, Tensor):
         raise TypeError(

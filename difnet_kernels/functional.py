@@ -46,7 +46,7 @@ def cascaded_random_walk(
 
     Args:
         features: F_t, a sequence of T tensors (B, N, d_t), or one tensor (T, B, N, d). Their dtype decides
-            the matrix arithmetic. For float32, torch.set_float32_matmul_precision matters too: the
+            the matrix arithmetic. For float32, so does torch.set_float32_matmul_precision. The
             forward reads that setting once, or the compiler does when it makes a graph. Scores and sums are
             float32 at least. The scores are not scaled.
         seed: s, (B, N, k).
