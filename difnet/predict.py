@@ -4,7 +4,7 @@
     python -m difnet.predict --checkpoint RUN photos --out labelled
 
 For each image this writes labelled/photo.labels.png (a palette PNG, pixel value = class index) and
-labelled/photo.overlay.png. Of a folder, all images in it and in folders below are labelled; photos/rome/1.jpg
+labelled/photo.overlay.png. All images in a folder and in its subfolders are labelled; photos/rome/1.jpg
 becomes labelled/rome_1.labels.png. Write ``python -m difnet.predict --help`` for all options.
 """
 

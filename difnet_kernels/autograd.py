@@ -126,7 +126,7 @@ class CascadedRandomWalk(torch.autograd.Function):
         float32_precision: str,
         *tensors: Tensor | None,
     ) -> Any:
-        """Compute the images of all calls in one cascade, or each call apart if mu or beta differ."""
+        """Compute the images of all calls in one cascade. If mu or beta differ, run one for each call."""
         count, dims = info.batch_size, in_dims[2:]
         calls: list[tuple[Tensor, ...]]
         if dims[1] is not None or dims[2] is not None:
@@ -144,7 +144,7 @@ class CascadedRandomWalk(torch.autograd.Function):
 def cascade(backend: str, seed: Tensor, *tensors: Tensor | None) -> tuple[Tensor, ...]:
     """Apply `CascadedRandomWalk` at the current precision of float32 products.
 
-    The backward takes the same precision, even if the setting has changed before it runs.
+    The backward uses the same precision, even if the setting changes before it runs.
     """
     return _apply(backend, float32_precision(seed.device), seed, *tensors)
 
@@ -182,7 +182,7 @@ def _layout_vmap(operator: Any, info: Any, in_dims: tuple[int], tensor: Tensor) 
 
 
 _library = torch.library.Library("difnet_kernels", "FRAGMENT")
-# A copy of a tensor whose gradient gets the tensor's own layout in memory.
+# Copies a tensor. The gradient of the original gets the original's layout in memory.
 same_layout = define(
     _library,
     "same_layout",

@@ -1,6 +1,6 @@
 """The backends: their names, whether they can run here, and the choice of one for a call.
 
-To add a backend: an entry in `_BACKENDS`, and its overload in `difnet_kernels.ops`.
+A new backend needs an entry in `_BACKENDS` and an overload in `difnet_kernels.ops`.
 """
 
 import logging
@@ -133,5 +133,5 @@ def _preferred(device_type: str) -> str:
 
 
 # Compiled graphs take the choice as a constant: which backends can run does not change while a program runs.
-# torch.compiler.assume_constant_result would set the same mark, but imports Dynamo, which takes a second.
+# torch.compiler.assume_constant_result sets the same attribute, but imports Dynamo, which takes a second.
 choose._dynamo_marked_constant = True  # type: ignore[attr-defined]

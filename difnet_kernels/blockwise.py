@@ -1,11 +1,13 @@
-r"""The random walk in PyTorch operations over blocks of P: any device, memory O(N (d + k)) and a few tiles.
+"""The random walk in PyTorch operations over blocks of P: any device, memory O(B N (d + k)) and a few tiles.
 
 Numbers in parentheses are equations of docs/math.md. `walk_forward` computes (1) to (4) and `walk_backward`
-(5) to (11), each noted at its line. Three things make the file more than a loop:
+(5) to (11), each noted at its line. The paper's Eq. 5 is (4) here, and (5) to (11) are its derivative. The
+file differs from a plain loop over blocks in three ways:
 
 - `_centre` first subtracts a common vector from the features, (12), so that low-precision matrix products
-  keep their digits; (13) is the gradient then. All arithmetic is float32, or float64 where the inputs are;
-- the forward sweeps the columns of a row block with an online softmax, so no row of P is ever whole;
+  keep their digits. The gradient of the features is then (13). All arithmetic is float32, or float64 if the
+  inputs are float64;
+- the forward sweeps the columns of a row block with an online softmax, so no whole row of P is ever stored;
 - the backward walks over pairs of blocks (I, J) with I <= J. S is symmetric, so the scores of (I, J) and
   (J, I), and the factor dS + dS^T of (11), are computed once for both.
 
@@ -25,9 +27,9 @@ from difnet_kernels.support.saved import SavedWalk
 _TILE_EDGE = {"cpu": 512}
 _TILE_EDGE_ELSEWHERE = 4096
 
-# Weights below the first number are set to 0: beside a row sum of at least 1 they are below any rounding, and
-# exp and products are up to 30 times slower on CPUs where numbers are subnormal. Exponents are clamped at the
-# second number, which is slightly below the logarithm of the first.
+# Weights below the first number are set to 0. They are far below the rounding error of their row's sum, which
+# is at least 1, and exp and products of subnormal numbers are up to 30 times slower on CPUs. Exponents are
+# clamped at the second number, which is slightly below the logarithm of the first.
 _UNDERFLOW = {torch.float32: (2e-38, -87.0), torch.float64: (4e-308, -708.0)}
 
 # Matrix products of odd widths leave the fast path of most libraries.
@@ -71,7 +73,7 @@ def walk_backward(grad: Tensor, walk: SavedWalk, output_mask: list[bool]) -> tup
     need_feature, need_state, need_seed, need_mu, need_beta, need_bias = output_mask
     grad_feature, grad_state, grad_seed, grad_mu, grad_beta, grad_bias = (grad.new_empty(0) for _ in range(6))
     if need_feature or need_state or need_bias:
-        a = (beta * mu) * grad
+        a = (beta * mu) * grad  # a of docs/math.md, section 2
         df, p_transposed_a, dc = _pair_gradients(a, walk, need_feature or need_bias)
         grad_feature = df.to(feature.dtype) if need_feature else grad_feature
         grad_state = p_transposed_a.add_((1 - beta) * grad) if need_state else grad_state  # (8)
@@ -86,12 +88,12 @@ def walk_backward(grad: Tensor, walk: SavedWalk, output_mask: list[bool]) -> tup
 
 
 def _pair_gradients(a: Tensor, walk: SavedWalk, need_scores: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """(dF, P^T a, dc), which need every pair of nodes. dF and dc are valid only with `need_scores`."""
+    """(dF, P^T a, dc), the sums over pairs of nodes. dF and dc are valid only with `need_scores`."""
     feature, state, _, z, lse, _, _, node_bias = walk
     centred, bias, centre = _centre(feature, node_bias)
     grad_centred, grad_state, grad_bias = (torch.zeros_like(x) for x in (centred, state, bias))
-    delta = (a * z).sum(dim=-1, keepdim=True)
-    # Factors of one product whose entries are a_i . y_j - delta_i.
+    delta = (a * z).sum(dim=-1, keepdim=True)  # delta of docs/math.md, section 2
+    # The product left right^T has the entries a_i . y_j - delta_i.
     left, right = _side_by_side(a, -delta), _side_by_side(state, torch.ones_like(delta))
 
     batches, blocks = _tiling(feature)
@@ -110,7 +112,7 @@ def _pair_gradients(a: Tensor, walk: SavedWalk, need_scores: bool) -> tuple[Tens
                 if need_scores:
                     grad_centred[I].baddbmm_(ds_ij + ds_ij.mT, centred[I])  # (11)
                 continue
-            # The tile of (J, I), kept transposed so that it lies over the tile of (I, J).
+            # The tile of (J, I), stored transposed: P_ji is at the place that P_ij has in p_ij.
             p_ji = _exp_(scores.add_(bias[I][..., None]).sub_(lse[J][:, None]))  # (2)
             grad_state[I].baddbmm_(p_ji, a[J])  # P^T a of (8)
             if need_scores:
@@ -132,9 +134,9 @@ def transition_rows(feature: Tensor, nodes: Tensor, node_bias: Tensor | None) ->
 def _centre(feature: Tensor, node_bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """G = F - centre (B, N, d), the bias c_j + centre . g_j (B, N), and the centre (B, 1, d), by (12).
 
-    The softmax rows of G G^T + 1 bias^T are those of F F^T + 1 c^T for any centre. It is the mean row of an
-    image if that makes the image's features shorter on average, and zero otherwise: where a few huge rows
-    dominate the mean, subtracting it would cost all other rows their digits.
+    The softmax rows of G G^T + 1 bias^T are those of F F^T + 1 c^T for any centre. The centre is the mean
+    row of an image if that makes the image's features shorter on average, and zero otherwise: if a few huge
+    rows dominate the mean, subtracting it would cost all other rows their digits.
     """
     feature = feature.to(torch.promote_types(feature.dtype, torch.float32))
     mean = feature.mean(dim=1, keepdim=True)
@@ -162,8 +164,8 @@ def _side_by_side(*parts: Tensor) -> Tensor:
 def _tiling(feature: Tensor) -> tuple[list[slice], list[slice]]:
     """Slices of the batch and of the nodes.
 
-    One slice of the batch holds several images where they are small: their tiles together are no larger than
-    one tile of a large image.
+    Small images are computed several at a time, as long as their tiles together are no larger than one full
+    tile.
     """
     batch, count, _ = feature.shape
     edge = _TILE_EDGE.get(feature.device.type, _TILE_EDGE_ELSEWHERE)

@@ -1,4 +1,4 @@
-"""Checks of what users pass. Every message names the argument, what was expected, what came and a remedy."""
+"""Checks of public arguments. Every message names the argument, expectation, actual value and a remedy."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -22,7 +22,7 @@ def _describe(value: Any) -> str:
 
 
 def _conversion(name: str, value: object, shape: str) -> str:
-    """The end of a message that says how to convert `value` to a tensor; empty where no way is known."""
+    """The end of a message that says how to convert `value` to a tensor; empty if no way is known."""
     if isinstance(value, (int, float)) or (
         hasattr(value, "__float__") and getattr(value, "shape", None) == ()
     ):
@@ -35,7 +35,7 @@ def _conversion(name: str, value: object, shape: str) -> str:
 
 
 def check_tensor(name: str, value: object, axes: tuple[str, ...]) -> None:
-    """Require a dense floating-point tensor with the named axes, of which only T may be empty."""
+    """Require a dense floating-point tensor with the named axes. Only the axis T may be empty."""
     expected = f"({', '.join(axes)}{',' if len(axes) == 1 else ''})"
     if not isinstance(value, Tensor):
         raise TypeError(
@@ -205,7 +205,7 @@ def check_nodes(nodes: Tensor, feature: Tensor) -> Tensor:
 
 
 def log_prior(node_bias: Tensor) -> Tensor:
-    """The node bias as numbers: of a boolean mask, 0 where it is True and -inf where it is False."""
+    """The node bias as numbers. A boolean mask becomes 0 where it is True and -inf where it is False."""
     if node_bias.dtype != torch.bool:
         return node_bias
     return torch.zeros_like(node_bias, dtype=torch.float32).masked_fill(~node_bias, -torch.inf)

@@ -1,4 +1,4 @@
-"""What users call: arguments are checked, a backend and the dtypes chosen, and the walks run.
+"""The public functions: they check arguments, choose a backend and dtypes, and run the walks.
 
 The mathematics is in `difnet_kernels.reference`, and docs/math.md says where each equation is computed.
 """
@@ -46,13 +46,13 @@ def cascaded_random_walk(
 
     Args:
         features: F_t, a sequence of T tensors (B, N, d_t), or one tensor (T, B, N, d). Their dtype decides
-            the matrix arithmetic. For float32, torch.set_float32_matmul_precision decides with it: the
+            the matrix arithmetic. For float32, so does torch.set_float32_matmul_precision. The
             forward reads that setting once, or the compiler does when it makes a graph. Scores and sums are
             float32 at least. The scores are not scaled.
         seed: s, (B, N, k).
-        mu: (T,) on the inputs' device: the share of the walk against the seed. A share lies in [0, 1], which
-            is not checked, because a check would synchronise with the device. Any finite number works.
-        beta: (T,) like `mu`: the share of the update against the old state.
+        mu: (T,) on the inputs' device: the share of the walk; the seed has 1 - mu. A share lies in [0, 1],
+            which is not checked, because a check would synchronise with the device. Any finite number works.
+        beta: (T,) like `mu`: the share of the update; the old state has 1 - beta.
         state: y_0, (B, N, k); `seed` by default.
         node_bias: c_t, (B, N) for all walks or (T, B, N): added to column j of the scores, a log prior of
             the nodes. -inf masks a node, and an image whose nodes are all masked gives NaN. -|f_j|^2 / 2

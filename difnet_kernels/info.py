@@ -20,7 +20,7 @@ from difnet_kernels.backends import ENVIRONMENT_VARIABLE, choose, instruction_se
 SOURCE_ROOT = Path(__file__).resolve().parents[1]
 """The clone, if this package is imported from one."""
 CHANGED = "+changes"
-"""Follows the commit of a tree that differs from it."""
+"""Appended to the commit if the files differ from it."""
 
 
 def report() -> str:
@@ -102,7 +102,7 @@ def source_commit(
 
 
 def cpu_name() -> str:
-    """The name of the CPU's model, or of its architecture where the system does not tell the model."""
+    """The name of the CPU's model, or of its architecture if the system does not report the model."""
     return _cpuinfo("model name") or platform.processor() or platform.machine()
 
 
@@ -121,7 +121,7 @@ def gpu_names() -> list[str]:
 
 
 def describe_backend(device: torch.device) -> str:
-    """The backend for tensors on `device`, of `native` with its instruction set: "native (avx2)".
+    """The backend for tensors on `device`; `native` with its instruction set, such as "native (avx2)".
 
     Raises:
         BackendError: an environment variable names a backend or instruction set that cannot run here.

@@ -17,11 +17,12 @@ What a kernel may rely on, because `functional` ensures it:
 - `float32_precision` is the precision of matrix products of float32 features, as
   torch.get_float32_matmul_precision names it: "highest", "high" or "medium". The forward reads the setting
   once, and the backward gets the same;
-- `lse` belongs to the backend: its forward and its backward must agree on what it holds for each row.
+- `lse` is what the backend's forward saves of each row for its backward. The backend chooses the quantity:
+  `native` saves the row sum, the others save L of (2), with the scores of centred features (12).
 
 Results are contiguous whatever the inputs' strides are; the fakes promise this to compilers. A gradient
-whose entry in `output_mask` (feature, state, seed, mu, beta, node_bias) is False is an empty tensor. The new
-state is differentiable once.
+whose entry in `output_mask` (feature, state, seed, mu, beta, node_bias) is False is an empty tensor. Only
+first derivatives exist: a second derivative raises `DoubleBackwardError`.
 """
 
 import os
@@ -128,8 +129,9 @@ class _WalkBackward(Derivative):
 def _vmap_rule(operator: Any, info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
     """The rule of `torch.vmap`: one call of the operator computes the images of all calls.
 
-    It cannot where calls differ in mu or beta, or where their gradients are wanted, which are sums over the
-    images of each call. The operator then runs once for each call.
+    Calls with different mu or beta cannot share a call of the operator. Neither can calls whose gradients of
+    mu and beta are requested, because these are sums over the images of one call. The operator then runs once
+    for each call.
     """
     parameters = [argument.name for argument in operator._schema.arguments]
     shares = [parameters.index("mu"), parameters.index("beta")]

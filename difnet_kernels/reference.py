@@ -9,22 +9,25 @@ Semantic Segmentation by Diffusion Networks" (NeurIPS 2018).
     z    = P y                                          (3)
     y'   = beta (mu z + (1 - mu) s) + (1 - beta) y      (4)  update of the state: paper, Eq. 5
 
-Every other backend must agree with this file. It keeps P, B N N numbers a walk, and is
-differentiable any number of times: its gradients (5) to (11) are those of automatic differentiation.
-`product` is a matrix product that autocast does not change.
+The paper's Eq. 5 is (4) here, and its derivative is (5) to (11) of docs/math.md. `difnet_kernels.blockwise`
+computes them line by line. This file leaves derivatives of any order to automatic differentiation, and stores
+P, B N^2 numbers for each walk. Every other backend must agree with it. `product` is a matrix product that
+autocast does not change.
 
 | public argument | in kernels | shape      | meaning                                             |
 | --------------- | ---------- | ---------- | --------------------------------------------------- |
-| `feature`       | F, f_i     | (B, N, d)  | embedding of every node, Psi(f) in the paper         |
-| `state`         | y          | (B, N, k)  | what is diffused                                     |
-| `seed`          | s          | (B, N, k)  | score map times importance map                       |
-| `mu`            | mu         | ()         | share of the walk against the seed                   |
-| `beta`          | beta       | ()         | share of the update against the old state            |
-| `node_bias`     | c_j        | (B, N)     | log prior of a node, added to column j               |
-|                 | S, P       | (B, N, N)  | scores and transition matrix                         |
-|                 | L (`lse`)  | (B, N)     | logarithm of the row sums of exp(S)                  |
-|                 | z          | (B, N, k)  | P y                                                  |
-|                 | a, delta   | (B, N, k), (B, N) | beta mu g, and its inner product with z per row |
+| `feature`       | F, f_i     | (B, N, d)  | embedding of every node, Psi(f) in the paper        |
+| `state`         | y          | (B, N, k)  | what is diffused                                    |
+| `seed`          | s          | (B, N, k)  | score map times importance map                      |
+| `mu`            | mu         | ()         | share of the walk; the seed has 1 - mu              |
+| `beta`          | beta       | ()         | share of the update; the old state has 1 - beta     |
+| `node_bias`     | c_j        | (B, N)     | log prior of a node, added to column j              |
+|                 | S, P       | (B, N, N)  | scores and transition matrix                        |
+|                 | L (`lse`)  | (B, N)     | logarithm of the row sums of exp(S)                 |
+|                 | z          | (B, N, k)  | P y                                                 |
+|                 | g          | (B, N, k)  | gradient of the loss with respect to y'             |
+|                 | a          | (B, N, k)  | beta mu g; docs/math.md, section 2                  |
+|                 | delta      | (B, N)     | a_i . z_i of each row; docs/math.md, section 2      |
 
 i is the row whose state is updated, j the column that is summed over. They are not a query and a key:
 both are rows of the same features, so F F^T is symmetric.

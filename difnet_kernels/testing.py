@@ -137,7 +137,7 @@ def eager_cascade(
     state: Tensor | None = None,
     node_bias: Tensor | None = None,
 ) -> Tensor:
-    """The cascade as one writes it in PyTorch, in the inputs' own precision: the yardstick for errors."""
+    """The cascade as one writes it in PyTorch, in the inputs' own precision: the baseline for errors."""
     y = seed if state is None else state
     for t, feature in enumerate(features):
         scores = feature @ feature.mT
@@ -158,7 +158,7 @@ class Errors(NamedTuple):
 
     @property
     def within(self) -> bool:
-        """Whether the budget holds."""
+        """Whether the error is within the budget."""
         return self.ours <= self.allowed
 
 
@@ -182,7 +182,7 @@ def relative_error(actual: Tensor, truth: Tensor) -> float:
 
 
 def term_size(name: str, inputs: Inputs, *weights: Tensor) -> float:
-    """Size of the terms whose sum is a gradient in docs/math.md; g there is the largest of `weights`."""
+    """Size of the terms whose sum is a gradient in docs/math.md, with the largest of `weights` as g."""
     weight = max(weights, key=lambda g: g.norm(dim=-1).max().item())
     rows = [x.norm(dim=-1).max().item() for x in (weight, inputs.state)]
     if name.startswith("features"):
@@ -206,7 +206,7 @@ def measure_errors(
     All computations start from the same inputs: features rounded to `dtype`, everything else to `value_dtype`
     (by default `dtype`). So the errors are those of the arithmetic. The loss is the inner product of the
     output with its true value. Under a random weight, the gradients of mu and beta are sums over all of
-    (B, N, k) that cancel to noise, and comparing the noise of two results is luck.
+    (B, N, k) that cancel almost completely, so two results would differ by chance.
     """
     rounded = inputs.to(dtype, value_dtype)
     weight, *state_gradients = gradients_of_states(rounded.to(torch.float64))
@@ -236,8 +236,8 @@ def measure_errors(
     errors = []
     for name, mine, by_eager, truth in results:
         factor = FORWARD_FACTOR if name == "output" else GRADIENT_FACTOR
-        # A node to which most other nodes give their weight gathers their gradients, so the gradient of an
-        # early state can be far larger than the weight of the loss.
+        # A node to which most other nodes give their weight receives the sum of their gradients. So the
+        # gradient of an early state can be far larger than the weight of the loss.
         weights = (weight, *state_gradients) if name == "node_bias" else (weight,)
         size = term_size(name, inputs, *weights)
         errors.append(budget(name, mine, by_eager, truth, factor, size))
@@ -257,7 +257,7 @@ def gradients_of_states(inputs: Inputs) -> list[Tensor]:
 
 
 def main() -> int:
-    """Print the output's error and the worst gradient's for every backend; 1 if one is over its budget."""
+    """Print the errors of the output and of the worst gradient; return 1 if one is over its budget."""
     available = [status.name for status in backends() if status.available]
     dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     parser = argparse.ArgumentParser(description="Errors of every backend against float64 (d = 64, k = 21).")

@@ -38,7 +38,7 @@ class DataReport(NamedTuple):
         sizes: each (height, width) that occurs, with the index of an image of that size.
         void: number of void pixels.
         digests: a digest of the pixels of each image, in order.
-        notes: what the user should know of the data, one sentence each.
+        notes: what the user should know about the data, one sentence each.
     """
 
     images: int

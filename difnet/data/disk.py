@@ -1,4 +1,4 @@
-"""Finds and reads pictures and labels on disk; what cannot be read reliably is refused with the remedy."""
+"""Finds and reads pictures and labels on disk, and refuses those that cannot be read reliably."""
 
 import errno
 import os

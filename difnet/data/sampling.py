@@ -1,4 +1,4 @@
-"""Which items make up which step, so that a run can continue at any step.
+"""Decides which items each step uses, so that a run can continue at any step.
 
 The order of an epoch depends only on (rng_seed, epoch), the augmentation of an item only on (rng_seed, epoch,
 item). So neither the number of workers nor an interruption changes the data of a step.

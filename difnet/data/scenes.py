@@ -75,7 +75,7 @@ class Scenes(SegmentationDataset):
     def read(self, index: int) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
         """Draw item `index`."""
         if not 0 <= index < self.count:
-            raise IndexError(f"scenes {self.split} has items 0 to {self.count - 1}, asked for {index}")
+            raise IndexError(f"scenes {self.split} has items 0 to {self.count - 1}, got index {index}")
         rng = np.random.default_rng([self.rng_seed, _SPLIT_KEYS[self.split], index])
         image, label = draw_scene(rng, self.size)
         return (

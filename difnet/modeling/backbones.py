@@ -115,7 +115,7 @@ class Backbone(nn.Module):
             ) from error
 
     def _raise_if_size(self, size: tuple[int, int], batch: int, error: Exception) -> None:
-        """Raise the ValueError of `check` if the size or the batch caused `error`: others must work."""
+        """Raise the ValueError of `check` if `error` is due to the size or batch: others then work."""
         if self.takes(size, batch):
             return
         if batch == 1 and self.training and self.takes(size, 2):
@@ -245,7 +245,7 @@ def _margins(kernel_size: tuple[int, int], dilation: tuple[int, int]) -> list[in
 
 
 def _use_constant_padding(network: nn.Module) -> None:
-    """Replace layers of stride 1 that compute their padding from the image: it is equal for all images.
+    """Replace layers of stride 1 that compute their padding from the image, though it is always the same.
 
     torch.export can neither prove timm's computation for every size nor save it.
     """
@@ -264,7 +264,7 @@ def _unsupported(name: str, reason: str) -> ValueError:
 
 
 def _for_channels(values: tuple[float, ...], count: int) -> tuple[float, ...]:
-    """Means or deviations for `count` channels: for another number than timm's, the average of all."""
+    """Means or deviations of `count` channels; if timm has another number of channels, their average."""
     return tuple(values) if len(values) == count else (sum(values) / len(values),) * count
 
 

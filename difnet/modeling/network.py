@@ -152,7 +152,7 @@ class DifNet(SegmentationNetwork):
         num_classes: k.
         aspp: use the ASPP classifier of DeepLab-v2 instead of one 3x3 convolution.
         walk_sources: where the features f_t of each walk come from, in order: 0 is the normalised image, 1 to
-            4 are the outputs of the blocks of the similarity branch. A source may come twice; with an empty
+            4 are the outputs of the blocks of the similarity branch. A source may occur twice; with an empty
             sequence there are no walks, and the seed itself is upsampled.
         pretrained: load timm's weights for both backbones.
         in_chans: number of channels of the image.

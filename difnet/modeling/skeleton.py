@@ -1,7 +1,8 @@
-"""Compares a network with its skeleton: the network that its configuration builds, on the meta device.
+"""Checks before saving that the configuration of a network builds an equal network.
 
-`save_model` writes weights only if `load_model` would build an equal network from them. So classes, settings,
-methods and hooks of all layers, and names, shapes and kinds of all tensors, must be those of the skeleton.
+`load_model` builds a network from the saved configuration. So `save_model` builds it too, on the meta device
+(the skeleton), and refuses a network that differs from it in the class, settings, methods or hooks of a
+layer, or in the name, shape or kind of a tensor.
 """
 
 import inspect
@@ -25,7 +26,7 @@ _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel
 """Classes that wrap a network and keep it in the attribute `module`."""
 
 _PLAIN = (bool, int, float, str, NoneType, torch.dtype, FunctionType, BuiltinFunctionType)
-"""Types of the settings of layers that can be compared."""
+"""Types of settings that can be compared."""
 
 _TRAINING_SETTINGS = {
     *("training", "momentum", "track_running_stats", "p", "drop_prob", "drop_rate", "scale_by_keep"),
@@ -75,7 +76,7 @@ def loadable_state(network: DifNet | SimDeepLab) -> dict[str, Tensor]:
         for name, module in network.named_modules()
         if (attribute := _wrapped_attribute(module))
     ]
-    wrappers.sort(key=lambda pair: len(pair[1]), reverse=True)  # the innermost first
+    wrappers.sort(key=lambda pair: len(pair[1]), reverse=True)  # innermost first
 
     def plain(name: str) -> str:
         """The name without the attributes of wrappers inside the network."""
@@ -92,7 +93,9 @@ def loadable_state(network: DifNet | SimDeepLab) -> dict[str, Tensor]:
     expected_state = expected_network.state_dict()
     for name in [*expected_state, *state]:
         if name not in state or name not in expected_state:
-            raise _unlike_config(name, "there" if name in state else "missing")
+            raise _unlike_config(
+                name, "a tensor that the configuration does not build" if name in state else "missing"
+            )
     for name, tensor in state.items():
         _compare_tensors(name, tensor, expected_state[name])
     _check_no_shared_memory({name: tensor for name, tensor in state.items() if tensor.numel()})
@@ -131,7 +134,7 @@ def _compare_layers(name: str, layer: nn.Module | None, expected: nn.Module) -> 
     values, expected_values = vars(layer), vars(expected)
     for method in values.keys() - expected_values.keys():
         if callable(getattr(type(layer), method, None)) and not _does_the_same(layer, method):
-            raise _unlike_config(name, f"given its own {method} instead of that of its class")
+            raise _unlike_config(name, f"a {type(layer).__name__} whose method {method} was replaced")
     for setting, built in expected_values.items():
         value = values.get(setting)
         if not setting.startswith("_") and setting not in _TRAINING_SETTINGS and _differ(value, built):
@@ -148,7 +151,9 @@ def _compare_layers(name: str, layer: nn.Module | None, expected: nn.Module) -> 
             f"{name}.{added[0]}".lstrip("."), "a layer that the configuration does not build"
         )
     if children != built and len(children) == len(built):
-        raise _unlike_config(name, f"built of {', '.join(built)} and now has the order {', '.join(children)}")
+        raise _unlike_config(
+            name, f"built with the layers {', '.join(built)} and now has the order {', '.join(children)}"
+        )
 
 
 def _differ(value: Any, built: Any) -> bool:
@@ -193,7 +198,7 @@ def _compare_tensors(name: str, tensor: Any, expected: Tensor) -> None:
 
 def _unlike_config(name: str, what: str) -> TypeError:
     return TypeError(
-        f"model: load_model could not build it from its configuration: {name or 'the network'} is {what}. "
+        f"model: its configuration does not build the same network: {name or 'the network'} is {what}. "
         "Save a network as difnet.create_model builds it, with its own weights. If its state_dict() fits, "
         "load that into difnet.create_model(**model.config) and save the result"
     )

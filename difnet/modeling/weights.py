@@ -119,7 +119,7 @@ def load_for_pictures(
 
 
 def init_from(model: nn.Module, path: str | Path, *, classes: Sequence[str] | None = None) -> str:
-    """Load those weights of another network on the same backbone that fit `model`, in place.
+    """Load the weights of another network on the same backbone, as far as they fit `model`, in place.
 
     The backbones are loaded. The embeddings, mu and beta of the walks are loaded if both networks have the
     same walk sources, the classifier and the importance head if both have the same classes. All other weights
@@ -195,7 +195,7 @@ def _architecture(name: str) -> str:
 
 
 def _why_classes_differ(saved: SavedWeights, count: int, names: Sequence[str] | None) -> str | None:
-    """In which way the saved network's classes differ from `count` classes called `names`; None if equal."""
+    """How the saved network's classes differ from `count` classes called `names`; None if equal."""
     old, theirs = saved.config["num_classes"], saved.metadata.get("classes")
     if old != count:
         return f"{old} classes there, {count} here"

@@ -58,7 +58,9 @@ def read_weights(path: Path) -> SavedWeights:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except SafetensorError as error:
-        raise ValueError(f"{path}: not a whole safetensors file ({error}); copy or save it again") from error
+        raise ValueError(
+            f"{path}: not a complete safetensors file ({error}); copy or save it again"
+        ) from error
     try:
         config, metadata = (json.loads(header[key]) for key in ("config", "metadata"))
     except (KeyError, json.JSONDecodeError) as error:

@@ -85,7 +85,7 @@ class TrainConfig:
     """Run folder to create."""
     resume: Annotated[Path | None, shown_default("start a new run")] = None
     """Run folder to continue, with its own settings; only --data-root, --workers and --eval-batch-size may
-    be given beside it."""
+    be changed."""
 
     model: str = "difnet18"
     """difnet18|34|50|101, simdeeplab18|34|50|101, or any timm backbone."""

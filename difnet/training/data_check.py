@@ -1,4 +1,4 @@
-"""The check of all data before the first step, and the class weights, which may follow from it."""
+"""Checks all data before the first step, and computes the class weights."""
 
 import os
 import re
@@ -31,7 +31,8 @@ def check_data(run: Run, data: Data, network: DifNet | SimDeepLab) -> Tensor | N
     """
     num_classes = len(data.train_set.classes)
     error: Exception | None = None
-    message = torch.ones(num_classes + 1, device=run.accelerator.device)  # the weights, and 0 for an error
+    # The class weights, and a last number that is 0 if the main process found an error.
+    message = torch.ones(num_classes + 1, device=run.accelerator.device)
     if run.accelerator.is_main_process:
         try:
             weights = _checked_weights(run, data, network)
@@ -50,7 +51,8 @@ def check_data(run: Run, data: Data, network: DifNet | SimDeepLab) -> Tensor | N
 
 def _checked_weights(run: Run, data: Data, network: DifNet | SimDeepLab) -> list[float] | None:
     choice = run.config.class_weights
-    weights = class_weights(choice, len(data.train_set.classes))  # before the reading, which may take long
+    # The option is parsed first, so that a mistake in it shows before the data are read, which may take long.
+    weights = class_weights(choice, len(data.train_set.classes))
     train_report, val_report = (read_all(dataset, run.report) for dataset in (data.train_set, data.val_set))
     _report_small_scale(run, data.train_set, train_report)
     network.eval()
@@ -68,10 +70,10 @@ def _checked_weights(run: Run, data: Data, network: DifNet | SimDeepLab) -> list
 
 
 def read_all(dataset: SegmentationDataset, report: Reporter) -> DataReport:
-    """Read the whole of `dataset` once, and print what the user should know of it.
+    """Read all of `dataset` once, and print what the user should know about it.
 
     Raises:
-        DataError: it cannot be used.
+        DataError: the data cannot be used.
     """
     report.line(f"checking {len(dataset)} {dataset.split} images of {dataset.name}")
     with report.bar("checking", len(dataset)) as progress:
@@ -127,7 +129,7 @@ def _report_shared_images(
 
 
 def class_weights(choice: str, num_classes: int) -> list[float] | None:
-    """Parse the option ``--class-weights``; None for none and median-frequency, which hold no numbers.
+    """Parse the option ``--class-weights``; None if it is none or median-frequency.
 
     Raises:
         ValueError: the option or its file does not hold one non-negative number for each class.

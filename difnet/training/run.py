@@ -1,4 +1,4 @@
-"""A training run in progress: its settings, devices, folder, and how far it is."""
+"""A training run: its settings, devices, folder and progress."""
 
 import contextlib
 import errno

@@ -2,9 +2,10 @@
 
     config.json         the resolved settings
     environment.json    one entry per start: versions, commit, CPU, threads
-    metrics.jsonl       one line per logged step and per evaluation; a continued run reads its best here
+    metrics.jsonl       one line per logged step and per evaluation; a continued run reads the last evaluation
     state.safetensors   everything needed to continue, see `difnet.training.state`
-    last.safetensors    weights of the latest evaluation, best.safetensors of the best one
+    last.safetensors    weights of the last evaluation
+    best.safetensors    weights and metrics of the best evaluation
     tensorboard/        the same metrics as TensorBoard events
     overlays/           validation pictures
     .lock               locked by the process that writes here; the system frees it when that process ends
@@ -55,14 +56,14 @@ def describe_start(walk_backend: str, processes: int = 1) -> dict[str, Any]:
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """What may change the arithmetic between two starts of a run, as "name: old -> new"."""
+    """List what differs between two starts of a run and may change results, as "name: old -> new"."""
     return [
         f"{name}: {old[name]} -> {new[name]}" for name in _COMPARED if name in old and old[name] != new[name]
     ]
 
 
 class RunError(ValueError):
-    """A run cannot be started or continued; the message names file and remedy."""
+    """A run cannot start, or must end early; the message says why and names a remedy."""
 
 
 class RunFolder:
@@ -138,7 +139,7 @@ class RunFolder:
 
     @contextlib.contextmanager
     def removed_on_error(self) -> Iterator[None]:
-        """Remove a new run if an error ends the block: a run that cannot begin leaves its folder free."""
+        """If an error ends the block, remove what a new run wrote, so that its folder can be used again."""
         try:
             yield
         except Exception:
@@ -154,7 +155,7 @@ class RunFolder:
         """Check that there is a run to continue.
 
         Raises:
-            RunError: there is none.
+            RunError: there is no run.
         """
         if not self.config_file.is_file():
             lack = "holds no run (config.json is missing)" if self.path.is_dir() else "is not a folder"
@@ -166,14 +167,14 @@ class RunFolder:
     def kept(self) -> str:
         """Say, in the message of a run that ends early, what is on disk and how to continue."""
         if self.state_file.is_file():
-            return f"the last checkpoint is whole, continue with --resume {self.path}"
+            return f"the last checkpoint is intact, continue with --resume {self.path}"
         return f"there is no checkpoint yet, --resume {self.path} starts over"
 
     def add_environment(self, environment: dict[str, Any]) -> list[dict[str, Any]]:
-        """Append the environment of this start; return those of all starts so far.
+        """Append the environment of this start; return the environments of all starts so far.
 
         Raises:
-            RunError: those of earlier starts cannot be read.
+            RunError: the file of earlier starts is damaged.
         """
         file = self.path / "environment.json"
         try:
@@ -193,12 +194,12 @@ class RunFolder:
             file.write(to_json(record) + "\n")
 
     def cut_log(self, step: int) -> None:
-        """Drop the lines of metrics.jsonl after `step`, which the run repeats, and an incomplete line."""
+        """Drop the lines of metrics.jsonl after `step`, which the run repeats, and incomplete lines."""
         if self.metrics_file.is_file():
             write_atomically(self.metrics_file, "".join(f"{line}\n" for line, _ in self._logged(step)))
 
     def evaluations(self, step: int) -> list[dict[str, Any]]:
-        """Return the records of the evaluations up to `step`, the oldest first.
+        """Return the records of the evaluations up to `step`, oldest first.
 
         Raises:
             RunError: a record lacks its mean IoU or its IoU per class.
@@ -221,7 +222,7 @@ class RunFolder:
             return None
 
     def _logged(self, step: int) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Lines of metrics.jsonl up to `step` and their records, without lines that are not whole."""
+        """Yield each line of metrics.jsonl up to `step` with its record; skip lines that are incomplete."""
         if not self.metrics_file.is_file():
             return
         for line in self.metrics_file.read_text(encoding="utf-8", errors="replace").splitlines():
@@ -265,7 +266,7 @@ class RunFolder:
                 shutil.rmtree(self.path / name, ignore_errors=True)
             for name in _FILES:
                 (self.path / name).unlink(missing_ok=True)
-            Path(self.lock.lock_file).unlink(missing_ok=True)  # while this process still holds it
+            Path(self.lock.lock_file).unlink(missing_ok=True)  # before another process can lock it
             self.close()
             if self.made_folder:
                 self.path.rmdir()

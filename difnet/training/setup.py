@@ -24,7 +24,7 @@ class Data(NamedTuple):
 
     Attributes:
         train_set, val_set: the two splits, with the transforms of training and of evaluation.
-        sampler: which training images make up which step, on this process.
+        sampler: decides which training images each step of this process uses.
     """
 
     train_set: SegmentationDataset

@@ -30,10 +30,10 @@ class State(NamedTuple):
     header: dict[str, Any]
 
     def restore_model(self, model: nn.Module) -> None:
-        """Load the weights and buffers, all of them.
+        """Load all weights and buffers.
 
         Raises:
-            RunError: they are those of another network.
+            RunError: they belong to another network.
         """
         saved, built = _below(self.tensors, "model."), model.state_dict()
         for name in [*built, *saved]:
@@ -45,7 +45,7 @@ class State(NamedTuple):
         """Load the per-parameter state; the groups keep the settings of the configuration.
 
         Raises:
-            RunError: it is that of another optimizer, or of other parameters.
+            RunError: the state belongs to another optimizer or to other parameters.
         """
         state: dict[int, dict[str, Any]] = {}
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
@@ -64,7 +64,9 @@ class State(NamedTuple):
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
     def restore_random_states(self, process: int, device: torch.device) -> None:
-        """Set the random states of process number `process`, if the saved run had so many processes.
+        """Restore the random states of process number `process`.
+
+        A process that the saved run did not have keeps its own.
 
         Raises:
             RunError: the file does not hold valid random states.
@@ -80,8 +82,8 @@ class State(NamedTuple):
 
     def _other_settings(self, what: str, keys: str, tensor: str) -> RunError:
         return RunError(
-            f"{self.path} is of another {what} than {self.path.with_name('config.json')} describes "
-            f"(as {tensor} shows); restore {keys} there, or start a new run"
+            f"{self.path} was saved with another {what} than {self.path.with_name('config.json')} describes "
+            f"(as {tensor} shows); restore {keys} in that file, or start a new run"
         )
 
 
@@ -137,7 +139,7 @@ def read_state(path: Path) -> State | None:
         )
     found = checksum(tensors)
     if header.get("checksum", found) != found:  # earlier versions wrote no checksum
-        raise _damaged(path, f"its checksum is {found}, that of what was saved {header['checksum']}")
+        raise _damaged(path, f"its checksum is {found}, but {header['checksum']} was saved")
     step, classes = header.get("step"), header.get("classes", [])  # some earlier versions wrote no classes
     if not isinstance(step, int) or step < 0:
         raise _damaged(path, f"its header holds step = {step!r}")

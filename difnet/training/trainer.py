@@ -42,13 +42,12 @@ class Trainer:
         torch.manual_seed(config.seed + accelerator.process_index)
         # The same network and optimizer, wrapped for several processes and mixed precision.
         self.model, self.optimizer = accelerator.prepare(self.network, self.plain_optimizer)
-        self.began, self.first_step = time.monotonic(), run.step  # of `train`, to estimate the time left
 
     def restore(self, state: State) -> None:
         """Continue from a checkpoint.
 
         Raises:
-            RunError: the checkpoint is damaged, or of other settings or classes.
+            RunError: the checkpoint is damaged, or belongs to other settings or classes.
         """
         run, classes = self.run, self.data.train_set.classes
         known = state.header.get("classes", classes)  # earlier versions did not save them
@@ -80,10 +79,10 @@ class Trainer:
             batch_sampler=sampler,
             pin_memory=run.accelerator.device.type == "cuda",
         )
-        self.began, self.first_step = time.monotonic(), run.step
+        self.began, self.first_step = time.monotonic(), run.step  # for the estimate of the time left
         with StopSignal() as stop, run.report.bar("training", run.steps) as progress:
             if self._evaluation_due() and run.record.get("step") != run.step:
-                self.evaluate()  # the run had stopped between a checkpoint and its evaluation
+                self.evaluate()  # the run stopped before this evaluation, or its weights were lost
             while run.step < run.steps:
                 epoch, done = divmod(run.step, sampler.steps_per_epoch)
                 sampler.start_at(epoch, done)
@@ -103,10 +102,11 @@ class Trainer:
                         break
 
     def save(self) -> None:
-        """Write a checkpoint; every process contributes its random states.
+        """Write a checkpoint, with the random states of every process.
 
         Raises:
-            RunError: a weight is NaN or infinite, which the loss before the step cannot show.
+            RunError: a weight is NaN or infinite. The loss of the step is computed before its update, so it
+                does not show this.
         """
         run, accelerator = self.run, self.run.accelerator
         if not all(tensor.isfinite().all() for tensor in self.network.state_dict().values()):
@@ -125,9 +125,10 @@ class Trainer:
             write_state(run.folder.state_file, self.network, self.plain_optimizer, states, header)
 
     def evaluate(self) -> None:
-        """Save the weights, evaluate them, save them as the best if they are, and log the result last.
+        """Save the weights as last.safetensors, evaluate them, and log the result.
 
-        A run that stops before the result is logged evaluates again when it continues.
+        If their mean IoU is the best so far, the weights are also saved as best.safetensors. The result is
+        logged last, so a run that stops before that evaluates again when it continues.
 
         Raises:
             RunError: a logit is NaN or infinite.
@@ -145,7 +146,7 @@ class Trainer:
         if accelerator.is_main_process:
             save_model(self.network, run.folder.path / "last.safetensors", metadata=metadata)
         world, rank = accelerator.num_processes, accelerator.process_index
-        if world > 1:  # batch statistics differ between processes until the next forward
+        if world > 1:  # each process has its own batch statistics; all must evaluate the same network
             for buffer in self.network.buffers():
                 torch.distributed.broadcast(buffer, src=0)
         share = Subset(val_set, range(rank, len(val_set), world))
@@ -171,7 +172,7 @@ class Trainer:
             run.report.line(f"validation after step {run.step}\n{format_record(run.record)}")
 
     def finish(self) -> None:
-        """Save overlays, print where all results are, and end the group of processes."""
+        """Save overlays, print where the results are, and end the group of processes."""
         run, accelerator = self.run, self.run.accelerator
         if accelerator.is_main_process:
             folder = run.folder.path / "overlays"
@@ -184,7 +185,7 @@ class Trainer:
         accelerator.end_training()
 
     def _after_step(self, loss: Tensor, stop: bool) -> None:
-        """Log, save and evaluate if the step asks for it; raise `Interrupted` if the run is to stop."""
+        """Log, save and evaluate where they are due; raise `Interrupted` if a signal stops the run."""
         run, config = self.run, self.run.config
         evaluates = self._evaluation_due()
         saves = stop or evaluates or run.step % config.checkpoint_every == 0
@@ -192,7 +193,7 @@ class Trainer:
             self._log_loss(float(run.accelerator.reduce(loss, "mean")))
         if saves:
             self.save()
-        if evaluates and not (stop and run.step < run.steps):  # --resume evaluates first
+        if evaluates and not (stop and run.step < run.steps):  # else `train` does it on --resume
             self.evaluate()
         if stop and run.step < run.steps:
             raise Interrupted(
@@ -220,7 +221,11 @@ class Trainer:
         )
 
     def _restore_records(self) -> None:
-        """Restore the last and the best evaluation; without their weights, the last one is repeated."""
+        """Restore the records of the last and the best evaluation.
+
+        If last.safetensors or best.safetensors cannot be read, the last record stays empty. An evaluation
+        that is due at the current step is then repeated, which writes the file again.
+        """
         run = self.run
         records = run.folder.evaluations(run.step)
         last, best = (run.folder.weights_metadata(name) for name in ("last", "best"))
@@ -233,8 +238,8 @@ class Trainer:
                     f"best evaluation so far ({mean}) are lost; the best from step {run.step} on replace them"
                 )
         elif isinstance(best.get("mean_iou"), float) and best.get("step", run.step + 1) <= run.step:
-            run.best = best  # rather than metrics.jsonl, which may have been cut or lost
-        else:  # earlier versions did not save the evaluation with the weights
+            run.best = best  # not from metrics.jsonl, which may be incomplete or lost
+        else:  # the weights are of a later step, or of an earlier version that did not save their metrics
             run.best = max(records, key=lambda record: record["mean_iou"], default={})
 
     def _on_any_process(self, flag: bool) -> bool:
@@ -247,7 +252,7 @@ class Trainer:
 
 
 def _scalars(record: dict[str, Any]) -> dict[str, float]:
-    """The numbers of an evaluation under the names that TensorBoard shows."""
+    """The metrics of an evaluation by the names that TensorBoard shows."""
     names = ("mean_iou", "mean_iou_classes", "accuracy", "seed_mean_iou", "seed_mean_iou_classes")
     scalars = {f"val/{name}": record[name] for name in names}
     scalars |= {f"val/iou/{name}": value for name, value in record["iou"].items() if value is not None}

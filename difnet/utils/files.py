@@ -1,6 +1,7 @@
-"""Writes files whole or not at all: beside the target, flushed to disk, then renamed over it.
+"""Writes files atomically: to a temporary file beside the target, which is then renamed to the target.
 
-Also reads text in the encodings that editors save."""
+Also reads text in the encodings that editors save.
+"""
 
 import codecs
 import contextlib
@@ -13,7 +14,7 @@ from pathlib import Path
 
 
 class WriteError(OSError):
-    """A file cannot be written; the message names it as the user did, the reason and the remedy."""
+    """A file cannot be written; the message names the user's path, the reason and the remedy."""
 
     def __str__(self) -> str:
         return str(self.strerror)
@@ -36,7 +37,7 @@ _REMEDIES = {
 
 @contextlib.contextmanager
 def writing(path: Path | str) -> Iterator[None]:
-    """Turn errors of the system, in a block that writes `path`, into errors that name it and the remedy.
+    """Turn an OSError of the block, which writes `path`, into an error that names `path` and a remedy.
 
     Raises:
         WriteError: in place of any other OSError, with the same number.

@@ -10,7 +10,7 @@ from difnet_kernels.support.operators import Derivative, define
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[object]:
-    """Within it, operations on the device compute in the types of their inputs."""
+    """A context in which operations on the device compute in the types of their inputs."""
     if torch.amp.is_autocast_available(device.type):
         return torch.autocast(device.type, enabled=False)
     return nullcontext()  # torch.autocast rejects some device types, such as meta

@@ -64,7 +64,7 @@ class _Finder(MetaPathFinder):
     ) -> ModuleSpec | None:
         if name != COUNTER or self.searching:
             return None
-        self.searching = True  # find_spec below asks every finder, this one too
+        self.searching = True  # find_spec below asks every finder, including this one
         try:
             spec = find_spec(name)
         finally:

@@ -6,7 +6,7 @@ from torch import Tensor
 def layout_of(tensor: Tensor) -> str | None:
     """The layout of a tensor (B, N, d): "nodes" (contiguous), "image" (a view of (B, d, H, W)) or None.
 
-    A gradient needs the layout of its tensor. For a batch of one image, strides leave the layout open. Batch
+    A gradient needs the layout of its tensor. For one image, strides do not determine the layout. Batch
     norm's backward on CPUs (seen in PyTorch 2.13 and 2.14) then returns wrong gradients, with relative errors
     above 100 %, if its input has one layout and the gradient the other. The forward records the layout,
     because hooks on saved tensors may return copies with another one.

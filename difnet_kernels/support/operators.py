@@ -25,7 +25,7 @@ class Derivative(torch.autograd.function._SingleLevelFunction):
 
     @staticmethod
     def forward(operator: Any, keys: Any, *args: Any) -> Any:
-        """Call the operator's kernel or the next of nested transforms, which may record a derivative too."""
+        """Call the kernel, or the next transform if several are nested, which may record a derivative too."""
         with torch._C._AutoDispatchBelowAutograd(), torch.enable_grad(), _set_fwd_grad_enabled(True):
             return operator.redispatch(keys & torch._C._after_autograd_keyset, *args)
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def is_distributed(value: object) -> bool:
-    """Whether `value` is a DTensor. Their module is not imported: it is loaded where DTensors exist."""
+    """Whether `value` is a DTensor. The module of DTensors is already loaded if any exists."""
     module = sys.modules.get("torch.distributed.tensor")
     return module is not None and isinstance(value, module.DTensor)
 

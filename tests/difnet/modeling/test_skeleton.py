@@ -191,12 +191,12 @@ def own_class(network):
             lambda network: network.importance.append(nn.Tanh()) and network,
             "10 is a layer that the configuration does not build",
         ),
-        (shuffled, "importance is built of 0, 1, 2, .* and now has the order 1, 2, "),
+        (shuffled, "importance is built with the layers 0, 1, 2, .* and now has the order 1, 2, "),
         (
             replaced("classifier.forward", lambda features: features),
-            "classifier is given its own forward",
+            "classifier is a Classifier whose method forward was replaced",
         ),
-        (replaced("_score_map", lambda image: image), "the network is given its own _score_map"),
+        (replaced("_score_map", lambda image: image), "the network is a DifNet whose method _score_map"),
         (hooked("register_forward_hook"), "classifier is built with 0 forward_hooks and now has 1"),
         (hooked("register_forward_pre_hook"), "classifier is built with 0 forward_pre_hooks and now has 1"),
         (overlapping, "beta_logit is partly in the memory of mu_logit"),
@@ -222,7 +222,7 @@ def test_network_that_could_not_be_loaded_is_not_saved(change, words, tmp_path):
 def test_network_with_changed_layers_is_not_saved(change, tmp_path):
     network = small_network()
     change(network.classifier.branches[0])
-    with pytest.raises(TypeError, match=r"could not build it .*: classifier\.branches\.0"):
+    with pytest.raises(TypeError, match=r"does not build the same network: classifier\.branches\.0"):
         save_model(network, tmp_path / "model.safetensors")
     assert list(tmp_path.iterdir()) == []
 

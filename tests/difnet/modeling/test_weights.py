@@ -66,14 +66,14 @@ def test_missing_files_are_named(tmp_path):
 def test_cut_file_is_an_error(saved, tmp_path, length):
     path = tmp_path / "cut.safetensors"
     path.write_bytes(saved.read_bytes()[:length])
-    with pytest.raises(ValueError, match=r"cut\.safetensors: not a whole safetensors file"):
+    with pytest.raises(ValueError, match=r"cut\.safetensors: not a complete safetensors file"):
         load_model(path)
 
 
 def test_pickle_is_not_read(tmp_path):
     path = tmp_path / "model.pth"
     torch.save({"weight": torch.zeros(2)}, path)
-    with pytest.raises(ValueError, match=r"model\.pth: not a whole safetensors file"):
+    with pytest.raises(ValueError, match=r"model\.pth: not a complete safetensors file"):
         load_model(path)
 
 

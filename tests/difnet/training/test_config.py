@@ -18,13 +18,13 @@ from difnet.utils.console import parse
 @pytest.mark.parametrize(
     ("optimizer", "changes", "words"),
     [
-        ("sgd", {"model": "resnet18"}, "of another network than"),
-        ("sgd", {"model": "simdeeplab18"}, "restore model, aspp and walk_sources there"),
+        ("sgd", {"model": "resnet18"}, "was saved with another network than"),
+        ("sgd", {"model": "simdeeplab18"}, "restore model, aspp and walk_sources in that file"),
         ("sgd", {"walk_sources": [0]}, "(as mu_logit shows)"),
         ("sgd", {"walk_sources": [2, 0]}, "(as embeddings.0.project.weight shows)"),
         ("sgd", {"aspp": False}, "(as classifier.branches.1.bias shows)"),
-        ("sgd", {"optimizer": "adamw"}, "of another optimizer than"),
-        ("adamw", {"optimizer": "sgd"}, "of another optimizer than"),
+        ("sgd", {"optimizer": "adamw"}, "was saved with another optimizer than"),
+        ("adamw", {"optimizer": "sgd"}, "was saved with another optimizer than"),
         ("sgd", {"max_steps": "4"}, "(max_steps is '4', expected int | None)"),
         ("sgd", {"seed": "x"}, "(seed is 'x', expected int)"),
         ("sgd", {"model": 3}, "(model is 3, expected str)"),

@@ -108,7 +108,7 @@ def test_interrupted_run_continues_bitwise(data_root, tmp_path, monkeypatch, cap
         ("add_environment", 1, "0 of 3 steps done; there is no checkpoint yet, --resume {} starts over"),
         ("log", 100, "1 of 3 steps done; there is no checkpoint yet, --resume {} starts over"),
         ("save", 1, "1 of 3 steps done; there is no checkpoint yet, --resume {} starts over"),
-        ("cut_log", 1, "3 of 3 steps done; the last checkpoint is whole, continue with --resume {}"),
+        ("cut_log", 1, "3 of 3 steps done; the last checkpoint is intact, continue with --resume {}"),
     ],
 )
 def test_stop_at_once_says_what_is_on_disk(data_root, tmp_path, monkeypatch, capsys, place, every, message):
@@ -187,7 +187,7 @@ def test_full_disk(data_root, tmp_path, monkeypatch, capsys):
         assert train.main(tiny(data_root, run, "--epochs", "2")) == 1
     message = capsys.readouterr().err
     where = f"step 3: {run / 'state.safetensors'} cannot be written (No space left on device)"
-    kept = f"the last checkpoint is whole, continue with --resume {run}"
+    kept = f"the last checkpoint is intact, continue with --resume {run}"
     assert f"{where}; free some space; {kept}\n" in message
     assert read_state(run / "state.safetensors").header["step"] == 2
     assert [path.name for path in run.glob(".*")] == [".lock"]
@@ -253,7 +253,7 @@ def test_failed_evaluation_loses_nothing(data_root, tmp_path, monkeypatch, capsy
             assert train.main(tiny(data_root, run, *options)) == status
     printed = capsys.readouterr()
     assert words in printed.out + printed.err
-    assert f"the last checkpoint is whole, continue with --resume {run}" in printed.out + printed.err
+    assert f"the last checkpoint is intact, continue with --resume {run}" in printed.out + printed.err
     model, metadata = load_model(run)
     assert metadata["step"] == 2
     assert model.num_classes == 3
@@ -272,7 +272,7 @@ def test_failed_overlays_lose_nothing(data_root, tmp_path, monkeypatch, capsys):
     with monkeypatch.context() as patched:
         patched.setattr("difnet.training.trainer.save_overlays", fail)
         assert train.main(tiny(data_root, run, "--max-steps", "2")) == 1
-    assert "File name too long; the last checkpoint is whole, continue with " in (capsys.readouterr().err)
+    assert "File name too long; the last checkpoint is intact, continue with " in (capsys.readouterr().err)
     assert train.main(["--resume", str(run), "--workers", "0"]) == 0
     assert list((run / "overlays").iterdir())
     assert [record["step"] for record in RunFolder(run).evaluations(9)] == [2]
@@ -291,7 +291,7 @@ def test_data_damaged_during_training(data_root, tmp_path, monkeypatch, capsys):
     assert train.main(tiny(data_root, tmp_path / "run", "--max-steps", "2", "--workers", "1")) == 1
     error = capsys.readouterr().err
     assert re.match(r"difnet.train: error: step 2: \S+/val/view\d.png is not an image that Pillow", error)
-    assert "the last checkpoint is whole, continue with --resume" in error
+    assert "the last checkpoint is intact, continue with --resume" in error
     assert error.count("\n") == 1
 
 
