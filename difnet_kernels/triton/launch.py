@@ -1,8 +1,8 @@
 """The launches of one walk, under the contract of `difnet_kernels.ops`.
 
 Every kernel is launched by keyword, in the order of its signature. No launch reads a number from the
-device, so the same calls can be captured in a CUDA graph. Allocations are O(B N (d + k)), and a few times
-that where a sweep is split.
+device, so the calls can be captured in a CUDA graph. Allocations are O(B N (d + k)), times the number of
+splits where a sweep is split.
 """
 
 import functools
@@ -27,7 +27,7 @@ COMBINE_BLOCK = 32
 
 
 def on_device_of(argument: int) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Runs a function with the device of one of its arguments as the current one: launches go there."""
+    """Makes the device of argument number `argument` current during a call, so that kernels launch there."""
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
@@ -69,7 +69,7 @@ def walk_forward(
     new_state, z = state.new_empty(state.shape), state.new_empty(state.shape)
     lse = state.new_empty(state.shape[:2])
     sweep = _sweep(at, "walk_forward", at.k_chunks, feature.device)
-    part_acc, part_row_max = z, lse
+    part_acc, part_row_max = z, lse  # placeholders, which a sweep that is not split does not write
     if sweep.splits > 1:
         part_acc = state.new_empty(*sweep.parts, at.k)
         part_row_max = state.new_empty(*sweep.parts)
@@ -110,7 +110,8 @@ def walk_backward(
     """The six gradients; the contract is in `difnet_kernels.ops`."""
     need_feature, need_state, need_seed, need_mu, need_beta, need_bias = output_mask
     at = layout_of(feature, state.shape[-1], node_bias is not None, float32_precision)
-    # Results of an operator must not share memory: a gradient that is not asked for is a tensor of its own.
+    # Results of an operator must not share memory, so every gradient that is not needed is an empty tensor of
+    # its own.
     grad_feature, grad_state, grad_bias = unused(feature), unused(state), unused(state)
     grad_seed, grad_mu, grad_beta = unused(state), unused(state), unused(state)
     if need_feature or need_state or need_bias:
@@ -131,8 +132,8 @@ def walk_backward(
             num_warps=PACK_WARPS,
         )  # fmt: skip
         grad_seed = of_seed if need_seed else grad_seed
-        grad_mu = partial[0].sum() if need_mu else grad_mu
-        grad_beta = partial[1].sum() if need_beta else grad_beta
+        grad_mu = partial[0].sum() if need_mu else grad_mu  # (6)
+        grad_beta = partial[1].sum() if need_beta else grad_beta  # (7)
     return grad_feature, grad_state, grad_seed, grad_mu, grad_beta, grad_bias
 
 
@@ -210,7 +211,7 @@ def _pair_gradients(
 
 
 class _Packed(NamedTuple):
-    """Packed features, to be written by a packing kernel, and the sums that their centre is made from."""
+    """Packed features, which a packing kernel writes, and the sums from which it computes their centre."""
 
     G: Tensor
     penalty: Tensor
@@ -220,7 +221,7 @@ class _Packed(NamedTuple):
 
 
 def _features_to_pack(feature: Tensor, like: Tensor, at: Layout) -> _Packed:
-    """Empty tensors for the packed features, and the sums for the centre, which one launch computes."""
+    """Allocates the packed features. If they are centred, launches the kernel that computes the sums."""
     none = unused(like)
     sums = like.new_empty(at.batch, at.blocks, at.d_chunks * at.d) if at.centred else none
     weights = like.new_empty(at.batch, at.blocks) if at.centred else none
@@ -242,7 +243,7 @@ def _features_to_pack(feature: Tensor, like: Tensor, at: Layout) -> _Packed:
 
 
 def _strided_bias(node_bias: Tensor | None, like: Tensor) -> dict[str, Any]:
-    """The node bias and its strides; without one, an empty tensor and strides that are not read."""
+    """The node bias and its strides. If there is none, an empty tensor and strides that are not read."""
     if node_bias is None:
         return {"node_bias": unused(like), "node_bias_b": 0, "node_bias_n": 0}
     return strided("node_bias", node_bias, "bn")
@@ -255,7 +256,7 @@ class _Sweep(NamedTuple):
     splits: int
     grid: tuple[int]
     combine_grid: tuple[int]
-    parts: tuple[int, ...]  # shape of what a split sweep leaves to be combined, without the columns
+    parts: tuple[int, ...]  # shape of the sums of a split sweep, without the axis of columns
     options: dict[str, Any]
 
 
