@@ -35,10 +35,10 @@ WIDTHS = {
     "fp64": ((64, 64),),
 }
 
-# An architecture that uses the rows of another one until it has its own.
+# Architectures that use the rows of another one until they have their own.
 ALIASES = {"sm_89": "sm_86"}
-# What a GPU uses that the table does not list. sm_86 has less shared memory than others and no wgmma, so its
-# tiles fit.
+# Architectures whose rows serve GPUs that the table does not list. sm_86 has the least shared memory of
+# NVIDIA's and no wgmma, so its tiles fit.
 _FALLBACK = {"sm": "sm_86", "gfx": "gfx942"}
 
 # fmt: off
