@@ -56,7 +56,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--networks", nargs="*", default=list(NETWORKS), help="names as of create_model")
+    parser.add_argument("--networks", nargs="*", default=list(NETWORKS), help="names that create_model takes")
     parser.add_argument("--arrange", default="difnet18", help="the network that runs in every arrangement")
     parser.add_argument("--arrangements", nargs="*", choices=ARRANGEMENTS, default=list(ARRANGEMENTS))
     parser.add_argument("--modes", nargs="+", choices=NETWORK_MODES, default=list(NETWORK_MODES))

@@ -69,7 +69,7 @@ class Compiled:
 
 
 def target_of(architecture: str) -> GPUTarget:
-    """Triton's name of an architecture."""
+    """Triton's target for an architecture."""
     if architecture.startswith("gfx"):
         return GPUTarget("hip", architecture, 64)
     return GPUTarget("cuda", int(architecture[3:]), 32)
@@ -87,7 +87,7 @@ def compile_sweep(
     has_bias: bool = False,
     precision: str = "ieee",
 ) -> Compiled:
-    """One sweep with padded widths d and k, one chunk of each, specialised as `launch` specialises it."""
+    """Compile a sweep as `launch` specialises it, for padded widths d and k and one chunk of each."""
     function = KERNELS[kernel]
     scaled = dtype in (torch.bfloat16, torch.float16)
     value_type = "*fp64" if dtype == torch.float64 else "*fp32"
@@ -154,8 +154,8 @@ def _read_amdgcn(compiled: Any, architecture: str) -> Compiled:
 def _tile_loop(lines: list[tuple[str, str]]) -> tuple[str, ...]:
     """The instructions of the loop over tiles, from lines that are (label, "") or ("", instruction).
 
-    It is the shortest loop with exponentials and, if the kernel has any, matrix instructions. Other branches
-    back to its start, which wait again for a copy, come from beyond its end and span more.
+    It is the shortest loop with exponentials and, if the kernel has any, matrix instructions. Branches that
+    wait for a copy also jump back to its start, but from below its end, so that they give longer loops.
     """
     labels: dict[str, int] = {}
     loops = []

@@ -1,4 +1,4 @@
-"""Static report of the Triton sweeps: compile them for every GPU, without one, and predict what they cost.
+"""Static report of the Triton sweeps: compile them for every GPU without having one, and predict their cost.
 
     python tools/aot_report.py                          # every entry of the tile table
     python tools/aot_report.py --architectures sm_90    # the entries of one architecture
@@ -6,19 +6,19 @@
 
 Registers, spills and shared memory are those of the compiled object. Instructions are counted in the loop
 over tiles of its disassembly. The prediction is a bound, not a measurement: clocks per pair of nodes of the
-busiest of four units of a multiprocessor,
+busiest of these units of a multiprocessor:
 
     matrix     multiply-adds of the tile, padding included
     exp        exponentials
     issue      all instructions of the loop
     L2         bytes of the column tiles, which every row block reads again
 
-or, under "turn", of matrix products and exponentials one after the other, divided by the warp groups that are
-resident: the two overlap only between warp groups. "/ floor" is the ratio to the matrix products and
-exponentials that no kernel can avoid, and "reason" is what the bound consists of beyond them. For sm_90
-predicted milliseconds of three cases follow. The status is 1 if an entry does not fit into shared memory,
-spills, or states another number of resident programs than fits. The report ends at an entry that does not
-compile.
+The column "turn" is a fifth bound: matrix products and exponentials one after the other, divided by the
+number of resident warp groups, because the two overlap only between warp groups. "/ floor" is the ratio of
+the bound to the matrix products and exponentials that no kernel can avoid, and "reason" says why it is above
+1. For sm_90, predicted milliseconds of three cases follow. The exit status is 1 if an entry does not fit into
+shared memory, spills, or states a wrong number of resident programs. The report ends at an entry that does
+not compile.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from difnet_kernels.triton.tiles import Tile
 
 
 class Rates(NamedTuple):
-    """Rates of one multiprocessor per clock, from data sheets; sm_90's matrix rate is that of random data."""
+    """Rates of one multiprocessor per clock, from data sheets; for sm_90 the matrix rate with random data."""
 
     matrix: float  # 16-bit multiply-adds
     l2: float  # bytes; assumed
@@ -61,7 +61,7 @@ class Arithmetic(NamedTuple):
 
     dtype: torch.dtype
     precision: str  # input_precision of the products
-    factor: int  # cost of a multiply-add, in those of 16-bit operands; 0 without matrix units
+    factor: int  # cost of a multiply-add relative to 16-bit operands; 0 if matrix units do not compute it
 
 
 DTYPES = {
@@ -176,7 +176,7 @@ def row(kernel: str, dtype: str, d: int, k: int, tile: Tile, c: Compiled, x: Cos
 
 
 def faults_of(dtype: str, tile: Tile, c: Compiled, x: Cost) -> list[str]:
-    """What is wrong with an entry of the table."""
+    """The faults of an entry of the table."""
     faults = []
     if c.shared > SHARED_MEMORY[c.architecture]:
         faults.append("does not fit into shared memory")
@@ -237,8 +237,8 @@ def predict(network: dict[tuple[str, str], tuple[Tile, Cost]]) -> None:
 def candidates_of(dtype: str) -> list[Tile]:
     """The candidates of a dtype class.
 
-    Without matrix units products are unrolled into multiply-adds. With more than 16 pairs a thread, ptxas
-    takes ten minutes for them, and they spill.
+    Without matrix units, Triton unrolls products into multiply-adds. With more than 16 pairs a thread, ptxas
+    takes ten minutes to compile them, and registers spill.
     """
     if DTYPES[dtype].factor:
         return CANDIDATES

@@ -3,9 +3,9 @@
     python tools/backbones.py                     # every name of the installed timm; twenty minutes
     python tools/backbones.py --names halonet26t  # print the rows of some names, write nothing
 
-`difnet.modeling.backbones.Backbone` itself builds the networks, on the meta device, without weights and
-values. The rows go to benchmarks/results/backbones.csv, and the page is generated from them. Names that
-cannot be built at stride 8 have no row. The number of networks in the first line of the file includes them.
+`difnet.modeling.backbones.Backbone` builds the networks on the meta device, without values. The rows go to
+benchmarks/results/backbones.csv, and the page is generated from them. Networks that cannot be built at stride
+8 have no row. The number of networks in the first line of the file includes them.
 """
 
 import argparse
@@ -26,7 +26,7 @@ ROWS, PAGE = ROOT / "benchmarks/results/backbones.csv", ROOT / "docs/backbones.m
 SIDE = 161
 """Side of the image whose map is shown."""
 SIDES = (33, 64, 65, 97, 100, 127, 160, SIDE, 250)
-"""Sides that are tried first. No network is known that takes these and refuses another one as large."""
+"""Sides that are tried first. No network is known that takes all of these and refuses a side between them."""
 SMALL_SIDES = (1, 2, 4, 8, 16, 32)
 """Sides that are tried if all of `SIDES` are taken, to find the smallest."""
 GRID = range(8, 513, 8)

@@ -5,7 +5,7 @@
 
 The features are max-pooled normals, and the recorded activations of the five walks of a trained network
 (tests/data). There is one image and one walk. The loss is an inner product with fixed normals. All rows of a
-dtype start from the same features, rounded to it. They show max |error| / max |truth|:
+dtype use the same features, rounded to this dtype. A row shows max |error| / max |truth| of
 
     triton     the Triton kernels
     eager      softmax(F F^T) y in PyTorch, scores and P in the features' dtype; for tf32 the operands of

@@ -1,12 +1,12 @@
 """`make gpu`: everything that needs a GPU, in stages. A stage runs even if others failed.
 
-    python tools/gpu_checks.py                     # tests, benchmark, sanitizer, tuning: under eight minutes
-    python tools/gpu_checks.py --rehearse          # the same in small, in Triton's interpreter on the CPU
+    python tools/gpu_checks.py               # info, tests, benchmark, sanitizer, tuning: under eight minutes
+    python tools/gpu_checks.py --rehearse    # the stages with small inputs, in Triton's interpreter on a CPU
 
-Needs torch, triton, numpy and pytest, and PYTHONPATH=benchmarks. compute-sanitizer runs if the CUDA toolkit
-has it. The logs of the stages and the rows of the benchmark go to --out, which git ignores by default. Rows
-of a complete benchmark of a commit on a GPU are also copied to benchmarks/results/MACHINE/rw.jsonl, from
-which `make tables` makes the documents.
+Needs torch, triton, numpy and pytest, and PYTHONPATH=benchmarks:. compute-sanitizer runs if the CUDA toolkit
+has it. The logs of the stages and the rows of the benchmark go to --out, by default a folder that git
+ignores. The rows are also copied to benchmarks/results/MACHINE/rw.jsonl if the benchmark was complete and ran
+on a GPU, on a commit without changes. `make tables` makes the documents from them.
 
 A stage is stopped at its time limit. The last stage, tuning, gets all the time that is left of eight minutes.
 It is the last because it changes the table of tile sizes, which the other stages use.
@@ -29,7 +29,7 @@ from difnet_kernels.info import CHANGED
 TOTAL_SECONDS = 480
 """Time limit of all stages together."""
 RESERVED_SECONDS = 10
-"""Part of it that is kept for stopping a stage and printing."""
+"""Part of this time that is reserved for stopping a stage and printing."""
 
 
 class Stage(NamedTuple):
@@ -39,7 +39,7 @@ class Stage(NamedTuple):
         name: also the name of its log.
         seconds: its time limit.
         command: what is run, from the root of the clone.
-        environment: variables that are added to those of the other stages.
+        environment: variables that are added to those that all stages share.
         shards: number of processes that share its tests.
     """
 
@@ -58,7 +58,7 @@ def rows_path(rehearse: bool, out: Path) -> Path:
 def list_stages(rehearse: bool, out: Path) -> list[Stage]:
     """The stages in order."""
     python = sys.executable
-    # The two rivals that compile for every size would take longer than all the rest together.
+    # These two rivals compile for every size. They would take longer than all other providers together.
     benchmark = ["--no-memory", "--without", "eager, compiled", "FlexAttention, compiled"]
     if rehearse:
         benchmark += ["--cases", "tiny", "--dtypes", "bfloat16", "--seconds", "0.1"]
@@ -69,7 +69,7 @@ def list_stages(rehearse: bool, out: Path) -> list[Stage]:
         tuning = []
     benchmark += ["--out", str(rows_path(rehearse, out))]
     no_caching = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
-    # Most of the tests' time is compilation, which uses one core of each process.
+    # Most of the tests' time is compilation, which runs on one core in each process.
     shards = max(1, min(4, (os.cpu_count() or 1) // 2))
     tests = [python, "-m", "pytest", "-q", "-rP", "-p", "no:cacheprovider", "tests/gpu"]
     stages = [
@@ -117,7 +117,7 @@ def run(stage: Stage, environment: dict[str, str], log: Path) -> str:
     finally:
         for process in processes:
             if process.poll() is None:
-                # The whole group: a program that compute-sanitizer has started would keep the GPU otherwise.
+                # The whole process group, or a program that compute-sanitizer started would keep the GPU.
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
     log.write_text("".join(part.read_text(encoding="utf-8", errors="replace") for part in parts))
@@ -129,7 +129,7 @@ def run(stage: Stage, environment: dict[str, str], log: Path) -> str:
 def reason_not_publishable(rows: list[Row], result: str) -> str | None:
     """Why rows must not be shown in the documents, or None. `result` is how the benchmark ended."""
     if result != "passed":
-        return f"the benchmark {result}"  # a table may lack its rivals
+        return f"the benchmark {result}"  # rows of some providers may be missing
     if not any(row["status"] == "ok" for row in rows):
         return "nothing was measured"
     if any(row["device"] != "cuda" for row in rows):
@@ -153,7 +153,7 @@ def publish(path: Path, result: str, results: Path = RESULTS) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument(
-        "--rehearse", action="store_true", help="small, in Triton's interpreter, without a GPU"
+        "--rehearse", action="store_true", help="small inputs, in Triton's interpreter, without a GPU"
     )
     parser.add_argument("--out", type=Path, default=RUNS / "gpu", help="folder of logs and rows")
     parser.add_argument("--only", nargs="+", default=None, help="names of the stages to run")
@@ -183,7 +183,7 @@ def main() -> int:
             print(publish(rows, result), flush=True)
     print("\n" + "\n".join(f"{name:12}{result}" for name, result in results.items()))
     if not options.only and "memcheck" not in results:
-        print("memcheck    not run: compute-sanitizer was not found")
+        print("memcheck, racecheck: not run, because compute-sanitizer was not found")
     return int(any(result != "passed" for result in results.values()))
 
 

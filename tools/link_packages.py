@@ -1,8 +1,8 @@
-"""Links packages of this environment, and all that they require, into another one: for `make bare`.
+"""Link packages of this environment, with all their requirements, into another environment: for `make bare`.
 
     python tools/link_packages.py .venv-bare torch numpy setuptools
 
-The other environment must be of the same Python. Nothing else of this one becomes visible there.
+The other environment must have the same version of Python. No other package of this one is visible there.
 """
 
 import subprocess

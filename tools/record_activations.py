@@ -3,7 +3,7 @@
     python tools/record_activations.py RUN
 
 writes tests/data/activations.safetensors: features (T, B, N, 64) and seed (B, N, k) of three drawn validation
-scenes in float16, mu and beta (T,) in float32. RUN is a folder of `python -m difnet.train`.
+scenes in float16, mu and beta (T,) in float32. RUN is the folder of a run of `python -m difnet.train`.
 """
 
 import sys

@@ -7,7 +7,7 @@ Candidates are those of the static report that compile for this GPU without spil
 are timed, forward and backward, at a batch that fills the GPU. A row changes only if another tile is more
 than 2 % faster than the one in the table. A tile whose output or gradients are outside the error budget
 (difnet_kernels.testing) is dropped; the table's own tile must be within it too. The table is written after
-every row, so that an interrupted run keeps what it found. After --minutes no other candidate is begun.
+every row, so that an interrupted run keeps its results. After --minutes no further candidate is started.
 """
 
 import argparse
@@ -64,7 +64,7 @@ def shortlist(
 
 @contextmanager
 def replaced(name: str, tile: Tile) -> Iterator[None]:
-    """Use one tile for the kernel of this name, in place of the table's."""
+    """Use this tile for the kernel of this name, instead of the table's."""
 
     def choose(kernel: str, dtype: str, d: int, k: int, architecture: str) -> Tile:
         return tile if kernel == name else choose_from_table(kernel, dtype, d, k, architecture)
@@ -113,7 +113,7 @@ def time_tiles(
     times: dict[Tile, float] = {}
     for tile in candidates:
         if tile != candidates[0] and time.monotonic() > deadline:
-            print(f"  {tile} is left out: no time is left")
+            print(f"  {tile} is left out, because --minutes are over")
             continue
         try:
             over_budget = errors_over_budget(kernel, tile, inputs)
@@ -154,7 +154,7 @@ def write(changes: dict[Key, Tile], note: str) -> None:
 
 
 def _row_of(key: Key) -> str:
-    """How the row of a key begins."""
+    """The beginning of a key's row in the source of the table."""
     kernel, dtype, d, k, architecture = key
     return f'    ("{kernel}", "{dtype}", {d}, {k}, "{architecture}"): '
 
@@ -167,7 +167,7 @@ def main() -> int:
     parser.add_argument("--nodes", type=int, default=1681)
     parser.add_argument("--length", type=int, default=4, help="candidates to time beside the table's")
     parser.add_argument("--seconds", type=float, default=0.05)
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no candidate after these")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="start no candidate after these")
     parser.add_argument("--dry-run", action="store_true", help="do not write the table")
     options = parser.parse_args()
 

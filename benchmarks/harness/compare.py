@@ -1,4 +1,7 @@
-"""Comparison of all providers on one workload: errors, then interleaved times, then memory; one row each."""
+"""Compares all providers on one workload: first their errors, then times in turns, then memory.
+
+Every provider gets one row.
+"""
 
 import argparse
 import time
@@ -20,9 +23,11 @@ from harness.truth import Accuracy, Results, Truth, check_accuracy, compute_trut
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 COMPILE_SECONDS = 20.0
-"""Time that a first call may take for compilation, above the limit for a call."""
-WARM_UP_NODES = 1024
+"""Time for compilation that a first call may take in addition to --patience."""
+ESTIMATE_NODES = 1024
+"""Nodes of the call from which the time of a larger one is estimated."""
 MEMORY_WARM_UP_NODES = 64
+"""Nodes of the call that precedes a measurement of memory."""
 
 
 class Workload(NamedTuple):
@@ -44,19 +49,19 @@ class Workload(NamedTuple):
         same = all(row[name] == getattr(self, name) for name in ("mode", "dtype", "precision"))
         return same and row["case"] == self.case.name and row["nodes"] < self.case.nodes
 
-    def reduced(self, nodes: int = WARM_UP_NODES) -> "Workload":
-        """The same for one image with few nodes and one walk."""
+    def reduced(self, nodes: int = ESTIMATE_NODES) -> "Workload":
+        """The same workload with one image, one walk and at most `nodes` nodes."""
         case = self.case._replace(batch=1, nodes=min(self.case.nodes, nodes), walks=1)
         return self._replace(case=case)
 
 
 class Outcome(NamedTuple):
-    """The first call of a provider.
+    """The result of a provider's first call.
 
     Attributes:
         status: "ok", or the reason why the provider was not measured.
         accuracy: its errors; None if they are unknown.
-        call: the call that can be repeated; None if there is none.
+        call: the call, for repetitions; None if it failed or was not made.
         seconds: time of the first call.
         long: whether the call takes too long to be repeated.
     """
@@ -142,7 +147,10 @@ def _time(
     options: argparse.Namespace,
     device: torch.device,
 ) -> tuple[dict[str, Timing], dict[str, Timing]]:
-    """Times of the calls, and of CUDA graphs of them. The outcome of a call that fails is replaced."""
+    """Time all calls in turns, and each as a CUDA graph where that is possible.
+
+    If a call fails, the outcome of its provider is replaced.
+    """
     ours = next((provider.name for provider in providers if provider.default), None)
     accurate = [
         provider.name
@@ -175,10 +183,11 @@ def _time(
 def prepare_memory_call(
     provider: Provider, workload: Workload, device: str
 ) -> tuple[Callable[[], object], Callable[[], object]]:
-    """A warm-up and the call whose memory is measured, for a process of its own.
+    """A warm-up and the call whose memory is measured, made in a new process.
 
-    A provider that compiles warms up with the call itself, since it compiles for the sizes of the call. The
-    others warm up on few nodes, so that buffers which they keep for later calls are counted at full size.
+    A provider that compiles is warmed up with the call itself, because it compiles for the sizes of the call.
+    The others are warmed up on few nodes. A buffer that they keep between calls and that grows with the
+    number of nodes is then allocated by the measured call, and counted.
     """
     call = workload.make_call(provider, torch.device(device))
     if provider.compiles:
@@ -201,7 +210,7 @@ def run_and_check(
 
 
 def time_limit(provider: Provider, options: argparse.Namespace) -> TimeLimit:
-    """The longest call to try: --patience, and for our default backend all the time that is left.
+    """The limit for a call: --patience, but for our default backend all the time that is left.
 
     So every case has at least one measurement of ours.
     """
@@ -220,9 +229,9 @@ def reason_to_skip(
 ) -> str | None:
     """Why a provider would take too long or too much memory, or None.
 
-    Time and memory are extrapolated from its rows with fewer nodes. If there are none, its time is
-    extrapolated from a reduced workload. One that compiles is tried without such an estimate, because it
-    would have to compile for the reduced sizes too.
+    Time and memory are extrapolated from its row with the most nodes below those of the workload. If there is
+    none, its time is extrapolated from a reduced workload. A provider that compiles is tried without such an
+    estimate, because it would have to compile for the reduced sizes too.
     """
     pairs = workload.case.pairs
     smaller = [row for row in rows if row["provider"] == provider.name and workload.extends(row)]
@@ -253,7 +262,10 @@ def reason_to_skip(
 
 
 def fastest_seconds(call: Callable[[], object], device: torch.device) -> float:
-    """The shortest time of repetitions over half a second, so that a busy machine excludes no provider."""
+    """The shortest time of up to 20 repetitions in half a second.
+
+    Other load on the machine affects it less than it affects one repetition, and so excludes no provider.
+    """
     seconds = [1e-3 * time_once(call, device)]
     while sum(seconds) < 0.5 and len(seconds) < 20:
         seconds.append(1e-3 * time_once(call, device))

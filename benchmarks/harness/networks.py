@@ -103,7 +103,7 @@ class Setup(NamedTuple):
         return model, image
 
     def autocast(self) -> torch.autocast:
-        """The arrangement's autocast, disabled where it has none."""
+        """The autocast to bfloat16, disabled if the arrangement does not use it."""
         device = torch.device(self.device).type
         return torch.autocast(device, torch.bfloat16, enabled=self.arrangement.bfloat16)
 

@@ -100,7 +100,7 @@ def _restrict_instruction_set(isa: str | None) -> Iterator[None]:
 
 
 def list_providers(device: torch.device, isas: Sequence[str] = ("best",)) -> list[Provider]:
-    """Every provider; those that cannot run here carry the reason.
+    """All providers. One that cannot run here has the reason in `unavailable`.
 
     Args:
         device: where the inputs are.

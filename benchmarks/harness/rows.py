@@ -50,7 +50,7 @@ def shortened(commit: str) -> str:
 
 
 def gpu_driver() -> str | None:
-    """The version of NVIDIA's driver, None if nvidia-smi does not tell it."""
+    """The version of NVIDIA's driver, None if nvidia-smi does not print it."""
     command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
         printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout

@@ -1,4 +1,4 @@
-"""The check of a provider's results against float64, with the error budget of difnet_kernels.testing.
+"""Checks a provider's results against float64, with the error budget of difnet_kernels.testing.
 
 The walk is computed from blocks of rows of P, so it fits in memory at any N: once in float64 (the exact
 result) and once in the precision of the inputs (the reference error, from which the budget follows).
@@ -27,7 +27,7 @@ _BLOCK_BYTES = 2**28
 
 
 class Truth(NamedTuple):
-    """The exact results, and what the budget follows from.
+    """The exact results, and the quantities that determine the budget.
 
     Attributes:
         exact: results in float64.

@@ -1,11 +1,13 @@
 """Peak memory of one call above its inputs, and a limit that makes allocations fail before the machine swaps.
 
-On a GPU the peak is that of PyTorch's allocator. On a CPU it is the resident size of a process that makes
-only this one call. Such processes are forked from a server process, which has imported the modules that take
-seconds to import and has computed nothing.
+On a GPU the peak is that of PyTorch's allocator. On a CPU it is that of the process's resident size.
+`peak_in_new_process` measures it in a process that makes only a warm-up and this call. Such processes are
+forked from a server process, which has imported the modules that take seconds to import and has computed
+nothing.
 
 Linux can reset the high-water mark of the resident size just before the call. Without /proc (macOS) the mark
-dates from the start of the process and includes the making of the inputs, so the result is a lower bound.
+dates from the start of the process and may come from an earlier moment, such as the warm-up. So the result is
+a lower bound.
 """
 
 import contextlib
@@ -22,7 +24,7 @@ import torch
 
 PROC = Path("/proc/self")
 ALLOCATOR, RESIDENT, LOWER_BOUND = "allocator", "/proc VmHWM", "getrusage ru_maxrss, at least"
-"""How a peak was measured, as the rows say it."""
+"""How a peak was measured: the values of `memory_by` in the rows."""
 
 
 class Peak(NamedTuple):
@@ -44,8 +46,8 @@ def peak_in_new_process(
 ) -> Peak:
     """Peak memory of a call in a process of its own; unknown if it fails or takes more than `seconds`.
 
-    `prepare(*arguments)` runs in the new process and returns a warm-up and the call to be measured. The
-    warm-up allocates what libraries keep for later calls, which is not counted.
+    `prepare(*arguments)` runs in the new process and returns a warm-up and the call to be measured. Memory
+    that the warm-up allocates and libraries keep is not counted.
     """
     receiver, sender = _context.Pipe(duplex=False)
     process = _context.Process(
@@ -93,7 +95,10 @@ def _measure(
 
 
 def peak_in_this_process(call: Callable[[], object], device: str) -> Peak:
-    """Make the call and return its peak memory above what was allocated before; unknown without /proc."""
+    """Make the call and return its peak memory above what was allocated before.
+
+    On a CPU it is unknown without /proc.
+    """
     if device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
@@ -129,7 +134,7 @@ def available_mebibytes() -> float:
 
 
 def limit_to_available_memory() -> None:
-    """Limit this process to nine tenths of the available memory: beyond that an allocation raises."""
+    """Let this process allocate at most nine tenths of the available memory. More raises an exception."""
     available = available_mebibytes()
     if available == float("inf"):
         return
@@ -140,7 +145,11 @@ def limit_to_available_memory() -> None:
 
 
 def _status_kibibytes(field: str) -> int:
-    """A size in /proc/self/status: VmRSS is the current resident size, VmHWM its high-water mark."""
+    """A size in /proc/self/status.
+
+    VmRSS is the current resident size, VmHWM its high-water mark, and VmData the size of the private memory
+    that RLIMIT_DATA limits.
+    """
     for line in (PROC / "status").read_text().splitlines():
         if line.startswith(field):
             return int(line.split()[1])

@@ -38,7 +38,7 @@ def arrangement_lines(rows: list[Row]) -> list[list[str]]:
 
 
 def network_lines(rows: list[Row]) -> list[list[str]]:
-    """One line for each network in one mode: with the preferred backend, and beside it with P stored."""
+    """One line for each network in one mode: with the preferred backend, then with P stored ("eager P")."""
     lines = []
     for network in dict.fromkeys(row["network"] for row in rows):
         measured = [row for row in rows if row["network"] == network and row["status"] == "ok"]

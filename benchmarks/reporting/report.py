@@ -27,8 +27,8 @@ def best_rival(group: list[Row]) -> Row | None:
 def speedup(row: Row, group: list[Row]) -> str:
     """The best rival's median over ours, and in brackets the ratios of opposite quartiles.
 
-    Without brackets where either has too few repetitions for quartiles. Empty for a rival, for a backend of
-    ours whose error is over the budget, and where there is no rival.
+    The brackets are left out if one of the two has too few repetitions for quartiles. The text is empty for a
+    rival, for a backend of ours whose error is over the budget, and if there is no rival within it.
     """
     best = best_rival(group)
     if best is None or not row["ours"] or row["status"] != "ok" or not row["within"]:
@@ -134,10 +134,10 @@ def list_unmeasured(group: list[Row]) -> list[str]:
 
 
 def describe_missing(rows: list[Row]) -> str:
-    """What the run planned and did not measure; empty if it is complete.
+    """A sentence about tables and providers that were planned and not measured; empty if there are none.
 
-    A table of the operator is missing if the run has fewer tables than were planned, a provider if a table
-    has fewer rows than there were providers. For the network, a table is one network in one mode.
+    Tables are missing if there are fewer than were planned. Providers are missing if a table has fewer rows
+    than there were providers. For the network, a table is one network in one mode.
     """
     fields = TABLE_FIELDS if rows[0]["benchmark"] == "rw" else ("table", "network", "mode")
     groups: dict[tuple[Any, ...], list[Row]] = defaultdict(list)

@@ -101,12 +101,12 @@ def command(row: Row) -> str:
 
 
 def duration(rows: list[Row]) -> str:
-    """How long the run took; empty if the rows do not say it."""
+    """How long the run took; empty if the rows do not have the time."""
     return f", in {rows[-1]['elapsed'] / 60:.1f} minutes" if "elapsed" in rows[-1] else ""
 
 
 def missing_note(rows: list[Row]) -> str:
-    """What the run planned and did not measure, in bold; empty if it is complete."""
+    """The sentence of `describe_missing` in bold; empty if nothing is missing."""
     text = describe_missing(rows)
     return f"**{text}**" if text else ""
 

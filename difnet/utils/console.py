@@ -89,7 +89,7 @@ def shown_default(text: str) -> Any:
 
 
 DEVICE_DEFAULT = shown_default("the best one present")
-"""Annotates the option --device, which all commands share."""
+"""Annotates the option --device of evaluate, predict and explain."""
 
 
 def parse(

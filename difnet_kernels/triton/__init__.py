@@ -1,10 +1,10 @@
 """The walk as fused Triton kernels, for NVIDIA and AMD GPUs.
 
-`launch` holds the operators; it is imported at their first call, and Triton with it. One walk forward is
+`launch` holds the two operators. Their first call imports it, and Triton with it. One walk forward runs
 
-    pack.py           features, bias and state are written in the layout and dtype of the matrix units, padded
-    walk_forward.py   a sweep over the columns for every block of rows, which ends with the new state
+    pack.py           which writes features, bias and state in the layout and dtype of the matrix products
+    walk_forward.py   which sweeps over all columns for every block of rows and computes the new state
 
-and one walk backward is the same with `walk_backward.py`. `layout.py` decides sizes and arithmetic, and
-`tiles.py` holds all tile sizes. docs/triton.md gives the decisions and their numbers.
+One walk backward runs `pack.py` and `walk_backward.py`. `layout.py` chooses sizes and arithmetic, and
+`tiles.py` holds all tile sizes. docs/triton.md explains the decisions.
 """

@@ -1,4 +1,4 @@
-"""Whether the kernels can run here. Triton is not imported before `missing` is called."""
+"""Tells whether the kernels can run here. Triton is not imported before `missing` is called."""
 
 import os
 from functools import cache

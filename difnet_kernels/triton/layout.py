@@ -1,4 +1,4 @@
-"""How the arrays of one walk are packed, and what that depends on: widths, dtype, device."""
+"""The layout of the packed arrays of one walk, which depends on widths, dtype and device."""
 
 from functools import cache
 from typing import Any, NamedTuple
@@ -21,7 +21,7 @@ class Layout(NamedTuple):
     d: int  # columns of a chunk of packed features
     d_chunks: int
     classes: int
-    k: int  # columns of a chunk of packed states, one of which holds ones or padding
+    k: int  # columns of a chunk of packed states, the last of which holds ones or padding
     k_chunks: int
     dtype: str  # dtype class of tiles.py
     precision: str  # input_precision of every matrix product
@@ -30,7 +30,7 @@ class Layout(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Nodes with padding, NP in pack.py."""
+        """Number of nodes with padding, NP in pack.py."""
         return self.blocks * PACK
 
     @property
@@ -55,17 +55,17 @@ class Layout(NamedTuple):
 
     @property
     def feature_chunks(self) -> dict[str, int]:
-        """Constexpr arguments that say how the columns of the features are cut into chunks."""
+        """Constexpr arguments of the kernels: how the columns of the features are divided into chunks."""
         return {"D": self.d, "D_CHUNKS": self.d_chunks}
 
     @property
     def state_chunks(self) -> dict[str, int]:
-        """Constexpr arguments that say how the columns of the states are cut into chunks."""
+        """Constexpr arguments of the kernels: how the columns of the states are divided into chunks."""
         return {"CLASSES": self.classes, "K": self.k, "K_CHUNKS": self.k_chunks}
 
     @property
     def packing(self) -> dict[str, bool]:
-        """Constexpr arguments of the packing kernels that choose what they do."""
+        """Constexpr arguments of the packing kernels: what they do to features and states."""
         return {
             "HAS_NODE_BIAS": self.has_node_bias,
             "CENTRED": self.centred,
@@ -111,13 +111,13 @@ def arithmetic(feature: Tensor, float32_precision: str) -> tuple[str, str]:
     precision = {"highest": "ieee", "high": "tf32x3", "medium": "tf32"}[float32_precision]
     architecture = architecture_of(feature.device)
     if architecture.startswith("gfx") and (precision == "tf32x3" or architecture != "gfx942"):
-        precision = "ieee"  # Triton offers TF32 on gfx942 alone of AMD's GPUs, and tf32x3 on none
+        precision = "ieee"  # of AMD's GPUs, Triton has TF32 only on gfx942, and tf32x3 on none
     return {"ieee": "fp32"}.get(precision, precision), precision
 
 
 @cache
 def architecture_of(device: torch.device) -> str:
-    """A device's name in tiles.py."""
+    """The name of a device's architecture in tiles.py."""
     if device.type == "cpu":
         return "interpreter"
     properties = torch.cuda.get_device_properties(device)
@@ -128,7 +128,7 @@ def architecture_of(device: torch.device) -> str:
 
 @cache
 def multiprocessors(device: torch.device) -> int:
-    """Number of multiprocessors (SMs, CUs) of a device, cached."""
+    """Number of multiprocessors (SMs or CUs) of a device."""
     return 1 if device.type == "cpu" else torch.cuda.get_device_properties(device).multi_processor_count
 
 
@@ -143,7 +143,7 @@ def _power_of_two(x: int) -> int:
 
 
 def strided(name: str, x: Tensor, axes: str) -> dict[str, Any]:
-    """Arguments of a kernel for a tensor with any strides, one letter of `axes` an axis: x, x_b, x_n, ..."""
+    """A tensor and its strides as arguments of a kernel: x, and x_b, x_n, ... for the letters of `axes`."""
     return {name: x, **{f"{name}_{axis}": stride for axis, stride in zip(axes, x.stride(), strict=True)}}
 
 

@@ -1,4 +1,4 @@
-r"""Packing: what a sweep reads, in one layout: contiguous, padded, in the dtype of the matrix units.
+r"""Packing kernels write the arrays that a sweep reads, contiguous, padded, in the dtype of its products.
 
     G   (B, D_CHUNKS, NP, D)   features; float32 and float64 ones are centred, (12)
     h   (B, NP)                penalty of a column, -(c_j + m . g_j) with c the node bias and m the centre;
@@ -11,15 +11,16 @@ NP is N rounded up to whole blocks of PACK nodes. Rows beyond N are zero, in the
 need no masks. One program packs one block of nodes.
 
 16-bit features are not centred: their products are exact in float32, and centring would round them again.
-Their states are packed in float16, which has three bits more than bfloat16, divided by 2^e with one e per
-block of nodes. The exponents give the range that float16 lacks.
+With them y and a are packed in float16, which has three bits more than bfloat16 but less range. So they are
+divided by 2^e, with one e for each block of nodes.
 
-The centre of float32 features is sum_i f_i/|f_i| / sum_i 1/|f_i|. It is their mean if all lengths are equal,
-as nearly so after a max pool. It takes one pass, and a few huge rows cannot pull it away from the others.
+The centre of float32 and float64 features is sum_i f_i/|f_i| / sum_i 1/|f_i|. If all lengths |f_i| are equal,
+it is the mean. After max pooling they nearly are. One kernel computes it, and a few huge rows cannot move it
+far.
 
-The penalty is subtracted, not added as a bias: Triton turns a sum with a product into the product's initial
-accumulator wherever nothing else uses the product, and scores would be rounded differently in the forward
-and in the backward.
+The penalty is subtracted, not added as a bias. Triton folds an addition into the product's initial
+accumulator if the product has no other use. It would do so only in the forward, and the two passes would
+round scores differently.
 """
 
 import triton
@@ -58,7 +59,8 @@ def centre_kernel(
         square += tl.sum(f * f, axis=1)
     inverse = tl.where(i < nodes, 1 / tl.sqrt(square), 0.0)  # [PACK]
     tl.store(weights + batch * blocks + block, tl.sum(inverse, axis=0))
-    # A row of zeros has no direction. Its infinite weight puts the centre at zero.
+    # A row of zeros adds nothing to the first sum, but its weight is infinite. So the centre of its image is
+    # zero, which is also the limit as a row becomes zero.
     direction = tl.where(square > 0, inverse, 0.0)  # [PACK]
     for chunk in range(D_CHUNKS):
         d = (chunk * D + tl.arange(0, D)).to(tl.int64)  # [D]
@@ -88,7 +90,7 @@ def _pack_features(
     WIDTH: tl.constexpr, D: tl.constexpr, D_CHUNKS: tl.constexpr,
     HAS_NODE_BIAS: tl.constexpr, CENTRED: tl.constexpr, TF32: tl.constexpr,
 ):  # fmt: skip
-    """Writes G, h and, once per image, the centre."""
+    """Stores G, h and, once per image, the centre."""
     i = block.to(tl.int64) * PACK + tl.arange(0, PACK)  # [PACK]
     size = blocks.to(tl.int64) * PACK
     f_i = feature + batch * feature_b + i[:, None] * feature_n  # [PACK, 1]
@@ -157,7 +159,7 @@ def pack_forward_kernel(
     CLASSES: tl.constexpr, K: tl.constexpr, K_CHUNKS: tl.constexpr,
     HAS_NODE_BIAS: tl.constexpr, CENTRED: tl.constexpr, SCALED: tl.constexpr, TF32: tl.constexpr,
 ):  # fmt: skip
-    """G, h, the centre, and Y with the powers of two it was divided by: units (B, blocks)."""
+    """Stores G, h, the centre, and Y with the powers of two it is divided by: units (B, blocks)."""
     block, batch = tl.program_id(0) % blocks, (tl.program_id(0) // blocks).to(tl.int64)
     _pack_features(
         feature, feature_b, feature_n, feature_d, node_bias, node_bias_b, node_bias_n,
@@ -174,8 +176,8 @@ def pack_forward_kernel(
             y = load_classes(state, i, nodes, chunk, state_n, state_k, CLASSES, K)  # [PACK, K]
             y = _zero_if_masked(y, node_bias, batch, i, nodes, node_bias_b, node_bias_n, HAS_NODE_BIAS)
             largest = tl.maximum(largest, tl.max(finite_abs(y), axis=1))
-        # States are up to 2^15 after scaling. The sweep's sums change their unit by up to 2^90 and must not
-        # overflow.
+        # Scaled states are at most 2^15. The exponent is limited to -30 .. 60, because the sweep multiplies
+        # its sums by the ratio of two units. That is then at most 2^90, so that the sums do not overflow.
         exponent = tl.minimum(tl.maximum(ceil_log2(tl.max(largest, axis=0)) - 15, -30.0), 60.0)
         tl.store(units + batch * blocks + block, power_of_two(exponent))
     for chunk in range(K_CHUNKS):
@@ -206,11 +208,11 @@ def pack_backward_kernel(
     CLASSES: tl.constexpr, K: tl.constexpr, K_CHUNKS: tl.constexpr,
     HAS_NODE_BIAS: tl.constexpr, CENTRED: tl.constexpr, SCALED: tl.constexpr, TF32: tl.constexpr,
 ):  # fmt: skip
-    """G, h and the centre as in the forward, Y and A with the exponents of their powers of two, and
+    """Stores the arrays that the sweep of the backward reads.
 
-        delta_i = a_i . z_i / 2^(exponent of a),   the row's logarithm, padded with inf.
-
-    All of it is one kernel: Y, A and delta share the loads of state and upstream gradient.
+    They are G, h and the centre as in the forward; Y and A, with the exponents of the powers of two that they
+    are divided by; delta_i = a_i . z_i / 2^(exponent of a); and `lse` padded with inf. One kernel stores all
+    of them, because Y, A and delta share the loads of state and upstream gradient.
     """
     block, batch = tl.program_id(0) % blocks, (tl.program_id(0) // blocks).to(tl.int64)
     _pack_features(
@@ -237,11 +239,13 @@ def pack_backward_kernel(
             largest_y = tl.maximum(largest_y, tl.max(finite_abs(y), axis=1))
             a = beta_mu * load_classes(grad, i, nodes, chunk, grad_n, grad_k, CLASSES, K)  # [PACK, K]
             largest_a = tl.maximum(largest_a, tl.max(finite_abs(a), axis=1))
-        # The sweep divides delta by 2^exponent_y, which must not overflow for a block of zeros.
+        # The sweep divides delta by 2^exponent_y. The limit keeps that from overflowing for a block of zeros.
         exponent_y = tl.maximum(ceil_log2(tl.max(largest_y, axis=0)), -30.0)
         exponent_a = ceil_log2(tl.max(largest_a, axis=0))
         tl.store(exponents_y + batch * blocks + block, exponent_y)
         tl.store(exponents_a + batch * blocks + block, exponent_a)
+    # a and delta of docs/math.md, section 2. delta is computed from the rounded a, which the sweep multiplies
+    # too, so that its rounding cancels in a_i . y_j - delta_i.
     delta_i = zero
     for chunk in range(K_CHUNKS):
         y = load_classes(state, i, nodes, chunk, state_n, state_k, CLASSES, K)  # [PACK, K]
@@ -249,7 +253,6 @@ def pack_backward_kernel(
         _store_packed(Y, batch, chunk, size, i, y, exponent_y, nodes, False, K, K_CHUNKS, SCALED, TF32)
         a = beta_mu * load_classes(grad, i, nodes, chunk, grad_n, grad_k, CLASSES, K)  # [PACK, K]
         a = _store_packed(A, batch, chunk, size, i, a, exponent_a, nodes, False, K, K_CHUNKS, SCALED, TF32)
-        # delta takes the rounded a, as the sweep does, so that a_i . y_j - delta_i cancels where it should.
         z_i = load_classes(z, i, nodes, chunk, z_n, z_k, CLASSES, K)  # [PACK, K]
         delta_i += tl.sum(a * z_i, axis=1)
     tl.store(delta + batch * size + i, delta_i)

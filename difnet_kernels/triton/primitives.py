@@ -1,4 +1,4 @@
-"""What the kernels share: indices, matrix products of any dtype, the softmax step, powers of two.
+"""Functions that the kernels share: indices, matrix products of any dtype, the softmax step, powers of two.
 
 Comments such as # [BLOCK_I, K] give the shape of a tile, and # (9) the equation of docs/math.md.
 """
@@ -10,11 +10,12 @@ import triton.language as tl
 
 LOG2E: tl.constexpr = tl.constexpr(1.4426950408889634)
 LN2: tl.constexpr = tl.constexpr(0.6931471805599453)
-# Nodes in a block of the packed arrays. The tiles of a sweep divide it; 16-bit states have one scale a block.
+# Nodes in a block of the packed arrays, a multiple of BLOCK_I and BLOCK_J of every tile. States that are
+# packed in float16 have one scale for each block.
 PACK: tl.constexpr = tl.constexpr(128)
 # Triton's interpreter multiplies the bits of bfloat16 numbers as integers and truncates where a GPU rounds.
-# It leaves float32 products to a library in which g_i . g_j and g_j . g_i differ, which they do not on matrix
-# units.
+# Its float32 products come from a library in which g_i . g_j and g_j . g_i may differ. On matrix units they
+# are equal.
 INTERPRETED: tl.constexpr = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
 
 
@@ -29,7 +30,7 @@ def split_program_id(row_blocks, CHUNKS: tl.constexpr, splits):
 
 @triton.jit
 def class_columns(chunk, CLASSES: tl.constexpr, K: tl.constexpr):
-    """The class of every column of a chunk, [K], and whether there is one.
+    """The class of every column of a chunk, [K], and whether the column holds a class, [K].
 
     The last column of a chunk holds no class: it is the column of ones in the forward.
     """
@@ -59,7 +60,7 @@ def load_classes(
 def dot(a, b, PRECISION: tl.constexpr):
     """a @ b, accumulated in float32, or float64 where a is."""
     if a.dtype == tl.float64 or (INTERPRETED and a.dtype == tl.float32):
-        # Not every GPU has matrix units for float64, and Triton does not use those there are.
+        # Triton does not use the matrix units for float64, which only some GPUs have.
         return tl.sum(a[:, :, None] * b[None, :, :], axis=1)
     elif INTERPRETED and a.dtype == tl.bfloat16:
         return tl.dot(a.to(tl.float32), b.to(tl.float32), input_precision="ieee")
@@ -100,14 +101,14 @@ def chunked_product(
 def online_softmax_step(scores, row_max):
     """One step of a softmax over rows that arrive tile by tile.
 
-    Returns exp(scores - new maximum), [rows, columns]; the factor exp(row_max - new maximum), [rows], that
-    brings sums over earlier tiles to the new maximum; and the new row maximum, [rows].
+    Returns exp(scores - new maximum), [rows, columns]; exp(row_max - new maximum), [rows], by which sums over
+    earlier tiles must be multiplied; and the new row maximum, [rows].
 
-    Differences are taken before they are multiplied by log2(e), so that no compiler can fuse the two: the
-    largest weight of a row is exactly 1.
+    The maximum is subtracted before the difference is multiplied by log2(e). So no compiler can fuse the two
+    operations into a multiply-add, and the largest weight of a row is exactly 1.
     """
     new_max = tl.maximum(row_max, tl.max(scores, axis=1))  # [rows]
-    # All nodes so far may be masked: -inf - -inf is NaN, but -inf - 0 is -inf.
+    # If all nodes so far are masked, the maximum is -inf, and -inf - -inf would be NaN. -inf - 0 is -inf.
     shift = tl.where(new_max == -float("inf"), 0.0, new_max)  # [rows]
     weights = tl.exp2((scores - shift[:, None]) * LOG2E)  # [rows, columns]
     return weights, tl.exp2((row_max - shift) * LOG2E), new_max
@@ -121,7 +122,7 @@ def lerp(start, end, weight):
 
 @triton.jit
 def rounded(x, dtype: tl.constexpr, PRECISION: tl.constexpr):
-    """x in a dtype, rounded to nearest; with PRECISION "tf32" to what the TF32 units keep."""
+    """x in a dtype, rounded to nearest; with PRECISION "tf32" x is rounded to TF32 before."""
     if PRECISION == "tf32":
         x = round_to_tf32(x)
     if INTERPRETED and dtype == tl.bfloat16:
@@ -133,7 +134,10 @@ def rounded(x, dtype: tl.constexpr, PRECISION: tl.constexpr):
 
 @triton.jit
 def round_to_tf32(x):
-    """The nearest number with the ten bits of a TF32 significand; the units themselves truncate."""
+    """x rounded to the ten bits of a TF32 significand, where the matrix units would truncate it.
+
+    Numbers beyond 3e38, infinite ones and NaN are returned as they are.
+    """
     bits = x.to(tl.int32, bitcast=True)
     nearest = ((bits + 0x1000) & -0x2000).to(tl.float32, bitcast=True)
     return tl.where(tl.abs(x) < 3e38, nearest, x)
@@ -141,14 +145,14 @@ def round_to_tf32(x):
 
 @triton.jit
 def finite_abs(x):
-    """|x|, or 0 where x is NaN or infinite: such numbers must not set the scale of others."""
+    """|x|, or 0 where x is NaN or infinite, so that such numbers do not set the scale of others."""
     return tl.where(tl.abs(x) < float("inf"), tl.abs(x), 0.0)
 
 
 @triton.jit
 def ceil_log2(x):
-    """The least integer e with x <= 2^e, kept between -126 and 126; -126 for zero."""
-    # 2^-126 is the smallest normal float32. Triton makes a smaller constant float64, and the result with it.
+    """The smallest integer e with x <= 2^e, limited to -126 .. 126; -126 for zero."""
+    # 2^-126 is the smallest normal float32. With a smaller constant, Triton would compute in float64.
     return tl.minimum(tl.maximum(tl.ceil(tl.log2(tl.maximum(x, 2.0**-126))), -126.0), 126.0)
 
 
@@ -166,7 +170,7 @@ def reciprocal_of_power(x):
 
 @triton.jit
 def scale_by_power(x, e):
-    """x 2^e in two steps, since 2^e alone may be beyond float32."""
+    """x 2^e, multiplied in two steps, because 2^e alone may overflow or underflow in float32."""
     half = tl.floor(e * 0.5)
     return x * tl.exp2(half) * tl.exp2(e - half)
 

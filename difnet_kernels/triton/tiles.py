@@ -1,11 +1,12 @@
-"""Tile sizes, which are kept nowhere else.
+"""The tile sizes of the sweeps.
 
-Keys are kernel, dtype class, D, K and architecture. D and K are padded widths of features and states
+A key consists of kernel, dtype class, D, K and architecture. D and K are padded widths of features and states
 (pack.py); the dtype class is "16" (bfloat16, float16), "tf32", "tf32x3", "fp32" or "fp64". Widths between
-those of two rows take the next larger row. The number of nodes and the batch are no keys: they vary by call.
+those of two rows use the next larger row. The number of nodes and the batch size are not part of the key,
+because they vary from call to call.
 
-Rows without a device and a date come from the static cost report (tools/aot_report.py --candidates).
-tools/tune_tiles.py replaces them by measured ones.
+Rows come from the static ranking of tools/aot_report.py --candidates. tools/tune_tiles.py replaces a row by a
+measured one, with the device and the date in a comment.
 """
 
 from typing import NamedTuple
@@ -18,13 +19,14 @@ class Tile(NamedTuple):
     block_j: int  # columns of a tile
     num_warps: int
     num_stages: int  # of the pipeline
-    resident: int  # programs that fit a multiprocessor at once
+    resident: int  # programs that run on a multiprocessor at once
 
 
 Key = tuple[str, str, int, int, str]
 
 ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "gfx942")
-# Widths (D, K) with rows, by dtype class. The last is the widest chunk: wider features and states are cut.
+# Widths (D, K) of the rows, by dtype class. Features and states wider than the last pair are processed in
+# chunks of its widths.
 WIDTHS = {
     "16": ((64, 32), (64, 64), (128, 128)),
     "tf32": ((64, 32), (64, 64)),
@@ -33,9 +35,10 @@ WIDTHS = {
     "fp64": ((64, 64),),
 }
 
-# Architectures whose rows are those of another one until they have their own.
+# Architectures that use the rows of another one until they have their own.
 ALIASES = {"sm_89": "sm_86"}
-# A GPU that the table does not know has the rows of one with less shared memory and no wgmma.
+# Architectures whose rows serve GPUs that the table does not list. sm_86 has the least shared memory of
+# NVIDIA's and no wgmma, so its tiles fit.
 _FALLBACK = {"sm": "sm_86", "gfx": "gfx942"}
 
 # fmt: off
@@ -131,10 +134,10 @@ _TABLE: dict[Key, Tile] = {
 
 # Triton uses no matrix units for float64, and its speed was not optimised: one tile serves every case.
 _FLOAT64 = Tile(16, 16, 4, 1, 1)
-# In the interpreter every operation on a tile costs the same, so tiles are large.
+# In the interpreter an operation takes about the same time for tiles of any size, so tiles are large.
 _INTERPRETED = Tile(64, 64, 4, 1, 1)
 
-TILES_PER_SPLIT = 4  # fewer are not worth a program of their own
+TILES_PER_SPLIT = 4  # fewest tiles of a split: every split adds sums that are stored and combined
 
 
 def key(kernel: str, dtype: str, d: int, k: int, architecture: str) -> Key:
@@ -162,7 +165,7 @@ def choose(kernel: str, dtype: str, d: int, k: int, architecture: str) -> Tile:
 
 
 def splits(programs: int, tile_count: int, slots: int) -> int:
-    """Programs among which the columns of a row block are divided, so that all slots of a GPU have work."""
+    """Number of programs that share the columns of a row block, so that all slots of a GPU have work."""
     return max(1, min(slots // programs, tile_count // TILES_PER_SPLIT))
 
 

@@ -1,19 +1,23 @@
 r"""One walk backward: the gradients that need every pair of nodes, dF, dy and dc, and those that need none.
 
-With P_ij = exp(S_ij - h_j - L_i) and S = G G^T symmetric, a program owns the gradients of a block of rows I
-and visits every block of columns J once. Both halves of dS + dS^T come from that one tile of scores:
+A program owns the gradients of a block of rows I and visits every block of columns J once. With
+P_ij = exp(g_i . g_j - h_j - L_i), one tile of the symmetric product G G^T gives both halves of W = dS + dS^T:
 
     W_ij  = P_ij (a_i . y_j - delta_i) + P_ji (a_j . y_i - delta_j)
-    dF_i  = sum_j W_ij g_j + dc_i m               dy_i = sum_j P_ji a_j + (1 - beta) g_i
+    dF_i  = sum_j W_ij g_j + dc_i m
+    dy_i  = sum_j P_ji a_j + (1 - beta) grad_i
     dc_i  = sum_j P_ji (a_j . y_i - delta_j)      (rows of dS sum to zero, so this is also the row sum of W)
 
-where m is the centre, and g is a row of G in dF and the upstream gradient in dy. No program adds to memory
-that another one writes: there are no atomics, and the same inputs give the same bits.
+where g_i is a row of G, grad_i a row of the upstream gradient, and m the centre. pack.py computes a = beta mu
+grad and delta_i = a_i . z_i. No program adds to memory that another one writes: there are no atomics, and the
+same inputs give the same bits.
 
-P_ij and P_ji are at most 1, so two exponentials need no guard against overflow. Scores, penalties and
-logarithms are subtracted in the order of the forward, with the same rounding. 16-bit states and a come
-divided by powers of two, one per block of nodes (pack.py). Their exponents are added to the difference
-afterwards. Sums are kept in units of the image's largest power and multiplied by it at the end.
+P_ij and P_ji are at most 1, so neither of their exponentials can overflow. The penalty is subtracted from the
+score first, as in the forward, so that both passes round the difference alike. The logarithm is subtracted
+next. With 16-bit features, y and a are divided by powers of two, one per block of nodes (pack.py). Their
+exponents are added to the exponent of P after these subtractions. The sums have units, powers of two that
+they are multiplied by at the end. A unit is the same for a whole image, but dF of float16 features has one
+that follows the two current blocks.
 """
 
 import triton
@@ -35,8 +39,8 @@ from difnet_kernels.triton.primitives import (
     split_program_id,
 )
 
-# float16 is subnormal below 2^-14 and overflows at 2^16. P <= 1 is scaled by 2^14 before it is cast, so that
-# weights down to 2^-28 keep all their bits.
+# float16 is subnormal below 2^-14 and overflows at 2^16. P <= 1 is multiplied by 2^14 before it is cast, so
+# that weights down to 2^-28 keep all bits of a float16.
 P_EXPONENT: tl.constexpr = tl.constexpr(14)
 
 
@@ -83,12 +87,14 @@ def walk_backward_kernel(
     if SCALED:
         e_y, e_a = max_exponent(exponents_y, blocks), max_exponent(exponents_a, blocks)
         e_y_i, e_a_i = tl.load(exponents_y + rows // PACK), tl.load(exponents_a + rows // PACK)
-        # W is kept in units of 2^e_w. |W| < 4 k 2^(e_y + e_a) must fit the float16 of float16 features, and
-        # keep as many bits as it can where P is flat and W small.
+        # W is kept in units of 2^e_w. In the worst case |W| is 4 k 2^(e_y + e_a), or 4 k 2^headroom in these
+        # units. That fits float16, which W is cast to with float16 features: below 2^16 for k < 64, and with
+        # the smaller headroom for k < 1024. The larger headroom keeps more bits where P is flat and W small.
         headroom = 8 if CLASSES < 64 else 4
         e_w = e_y + e_a - headroom
-        # dF is summed in units of 2^e_t. With bfloat16, whose range holds blocks of small gradients too, that
-        # is 2^e_w; with float16 it follows the two current blocks.
+        # dF is summed in units of 2^e_t. With bfloat16 features that is 2^e_w: bfloat16 has the range of
+        # float32, so W keeps its bits in blocks with small gradients. With float16 it follows the two current
+        # blocks.
         e_t = e_w
 
     dF_i = tl.zeros((BLOCK_I, D), delta.dtype.element_ty)  # [BLOCK_I, D]
@@ -126,7 +132,7 @@ def walk_backward_kernel(
         if NEED_STATE:
             dy_i = add_dot(dy_i, rounded(p_ji, a_j.dtype, PRECISION), a_j, PRECISION)  # (8)
         if NEED_FEATURE or NEED_BIAS:
-            # dS_ji is finished before dS_ij, so that few tiles are live at once.
+            # dS_ji is completed before dS_ij is begun, so that few tiles occupy registers at once.
             if K_CHUNKS == 1:
                 w = dot(y_i, tl.trans(a_j), PRECISION)  # [BLOCK_I, BLOCK_J]
             else:
@@ -217,7 +223,7 @@ def _store_gradients(
     CLASSES: tl.constexpr, K: tl.constexpr, K_CHUNKS: tl.constexpr,
     CENTRED: tl.constexpr, NEED_FEATURE: tl.constexpr, NEED_STATE: tl.constexpr, NEED_BIAS: tl.constexpr,
 ):  # fmt: skip
-    """The gradients of a block of rows, from the sums over all columns."""
+    """Stores the gradients of a block of rows, computed from the sums over all columns."""
     inside = i < nodes  # [rows]
     if NEED_FEATURE:
         d = chunk * D + tl.arange(0, D)  # [D]
@@ -260,7 +266,7 @@ def seed_mu_beta_gradients_kernel(
     nodes, blocks,
     CLASSES: tl.constexpr, K: tl.constexpr, K_CHUNKS: tl.constexpr,
 ):  # fmt: skip
-    """ds, and the sums over each block of nodes that make dmu and dbeta: partial (2, B, blocks)."""
+    """Stores ds, and for each block of nodes its terms of dmu and dbeta: partial (2, B, blocks)."""
     block, batch = tl.program_id(0) % blocks, (tl.program_id(0) // blocks).to(tl.int64)
     i = block.to(tl.int64) * PACK + tl.arange(0, PACK)  # [PACK]
     mu_t, beta_t = tl.load(mu), tl.load(beta)
@@ -284,4 +290,4 @@ def seed_mu_beta_gradients_kernel(
         tl.store(grad_seed + (batch * nodes + i[:, None]) * CLASSES + k[None, :], ds, inside)
     cell = batch * blocks + block
     tl.store(partial + cell, beta_t * tl.sum(dmu_i, axis=0))  # (6)
-    tl.store(partial + tl.num_programs(0) + cell, tl.sum(dbeta_i, axis=0))
+    tl.store(partial + tl.num_programs(0) + cell, tl.sum(dbeta_i, axis=0))  # (7)

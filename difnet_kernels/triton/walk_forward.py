@@ -6,12 +6,12 @@ r"""One walk forward: z = P y and the update of the state, in one sweep over the
 with max_i the running maximum of the row (online softmax). The last column of the packed state holds ones, so
 the row sum comes out of the same product with the same rounding of P, and a constant state stays constant.
 
-Exponents are differences that are taken before anything is multiplied. The backward takes the same
-differences in the same order and finds the same weights.
+The penalty and the maximum are subtracted from the score before the difference is multiplied by log2(e). The
+backward subtracts in the same order, but L_i = log sum_j exp(g_i . g_j - h_j) in place of the maximum.
 
-16-bit states come divided by powers of two, one per block of nodes (pack.py); the column of ones does not.
-Where blocks of rows cannot fill the GPU, the columns are split over programs, and a second kernel combines
-their results.
+With 16-bit features, the states of a block of nodes are divided by a power of two (pack.py); the column of
+ones is not. Where the blocks of rows are too few to fill the GPU, the columns are divided among several
+programs (a split sweep), and a second kernel combines their sums.
 """
 
 import triton
@@ -78,8 +78,8 @@ def walk_forward_kernel(
         y_j = load_tile(Y, columns, K, BLOCK_J)  # [BLOCK_J, K]
         if SCALED:
             # Sums of states are kept in the unit of the current block, row sums in units of one. The change
-            # of unit joins the factor of the new maximum. As a factor of p, the power of a block of large
-            # states would push the weights of other blocks below float16 and out of the row sum.
+            # of unit and the change of the maximum are one factor of acc. If p were multiplied by the unit
+            # instead, weights of blocks with small states would underflow in float16 and leave the row sum.
             unit_j = tl.load(units + columns // PACK)
             to_unit_j = tl.where(is_ones, 1.0, unit * reciprocal_of_power(unit_j))  # [K]
             acc *= rescale[:, None] * to_unit_j[None, :]
@@ -123,8 +123,8 @@ def combine_forward_kernel(
     row_max = tl.full((BLOCK,), -float("inf"), part_acc.dtype.element_ty)  # [BLOCK]
     acc = tl.zeros((BLOCK, K), part_acc.dtype.element_ty)  # [BLOCK, K]
     for _ in range(splits):
-        # The maximum of a split stands for its scores. Its sums have units of one, so that 16-bit states need
-        # no change of unit here.
+        # The softmax step takes the maximum of a split as its only score. Sums of splits are stored in units
+        # of one, so no unit changes here.
         part_max = tl.load(part_row_max + cell)[:, None]  # [BLOCK, 1]
         part = tl.load(part_acc + cell[:, None] * K + tl.arange(0, K)[None, :])  # [BLOCK, K]
         weight, rescale, row_max = online_softmax_step(part_max, row_max)  # [BLOCK, 1], [BLOCK], [BLOCK]
@@ -144,7 +144,7 @@ def _store_results(
     mu, beta, new_state, z, lse,
     CLASSES: tl.constexpr, K: tl.constexpr,
 ):  # fmt: skip
-    """z, the row's logarithm and the new state, from the sums over all columns."""
+    """Stores z, L_i and the new state of a block of rows, computed from the sums over all columns."""
     is_ones = (tl.arange(0, K) == K - 1)[None, :]  # [1, K]
     row_sum = tl.sum(tl.where(is_ones, acc, 0.0), axis=1)  # [rows]
     tl.store(lse + batch * nodes + i, row_max + tl.log2(row_sum) * LN2, (i < nodes) & (chunk == 0))  # (2)
