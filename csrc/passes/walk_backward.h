@@ -65,8 +65,8 @@ class WalkBackward {
 
   T* scratch(int64_t thread) { return scratch_.data() + thread * scratch_per_thread_; }
 
-  // Packs the vectors of a block's nodes. The rows first hold a_i u_i and delta_i u_i, with a and delta of docs/math.md,
-  // section 2: a = beta mu g, and delta_i is the inner product of a_i and z_i.
+  // Packs the vectors of a block's nodes. Each row first holds a_i u_i and delta_i u_i, which are a and delta of
+  // docs/math.md, section 2, divided by the row sum: a = beta mu g, and delta_i is the inner product of a_i and z_i.
   void pack(int64_t b, int64_t block, T* rows) {
     T* z = rows + kBlockSize * columns_;
     const T scale = static_cast<T>(call_.beta * call_.mu);

@@ -257,7 +257,7 @@ def test_states_of_any_size_beside_small_and_large_exponentials(feature, prior, 
 
 @pytest.mark.parametrize("size", [1e36, 3e38])
 def test_sums_of_large_states_do_not_overflow(size):
-    """All exponentials are 1, so a sum over the nodes is 1000 times a state, before it is divided by the row sum."""
+    """All exponentials are 1: before the division by the row sum, a sum over nodes is 1000 times a state."""
     feature, state = torch.zeros(1, 1000, 2), torch.full((1, 1000, 1), size)
     one = torch.tensor(1.0)
     y = random_walk(feature, state, state, one, one, backend="native")
