@@ -50,8 +50,8 @@ inline void spin_pause() {
 // A pair waits for two others: (I, J - 1), which adds to the same sums of rows, and (I + 1, J), which adds to the same
 // sums of columns. Here (0, 2) waits for (0, 1) and (1, 2), and (3, 0) for (3, 4) and (4, 0). So no sum is ever written
 // by two threads at the same time, and no lock is needed. Different threads can compute the pairs of different blocks I
-// at the same time. Each sum adds its terms in one fixed order: results do not depend on the number of threads, on their
-// timing, or on how blocks are grouped.
+// at the same time. Each sum adds its terms in one fixed order: results do not depend on the number of threads, on
+// their timing, or on how blocks are grouped.
 class Grid {
  public:
   explicit Grid(const Sizes& sizes) : sizes_(sizes), blocks_((sizes.nodes + kBlockSize - 1) / kBlockSize) {}
