@@ -1,4 +1,5 @@
-// The choice of the instruction set: the best that CPU and operating system support, or the one that is asked for.
+// The choice of the instruction set: the best that CPU and operating system support, or the one that DIFNET_CPU_ISA
+// names.
 #include <cstdlib>
 #include <stdexcept>
 #include <string>
@@ -16,8 +17,8 @@ namespace difnet {
 namespace {
 
 #if defined(__x86_64__)
-// Bits of CPUID, and those of XCR0 which the operating system sets if it saves the registers of the feature. Not by
-// __builtin_cpu_supports: compilers know different names, and the Clang that Zig brings finds none.
+// Each feature is a bit of CPUID, and bits of XCR0 that the operating system sets if it saves the feature's registers.
+// __builtin_cpu_supports is not used: compilers know different names, and the Clang of Zig reports no feature.
 enum Register { eax, ebx, ecx, edx };
 constexpr uint64_t kYmm = 0x6, kZmm = kYmm | 0xe0, kTiles = 0x60000;
 struct Feature {
@@ -44,10 +45,13 @@ bool supported(const Feature& feature) {
   if (!cpu_has(osxsave) || !cpu_has(feature)) return false;
   uint32_t low, high;
   asm volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+#if defined(__APPLE__)
+  low |= kZmm;  // macOS enables these bits at a process's first use of AVX-512
+#endif
   return (low & feature.xcr0) == feature.xcr0;
 }
 
-// Whether this process may use AMX's tiles, and they multiply correctly. Linux grants them to a process that asks.
+// Whether this process may use AMX's tiles, and they multiply correctly. Linux gives a process access on request.
 bool can_use_amx_tiles() {
 #if defined(__linux__)
   constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
@@ -59,7 +63,7 @@ bool can_use_amx_tiles() {
 }
 #endif
 
-// Whether a set whose features are supported can be used.
+// Whether a set can be used, given that its features are supported.
 bool usable([[maybe_unused]] const Kernels& kernels) {
 #if defined(__x86_64__)
   if (&kernels == &amx_kernels) return can_use_amx_tiles();

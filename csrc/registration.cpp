@@ -1,5 +1,5 @@
-// Registers the kernels as the overloads `native` of the operators that difnet_kernels/ops.py defines. It is the only
-// file that knows torch, and only its stable ABI: one binary works with every torch from 2.11 on.
+// Registers the kernels as the overloads `native` of the operators that difnet_kernels/ops.py defines. This is the only
+// file that uses torch. It uses only the stable ABI, so that one binary works with every torch from 2.11 on.
 #include <Python.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>

@@ -38,8 +38,8 @@ struct Forward {
   Array feature, state, seed, node_bias;  // node_bias.data may be null
   double mu = 0, beta = 0;
   Precision precision = Precision::highest;
-  // Results, contiguous: (B, N, k), (B, N, k) and (B, N). row_sum is the sum of a row's exponentials, shifted as the
-  // kernel chose; the backward of the same kernels finds the shift again.
+  // Results, contiguous: (B, N, k), (B, N, k) and (B, N). row_sum is the sum of a row's exponentials after a shift of
+  // their exponents that the kernels choose. The backward of the same kernels computes the shift again.
   void *new_state = nullptr, *z = nullptr, *row_sum = nullptr;
   Pool pool;
 };
@@ -65,8 +65,8 @@ struct Kernels {
 // The kernels that can run on this machine, the best first.
 const std::vector<const Kernels*>& available_kernels();
 
-// The best of them, or those that DIFNET_CPU_ISA names. Throws std::invalid_argument, with the names that are possible,
-// where it names any others.
+// The best of them, or those that DIFNET_CPU_ISA names. Throws std::invalid_argument if that names no available
+// kernels; the message lists the names that can be chosen.
 const Kernels& chosen_kernels();
 
 }  // namespace difnet

@@ -7,7 +7,8 @@
 namespace difnet {
 inline namespace DIFNET_ISA {
 
-// float16 without a type for it, which not every compiler has. Only inputs and outputs are converted.
+// float16 numbers are converted bit by bit, because not every compiler has a type for them. Only inputs and outputs are
+// converted.
 inline float from_float16(uint16_t half) {
   uint32_t bits = static_cast<uint32_t>(half & 0x7fff) << 13;
   float value;

@@ -1,4 +1,4 @@
-// An owned array in scratch memory.
+// An array in scratch memory.
 #pragma once
 
 #include "../targets/targets.h"
@@ -9,15 +9,14 @@ inline namespace DIFNET_ISA {
 
 constexpr int64_t round_up(int64_t value, int64_t to) { return (value + to - 1) / to * to; }
 
-// What a new buffer holds. Memory that is written before it is read may be uninitialized; AddressSanitizer's builds
-// fill it with NaN.
+// What a new buffer holds. A buffer that is written before it is read may be uninitialized; builds with
+// AddressSanitizer fill it with NaN.
 enum class Fill { zeros, uninitialized };
 
 // An array that starts on a cache line. Throws std::bad_alloc.
 template <class T>
 class Buffer {
  public:
-  Buffer() = default;
   explicit Buffer(int64_t count, Fill fill = Fill::zeros)
       : data_(static_cast<T*>(allocate(count * sizeof(T)))), bytes_(count * sizeof(T)) {
     if (fill == Fill::zeros) std::memset(static_cast<void*>(data_), 0, bytes_);
@@ -25,12 +24,7 @@ class Buffer {
     if (fill == Fill::uninitialized) std::memset(static_cast<void*>(data_), 0xff, bytes_);
 #endif
   }
-  Buffer(Buffer&& other) noexcept { *this = std::move(other); }
-  Buffer& operator=(Buffer&& other) noexcept {
-    std::swap(data_, other.data_);
-    std::swap(bytes_, other.bytes_);
-    return *this;
-  }
+  Buffer(Buffer&& other) noexcept : data_(std::exchange(other.data_, nullptr)), bytes_(other.bytes_) {}
   ~Buffer() {
     if (data_ != nullptr) release(data_, bytes_);
   }
@@ -41,8 +35,8 @@ class Buffer {
   const T& operator[](int64_t index) const { return data_[index]; }
 
  private:
-  T* data_ = nullptr;
-  size_t bytes_ = 0;
+  T* data_;
+  size_t bytes_;
 };
 
 }  // namespace DIFNET_ISA

@@ -16,8 +16,8 @@ constexpr size_t kMaxKept = 0;
 constexpr size_t kMaxKept = size_t{64} << 20;
 #endif
 
-// Never destroyed: a call may outlive the destructors of static objects. The lock is only tried: after a fork, the
-// child may find it taken by a thread that it does not have.
+// These objects are never destroyed: a call may outlive the destructors of static objects. No thread waits for the
+// lock: after a fork, the lock may be held by a thread that the child does not have.
 auto& mutex = *new std::mutex;
 auto& kept = *new std::multimap<size_t, void*>;
 size_t bytes_kept = 0;
@@ -43,14 +43,14 @@ void release(void* memory, size_t bytes) noexcept {
   try {
     const std::unique_lock<std::mutex> lock(mutex, std::try_to_lock);
     if (!lock.owns_lock()) return free_memory(memory);
-    if (bytes_kept + bytes > kMaxKept) {  // calls have other sizes now
+    if (bytes_kept + bytes > kMaxKept) {  // the sizes of calls have changed
       for (const auto& [size, other] : kept) free_memory(other);
       kept.clear();
       bytes_kept = 0;
     }
     kept.emplace(bytes, memory);
     bytes_kept += bytes;
-  } catch (const std::bad_alloc&) {  // no memory for the list's node
+  } catch (const std::bad_alloc&) {  // there is no memory for the entry of `kept`
     free_memory(memory);
   }
 }

@@ -9,7 +9,7 @@ namespace difnet {
 void* allocate(size_t bytes);
 void release(void* memory, size_t bytes) noexcept;
 
-// AddressSanitizer sees a use after the release, or of memory that was never written, only if no memory is reused.
+// AddressSanitizer finds uses of memory that was released or never written only if released memory is not reused.
 #if defined(__has_feature)
 #if __has_feature(address_sanitizer)
 #define DIFNET_ADDRESS_SANITIZER 1

@@ -1,4 +1,4 @@
-// The centred features G = F - 1 m^T of docs/math.md, section 3, and what is computed from each node's features alone.
+// The centred features G = F - 1 m^T of docs/math.md, section 3, and the biases and norms of nodes.
 #pragma once
 
 #include "../memory/arrays.h"
@@ -8,11 +8,11 @@
 namespace difnet {
 inline namespace DIFNET_ISA {
 
-// Exponentials are powers of two: this factor is in everything that is added to an exponent.
+// Exponentials are computed as powers of two, so every term of an exponent contains this factor.
 template <class T>
 constexpr T kLog2e = static_cast<T>(1.4426950408889634);
 
-// Of each node, what row_max.h bounds scores by, times log2(e) but for the length.
+// What row_max.h bounds scores by, for each place. `half_norm` and `prior` contain the factor log2(e).
 template <class T>
 struct NodeNorms {
   explicit NodeNorms(int64_t places) : half_norm(places), length(places), prior(places) {}
@@ -27,7 +27,7 @@ class CentredFeatures {
  public:
   using T = typename Unit::Number;
 
-  // Sets `norms` too, whose memory is needed less long.
+  // Also sets `norms`, which are not members because they are not needed as long.
   CentredFeatures(
       const Sizes& sizes, const Array& feature, const Array& node_bias, const Pool& pool, NodeNorms<T>& norms)
       : grid(sizes),
@@ -39,7 +39,7 @@ class CentredFeatures {
       const int count = grid.nodes_in(block);
       for (int i = 0; i < count; ++i) read_row(feature, b, grid.first_node(block) + i, sizes.width, g_of(block, i));
     });
-    // Products of bfloat16 features are exact. Centring would round the features again.
+    // A unit of bfloat16 terms multiplies bfloat16 features without rounding them. Centring would round them again.
     if (Unit::kPack == 1 || feature.type != Type::bfloat16) find_centre(pool);
     subtract_centre(node_bias, pool, norms);
   }
@@ -54,7 +54,7 @@ class CentredFeatures {
   const T* g_of(int64_t block, int i) const { return g.data() + (block * kBlockSize + i) * width(); }
   bool masked(int64_t place) const { return bias[place] == -std::numeric_limits<double>::infinity(); }
 
-  // visit(i, j, micro-tile) for the scores of a strip: g_i . g_j, which is (1) by (12) but for b_j.
+  // visit(i, j, micro-tile) for the products g_i . g_j of a strip. With b_j added, they are the scores of (12).
   template <class Visit>
   void for_each_score(const Strip& strip, const Visit& visit) const {
     packed.multiply(strip, {0}, {0}, visit);
@@ -63,8 +63,8 @@ class CentredFeatures {
  private:
   T* g_of(int64_t block, int i) { return g.data() + (block * kBlockSize + i) * width(); }
 
-  // The mean of an image's rows, or zero if the mean does not make the rows shorter. Sums over an image are sums of its
-  // blocks' sums, in order, whichever thread computed them.
+  // Sets m to the mean of an image's rows, or to zero if subtracting the mean does not shorten the rows on average. The
+  // sums of blocks are added in order, so that results do not depend on the threads.
   void find_centre(const Pool& pool) {
     const int64_t batch = grid.sizes().batch, d = width();
     Buffer<double> sums(grid.blocks() * d), lengths(grid.blocks() * 2);
@@ -98,7 +98,7 @@ class CentredFeatures {
         plain += lengths[block * 2];
         centred += lengths[block * 2 + 1];
       }
-      // Also if a feature is NaN or infinite: it must not reach every row through the mean.
+      // The comparison is also false if a feature is NaN or infinite, which must not reach every row through the mean.
       if (!(centred <= plain)) std::fill_n(m.data() + b * d, d, T(0));
     }
   }
@@ -111,15 +111,17 @@ class CentredFeatures {
       const int count = grid.nodes_in(block);
       for (int i = 0; i < count; ++i) {
         T* x = g_of(block, i);
-        if (moved)  // not if features may be infinite
+        if (moved)
           for (int64_t c = 0; c < d; ++c) x[c] -= mean[c];
-        // Norms are those of the numbers that are multiplied, or a node's score with itself would not cancel.
+        // Norms are computed from the rounded features that products use. Otherwise |g_i|^2 / 2 would not cancel the
+        // score of node i with itself in an exponent. If m is zero, m . g is set to zero, because 0 times infinity is
+        // NaN.
         const auto [squares, whole_squares, of_rounded] = dot_products<3>(d, [&](int64_t n) {
           const auto rounded = load4_rounded<Unit, Terms>(x, n, d), centre = load4(mean, n, d);
           const auto whole = rounded + centre;
           return Factors<3>{{rounded, whole, moved ? rounded : Zero(Double4())}, {rounded, whole, centre}};
         });
-        double of_exact = of_rounded;  // m . g, with g as it is
+        double of_exact = of_rounded;  // m . g, with g as it was before rounding
         if (Unit::kPack > 1 && moved) {
           const auto factors = [&](int64_t n) { return Factors<1>{{load4(x, n, d)}, {load4(mean, n, d)}}; };
           of_exact = dot_products<1>(d, factors)[0];

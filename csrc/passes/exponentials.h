@@ -1,5 +1,5 @@
-// The exponentials of a strip, from which both passes weight their sums: P_ij is an exponential times w_j, divided by
-// the row's sum.
+// The exponentials of a strip. P_ij is an exponential times weight_j, divided by row_sum_i; the weights are in the
+// packed values of nodes.
 #pragma once
 
 #include "../products/packed_values.h"
@@ -23,8 +23,8 @@ class Exponentials {
 
   bool shared(int64_t b) const { return terms.order[b] == ExponentOrder::shared; }
 
-  // Computes the exponentials of a strip: into `ij` those of row i and column j, and into `ji`, at the same places,
-  // those of row j and column i; `ji` is null where the two are shared. `scale` is a RowScale or NoRowScale.
+  // Computes the exponentials of a strip. Entry (i, j) of `ij` is that of P_ij, and entry (i, j) of `ji` is that of
+  // P_ji; `ji` is null if they are shared. `scale` is a RowScale or NoRowScale; shared exponentials are not scaled.
   template <class Scale>
   void compute(const Strip& strip, const Scale& scale, Weights& ij, Weights* ji) const {
     constexpr D d;
@@ -47,13 +47,13 @@ class Exponentials {
 
  private:
   using D = Simd<T, Unit::kLanes>;
-  // What a result that is rounded to bfloat16 terms needs of its exponentials.
+  // The error of the polynomial is below that of rounding its result to T, to two bfloat16 terms, or to one.
   static constexpr int kDegree = Unit::kPack == 1 ? 6 : Terms == 1 ? 3 : 5;
 
   Exponentials(const Sizes& sizes, const Array& feature, const Array& node_bias, const Pool& pool, NodeNorms<T>&& norms)
       : features(sizes, feature, node_bias, pool, norms), terms(features, norms, pool) {}
 
-  // exponent(score, column's term, row's term) is the exponent.
+  // exponent(score, column_j, row_i) adds up the exponent of P_ij.
   template <class Exponent, class Scale>
   void compute_with(const Exponent& exponent, const Strip& strip, const Scale& scale, Weights& ij, Weights* ji) const {
     constexpr D d;

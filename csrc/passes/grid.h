@@ -7,8 +7,8 @@
 namespace difnet {
 inline namespace DIFNET_ISA {
 
-// Blocks form groups, which are as large as leaves each thread this many of them. The program that checks the kernels
-// sets 1, so that small images have groups of several blocks too.
+// Neighbouring blocks form groups of up to eight. Groups get smaller if threads would have fewer groups than this each.
+// tests/native/check.cpp sets 1, so that small images have groups of several blocks too.
 #if !defined(DIFNET_GROUPS_PER_THREAD)
 #define DIFNET_GROUPS_PER_THREAD 4
 #endif
@@ -33,8 +33,9 @@ inline void spin_pause() {
 #endif
 }
 
-// Every image is divided into blocks of kBlockSize nodes; its first block may have fewer. Blocks are numbered through
-// all images. Node i of a block has the place block * kBlockSize + i in arrays; padding follows a block's last node.
+// Every image is divided into blocks of kBlockSize nodes; its first block may have fewer. Blocks are numbered
+// consecutively: those of the first image, those of the second, and so on. In arrays, node i of a block has the index
+// block * kBlockSize + i, its place; padding follows a block's last node.
 //
 // A pair of blocks (I, J) is computed once and serves both: it adds to the sums of I as rows and to those of J as
 // columns, which are different memory. The blocks of an image stand in a circle, and I is paired with itself and with
@@ -47,9 +48,10 @@ inline void spin_pause() {
 //   I = 4   (4, 0)  (4, 1)                  (4, 4)
 //
 // A pair waits for two others: (I, J - 1), which adds to the same sums of rows, and (I + 1, J), which adds to the same
-// sums of columns. Here (0, 2) waits for (0, 1) and (1, 2), and (3, 0) for (3, 4) and (4, 0). So no sum ever has two
-// writers and no lock is needed; all blocks can be at work at once; and each sum adds its terms in one fixed order.
-// Results therefore do not depend on the number of threads, on their timing, or on how blocks are grouped.
+// sums of columns. Here (0, 2) waits for (0, 1) and (1, 2), and (3, 0) for (3, 4) and (4, 0). So no sum is ever written
+// by two threads at the same time, and no lock is needed. Different threads can compute the pairs of different blocks I
+// at the same time. Each sum adds its terms in one fixed order: results do not depend on the number of threads, on
+// their timing, or on how blocks are grouped.
 class Grid {
  public:
   explicit Grid(const Sizes& sizes) : sizes_(sizes), blocks_((sizes.nodes + kBlockSize - 1) / kBlockSize) {}
@@ -87,19 +89,20 @@ class Grid {
     });
   }
 
-  // body(b, I, J) for every pair of blocks of every image b, in the order above. Threads take pairs of groups from one
-  // queue, so what a pair waits for was taken earlier, by a thread that runs: a single thread gets through as well.
+  // body(b, I, J) for every pair of blocks of every image b, in the order above. Threads take pairs of groups (units)
+  // from one queue. Whatever a unit waits for was taken earlier, by a thread that is running it or has finished it. So
+  // there is no deadlock, even with a single thread.
   template <class F>
   void for_each_pair(const Pool& pool, const F& body) const {
-    // Groups of neighbouring blocks are paired as blocks are. The data of two groups stay in the caches meanwhile.
+    // Groups are paired as blocks are. While a pair of groups is computed, the data of both stay in the caches.
     const int64_t wanted = DIFNET_GROUPS_PER_THREAD * pool.threads;
     const int64_t group_size = std::clamp<int64_t>(blocks() / wanted, 1, 8);
     const int64_t groups = (blocks_ + group_size - 1) / group_size;
     // In step s, group g is paired with group (g + s) mod groups. ceil(groups / 2) + 1 steps cover every pair of
     // blocks, because the sizes of groups differ by at most one block.
     const int64_t steps = (groups + 1) / 2 + 1;
-    // Images are computed in batches, the smallest that give every thread enough groups, so that the data of a batch
-    // fit the caches. Batches are of equal size, so that the last one does not leave threads without work.
+    // Images are computed in batches. A batch has only as many images as give every thread enough groups, so that its
+    // data fit the caches. Batches have about equal sizes, so that the last one does not leave threads without work.
     const int64_t enough = (wanted + groups - 1) / groups, batches = std::max<int64_t>(sizes_.batch / enough, 1);
     const int64_t images = (sizes_.batch + batches - 1) / batches, units_per_batch = images * groups * steps;
     Buffer<Progress> progress(sizes_.batch * groups);
@@ -110,7 +113,8 @@ class Grid {
         const int64_t rest = unit % units_per_batch, step = rest / (now * groups);
         const int64_t b = start + rest % (now * groups) / groups, group = rest % groups;
         Progress* of_image = progress.data() + b * groups;
-        // Pairs (I, J - 1) are in the step before of this group, pairs (I + 1, J) in that of the next group.
+        // Pair (I, J) of this unit waits for (I, J - 1) and (I + 1, J). They are in this unit too, where they come
+        // first, or in the previous step: (I, J - 1) in that of this group, (I + 1, J) in that of the next group.
         of_image[group].wait_for(step);
         of_image[(group + 1) % groups].wait_for(step);
         for_each_pair_of(b, groups, group, group + step, body);
@@ -142,13 +146,15 @@ class Grid {
     std::atomic<int64_t> steps_{0};
   };
 
-  // body(b, I, J) for the blocks I of one group and the blocks J of another that are in the half circle after I.
-  // Numbers of groups and blocks go on beyond the circle's end until `body` gets them.
+  // body(b, I, J) for the blocks I of group `group` and those blocks J of group `other` that are in the half circle
+  // after I. Here `other` and J are not reduced modulo the number of groups or blocks; J is reduced when `body` is
+  // called.
   template <class F>
   void for_each_pair_of(int64_t b, int64_t groups, int64_t group, int64_t other, const F& body) const {
     const auto start_of = [&](int64_t g) { return g / groups * blocks_ + g % groups * blocks_ / groups; };
     for (int64_t I = start_of(group + 1) - 1; I >= start_of(group); --I) {
-      // If the number of blocks is even, some are opposite each other: the first of two is paired with the second.
+      // If the number of blocks is even, every block has an opposite one. The pair of the two is computed once, with
+      // the block of the lower index as I.
       const int64_t partners = (blocks_ - 1) / 2 + (blocks_ % 2 == 0 && I < blocks_ / 2);
       const int64_t end = std::min(start_of(other + 1), I + partners + 1);
       for (int64_t J = std::max(I, start_of(other)); J < end; ++J)

@@ -1,4 +1,4 @@
-// The mixing of states, docs/math.md (4).
+// Linear interpolation, as in docs/math.md (4).
 #pragma once
 
 #include "../simd/simd.h"

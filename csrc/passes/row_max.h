@@ -1,5 +1,6 @@
-// The terms that keep exponentials in range. A softmax subtracts the maximum of a row from its scores; here a bound of
-// the maximum, which is known before any score, is enough for most images.
+// The terms that are added to scores so that exponentials stay in range. A softmax subtracts the maximum of a row,
+// which is known only after all scores of the row. For most images a bound of the maximum is enough: it can be computed
+// before any score.
 #pragma once
 
 #include "centre.h"
@@ -9,22 +10,26 @@ inline namespace DIFNET_ISA {
 
 // How the terms of the exponents of an image are added up.
 enum class ExponentOrder : char {
-  // (score + column) + row. row_i and column_i are both -|g_i|^2 / 2, so that one exponential, exp(-|g_i - g_j|^2 / 2),
-  // serves (i, j) and (j, i): docs/math.md, section 5.
+  // (score + column) + row, where row_i = column_i. One exponential, exp(-|g_i - g_j|^2 / 2), serves (i, j) and (j, i):
+  // docs/math.md, section 5.
   shared,
-  // score + (column + row), which rounds an exponent at the size of the score: biases may range over hundreds.
+  // score + (column + row). Biases may be in the hundreds, but they nearly cancel in column + row, so the sum with the
+  // score is rounded at the size of the score only.
   terms_first,
-  // (score + column) + row, for row terms of 2^20 and more. Their rounding errors are large, and cancel only if every
-  // step is rounded as it was when the row's maximum was searched.
+  // (score + column) + row, for images with row terms of 2^20 or more. Sums with them have large rounding errors, which
+  // cancel only if every step is rounded as it was in the search for the row's maximum.
   score_first,
 };
 
-// The terms of the exponents, with the factor log2(e). With g and b of (12),
+// The terms of the exponents. They contain the factor log2(e), because exponentials are powers of two. With g and b of
+// (12),
 //
 //   P_ij = 2^(log2(e) g_i . g_j + column_j + row_i) weight_j / row_sum_i.
 //
-// If the exponentials are shared, weight_j is w_j of (15). Else column_j is b_j rounded to T, weight_j is 2 to the
-// power of the rounding error, and row_i is minus the largest exponent of the row or minus a bound of it.
+// If the exponentials are shared, the terms are those of (14) and weight_j is w_j of (15); see set_shared. If not,
+// column_j is b_j rounded to T. Row_i is minus the maximum of the other terms over the row, or minus a bound of it.
+// Weight_j is 2^(rounding error of column_j) where operands are not rounded to bfloat16 terms and the error is below 1,
+// and 1 elsewhere.
 template <class Unit, int Terms>
 class ExponentTerms {
  public:
@@ -50,15 +55,15 @@ class ExponentTerms {
 
   // Maxima over the nodes of an image.
   struct Maxima {
-    double logarithm = -kInfinity;  // of |g_j|^2 / 2 + b_j, which is "top" in (15) and (18)
+    double logarithm = -kInfinity;  // of |g_j|^2 / 2 + b_j: l_max in (15) and (18)
     double norm = 0, prior = -kInfinity, bias = -kInfinity;
-    bool usable = true;  // whether all are finite, and norms so small that exponents keep digits after the point
+    bool usable = true;  // whether `logarithm` is finite and |g_j|^2 / 2 of every node is small and not NaN
   };
 
-  // Sets the maxima of every image, and the features, as products see them, of the node with the largest bias. The
-  // exponentials of an image are shared if the range of its weights and the sizes of its norms allow that.
+  // Sets the maxima of every image, and the features of the node with the largest bias, rounded as products round them.
+  // The exponentials of an image are shared if all its weights and norms are in the range that this takes.
   void find_maxima(const NodeNorms<T>& norms, const Pool& pool, Buffer<Maxima>& maxima, Buffer<T>& most_biased) {
-    // Weights go down to e^-60. Norms above 1e4 would be rounded by 2^-11 and more in an exponent.
+    // Weights go down to e^-60. At |g|^2 / 2 = 1e4, rounding it to float32 changes an exponent by up to 2^-11.
     constexpr double kMaxSpread = 60 * kLog2e<T>, kMaxHalfNorm = 1e4 * kLog2e<T>;
     const int64_t d = features_.width();
     for_each(pool, grid_.sizes().batch, [&](int64_t b) {
@@ -83,14 +88,15 @@ class ExponentTerms {
     });
   }
 
-  // Sets the terms of all nodes. The rows of an image whose exponentials are not shared are bounded. If the bounds of a
-  // row are too far apart, the order remains score_first, and rows are searched.
+  // Sets the terms of all nodes. If exponentials are not shared, the maximum of each row is bounded. If an image's
+  // maxima are not usable, or bound_row returns false for one of its rows, its order remains score_first, and the
+  // maxima of its rows are searched.
   void set_terms(const NodeNorms<T>& norms, const Pool& pool) {
     const int64_t batch = grid_.sizes().batch, d = features_.width();
     Buffer<Maxima> maxima(batch);
     Buffer<T> most_biased(batch * d);
     find_maxima(norms, pool, maxima, most_biased);
-    Buffer<char> unbounded(grid_.blocks());  // whether a row of the block has bounds too far apart
+    Buffer<char> unbounded(grid_.blocks());  // whether bound_row returned false for a row of the block
     grid_.for_each_block(pool, [&](int64_t b, int64_t block, int64_t) {
       const int64_t first = block * kBlockSize, end = first + grid_.nodes_in(block);
       if (order[b] == ExponentOrder::shared) {
@@ -114,9 +120,10 @@ class ExponentTerms {
     }
   }
 
-  // w_j of (15), and the terms of an exponential that is shared, (14). What rounding the norm to T lost is in the
-  // weight. Where numbers are rounded to bfloat16, weights are powers of two, so that weighted states are rounded as
-  // states are; the rest of the logarithm is in the exponent.
+  // Sets w_j of (15) and the terms of a shared exponential, (14). The weight is computed from the rounded |g_j|^2 / 2
+  // that is in the exponent, so that its rounding error cancels. Where operands are rounded to bfloat16 terms, weights
+  // are powers of two, so that weighted states are rounded as states are. The rest of the weight's logarithm is added
+  // to column_j, and to row_j, so that exponents stay symmetric: along a row, that is a constant factor.
   void set_shared(int64_t j, T half_norm, double max_logarithm) {
     const double logarithm = features_.bias[j] + half_norm - max_logarithm;
     const double in_weight = Unit::kPack == 1 ? logarithm : std::rint(logarithm);
@@ -126,10 +133,10 @@ class ExponentTerms {
     row[j] = column[j];
   }
 
-  // Sets the term of row i by bounds of its largest exponent. Returns false if these are too far apart, or the term so
-  // large that it is rounded by more than exponents may be. Exponents are counted from the lower bound, which is often
-  // close to the maximum: then small exponentials have small rounding errors. In float32, normal exponentials reach
-  // from 2^-126 to 2^128, and the largest of a row must be
+  // Sets row_i from two bounds of the row's maximum. Returns false if the bounds are too far apart, or if row_i is too
+  // large for an accurate exponent. If possible, the lower bound is subtracted. It is often close to the maximum: then
+  // the exponents of the largest exponentials are near 0 and have small rounding errors. In float32, normal numbers
+  // reach from 2^-126 to 2^128, and the largest exponential of a row must be
   //
   //   at least 2^-82   2^20 terms below 2^-126, which become 0, are then at most 2^-24 of the sum
   //   at most 2^98     the sum of 2^20 terms, times states of about 1, then stays below 2^128
@@ -145,15 +152,16 @@ class ExponentTerms {
     return upper - lower < kBelow + kAbove && is_small(row[i]);
   }
 
-  // Whether rounding the term to float32 changes an exponent by at most 2^-4.
+  // Whether rounding a row's term to float32 changes an exponent by at most 2^-4.
   static bool is_small(T term) { return std::abs(term) < T(1 << 20); }
 
-  // The maxima of the rows of images that could not be bounded, by a sweep over all their scores.
+  // Searches the maxima of rows that could not be bounded, by a sweep over all scores of their images.
   void search_rows(const Pool& pool) {
     constexpr T kMinusInfinity = -std::numeric_limits<T>::infinity();
     const auto done = [](ExponentOrder is) { return is != ExponentOrder::score_first; };
     if (std::all_of(order.data(), order.data() + grid_.sizes().batch, done)) return;
-    // The maxima of a node's row in tiles of which its block is the rows, and in those of which it is the columns.
+    // A block is the rows of some tiles and the columns of others, and two threads may compute them at the same time.
+    // So each node has two maxima, one over either kind of tile.
     Buffer<T> max_of_rows(grid_.places(), Fill::uninitialized), max_of_columns(grid_.places(), Fill::uninitialized);
     for (T* max : {max_of_rows.data(), max_of_columns.data()}) std::fill_n(max, grid_.places(), kMinusInfinity);
     grid_.for_each_pair(pool, [&](int64_t b, int64_t I, int64_t J) {

@@ -1,4 +1,4 @@
-// Factors of the rows of exponentials in the backward.
+// Powers of two by which the backward scales rows of exponentials.
 #pragma once
 
 #include "../memory/buffer.h"
@@ -7,9 +7,9 @@
 namespace difnet {
 inline namespace DIFNET_ISA {
 
-// The backward knows the sum of each row, and divides the row's exponentials by the sum's power of two: then no product
-// on the way to a gradient leaves the range of T. They are divided after the exponential, so that exponents are rounded
-// as they were in the forward. What the division would make subnormal becomes 0.
+// The backward knows the sum of each row. It divides the row's exponentials by the power of two in the sum, so that no
+// product on the way to a gradient leaves the range of T. The division comes after the exponential, so
+// that exponents are rounded as they were in the forward. Quotients that would be subnormal become 0.
 template <class T>
 struct RowScale {
   explicit RowScale(int64_t places) : factor(places, Fill::uninitialized), min_exponent(places, Fill::uninitialized) {
@@ -17,7 +17,7 @@ struct RowScale {
     std::fill_n(min_exponent.data(), places, kMinNormalExponent<T>);
   }
 
-  // Divides the row by the power of two in its sum. Returns what is left of the sum.
+  // Sets the row's factor. Returns the sum divided by its power of two, which is in [1/2, 1).
   T normalise(int64_t place, T row_sum) {
     if (!std::isfinite(row_sum)) return row_sum;
     int exponent;
@@ -33,7 +33,7 @@ struct RowScale {
   Buffer<T> factor, min_exponent;  // of each place; exponentials below 2^min_exponent are 0
 };
 
-// The forward's, which divides nothing.
+// The forward does not scale rows.
 struct NoRowScale {
   static std::nullptr_t factor_at(int64_t) { return nullptr; }
   static std::nullptr_t min_exponent_at(int64_t) { return nullptr; }

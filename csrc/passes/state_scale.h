@@ -1,4 +1,4 @@
-// Powers of two that keep the forward's products of exponentials and states in the range of T.
+// Powers of two that keep the forward's sums of exponentials times states in the range of T.
 #pragma once
 
 #include "exponentials.h"
@@ -6,9 +6,14 @@
 namespace difnet {
 inline namespace DIFNET_ISA {
 
-// For each image and class, the power of two that brings the largest state of a node that is not masked to about 1:
-// exponentials alone take nearly all of T's range. Shared exponentials are at most 1, so small states are scaled up to
-// no purpose, and only large ones are scaled down. The scale is 1 if a state is infinite or NaN.
+// The scale of each image and class: the power of two that brings the largest state of a node that is not masked to
+// about 1. If exponentials are not shared, they may take nearly all of T's range.
+//
+// Shared exponentials are at most 1. Then a small state is scaled up, because its products with weights down to e^-60
+// would be subnormal. A large state is scaled down only as far as a sum over 2^20 nodes needs to stay finite, so that
+// the small states beside it keep their digits.
+//
+// The scale is 1 if a state is infinite or NaN.
 template <class Unit, int Terms>
 Buffer<typename Unit::Number> state_scales(
     const Exponentials<Unit, Terms>& exponentials, const Array& state, const Pool& pool) {
@@ -32,8 +37,10 @@ Buffer<typename Unit::Number> state_scales(
         max = std::max(max, largest[block * k + c]);
       int exponent = 0;
       if (std::isfinite(max)) std::frexp(max, &exponent);
-      constexpr int kMax = std::numeric_limits<T>::max_exponent - 2;  // so that scale and 1 / scale are normal numbers
-      scales[b * k + c] = std::ldexp(T(1), -std::clamp(exponent, -kMax, exponentials.shared(b) ? 0 : kMax));
+      constexpr int kMaxExponent = std::numeric_limits<T>::max_exponent;
+      if (exponent > 0 && exponentials.shared(b)) exponent = std::max(exponent - (kMaxExponent - 21), 0);
+      constexpr int kMax = kMaxExponent - 2;  // so that scale and 1 / scale are normal numbers
+      scales[b * k + c] = std::ldexp(T(1), -std::clamp(exponent, -kMax, kMax));
     }
   return scales;
 }

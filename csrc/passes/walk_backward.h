@@ -1,4 +1,5 @@
-// One walk backward, docs/math.md (5) to (11). Exponentials are computed again; the row sum is that of the forward.
+// One walk backward, docs/math.md (5) to (11). The exponentials are computed again; the row sums are those that the
+// forward saved.
 #pragma once
 
 #include "../products/accumulators.h"
@@ -50,18 +51,22 @@ class WalkBackward {
   using D = Simd<T, Unit::kLanes>;
   using Weights = PackedWeights<Unit, Terms>;
 
-  // With u_i = 1 / row_sum_i and w_j the weights, the tile of dS is the product of two groups of numbers of each node:
+  // Two vectors of each node, groups of its packed row. With u_i = 1 / row_sum_i and w_j = weight_j,
   //
   //   kGradient  [a_i u_i, -delta_i u_i]
-  //   kState     [w_j y_j, w_j]             so that dS_ij = exp_ij kGradient_i . kState_j   (9)
+  //   kState     [w_j y_j, w_j]
+  //
+  // Every entry of dS is an exponential times an inner product: dS_ij = exp_ij kGradient_i . kState_j   (9)
   enum Group { kGradient, kState };
 
-  // Where P is peaked, dS is a small difference. So delta is computed from the rounded a, and takes two numbers where
-  // one is a single bfloat16 term.
+  // Where P is peaked, a_i . y_j and delta_i nearly cancel in (9). So delta is computed from the rounded a, and stored
+  // as a sum of two numbers if a number is a single bfloat16 term.
   static constexpr int kDeltas = Unit::kPack == 2 && Terms == 1 ? 2 : 1;
 
   T* scratch(int64_t thread) { return scratch_.data() + thread * scratch_per_thread_; }
 
+  // Packs the vectors of a block's nodes. Each row first holds a_i u_i and delta_i u_i, which are a and delta of
+  // docs/math.md, section 2, divided by the row sum: a = beta mu g, and delta_i is the inner product of a_i and z_i.
   void pack(int64_t b, int64_t block, T* rows) {
     T* z = rows + kBlockSize * columns_;
     const T scale = static_cast<T>(call_.beta * call_.mu);
@@ -98,7 +103,7 @@ class WalkBackward {
   void add_pair(int64_t b, int64_t I, int64_t J) {
     const typename Unit::Session session;
     const bool shared = exponentials_.shared(b);
-    Weights ij, ji, ds;  // ds: of dS_ij + dS_ji
+    Weights ij, ji, ds;  // ds holds dS_ij + dS_ji
     grid_.for_each_strip(b, I, J, Unit::kStrip, [&](const Strip& strip) {
       exponentials_.compute(strip, row_scale_, ij, shared ? nullptr : &ji);
       transposed_sums_.add_to_rows(strip, shared ? ij : ji, gradients_);  // (8)
@@ -110,7 +115,8 @@ class WalkBackward {
     });
   }
 
-  // dS_ij + dS_ji over the shared exponential is one product: the groups of row i times the exchanged groups of row j.
+  // If (i, j) and (j, i) share an exponential, dS_ij + dS_ji is that exponential times a single inner product: that of
+  // [kGradient_i, kState_i] and [kState_j, kGradient_j].
   void compute_ds_shared(const Strip& strip, const Weights& ij, Weights& ds) const {
     factors_.multiply(strip, {kGradient, kState}, {kState, kGradient}, [&](int i0, int j0, const T* factors) {
       for_each_two_rows<Unit>(i0, j0, factors, [&](int i, int j, Vec<D> factor_0, Vec<D> factor_1) {
@@ -152,8 +158,8 @@ class WalkBackward {
       read_row(call_.seed, b, node, k_, seed);
       read_row(call_.z, b, node, k_, z);
       const T weight = exponentials_.terms.weight[block * kBlockSize + i];
-      // The difference in (16), but for w_j. If most rows give node j their weight, it is a small difference of sums
-      // over many nodes, and is taken in double.
+      // The difference in (16), before it is multiplied by w_j. It is computed in double: if P_ij is near 1 in most
+      // rows i, two large sums over many nodes nearly cancel.
       double difference = 0;
       for (int n = 0; n < kDeltas; ++n) difference -= transposed_sums_.get(block, i, k_ + n);
       for (int64_t c = 0; c < k_; ++c) {
@@ -181,13 +187,13 @@ class WalkBackward {
   const Grid& grid_;
   RowScale<T> row_scale_;
   PackedValues<Unit, Terms> gradients_;  // [a u, delta u]
-  Accumulators<Unit> transposed_sums_;   // of exp_ij [a_i u_i, delta_i u_i] over i: P^T a and P^T delta, but for w_j
+  Accumulators<Unit> transposed_sums_;   // sums over i of exp_ij [a_i u_i, delta_i u_i]; times w_j: P^T a, P^T delta
   PackedRows<Unit, Terms> factors_;      // kGradient, kState
   PackedValues<Unit, Terms> features_;   // G
   Accumulators<Unit> grad_g_;            // (dS + dS^T) G
   int64_t scratch_per_thread_;
   Buffer<T> scratch_;
-  Buffer<double> partial_;  // of each block, its terms of dmu and dbeta
+  Buffer<double> partial_;  // the sums of (6) and (7) over the nodes of each block
 };
 
 template <class Unit, int Terms>

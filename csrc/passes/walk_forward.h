@@ -1,4 +1,4 @@
-// One walk forward: the sums over nodes (3) and the update (4). Each score is computed once, for row i and row j.
+// One walk forward: z = P y (3) and the update (4). A score g_i . g_j is computed once and used for both P_ij and P_ji.
 #pragma once
 
 #include "../products/accumulators.h"
@@ -15,7 +15,8 @@ void walk_forward(const Forward& call) {
   const Grid& grid = exponentials.features.grid;
   const int64_t k = call.sizes.classes, columns = k + 1;
 
-  // The values of a node: its scaled state and 1, both times its weight. The sum of the last is the row sum.
+  // A node's values are its scaled state and 1, both multiplied by its weight. Exponentials times the last value add up
+  // to the row sum.
   PackedValues<Unit, Terms> values(grid.places(), columns);
   Accumulators<Unit> sums(grid.places(), columns);
   const Buffer<T> scales = state_scales(exponentials, call.state, call.pool);
@@ -28,7 +29,8 @@ void walk_forward(const Forward& call) {
       const T weight = exponentials.terms.weight[place];
       T* row = rows + i * columns;
       read_row(call.state, b, grid.first_node(block) + i, k, row);
-      // The state of a masked node may be too large for the scale. Its exponentials are 0, so it stays as it is.
+      // A masked node's exponentials are 0. The scale ignores its state, so the scaled state could overflow, and 0
+      // times infinity is NaN. So the state is not scaled.
       if (!exponentials.features.masked(place))
         for (int64_t c = 0; c < k; ++c) row[c] = row[c] * scales[b * k + c] * weight;
       row[k] = weight;
@@ -63,7 +65,8 @@ void walk_forward(const Forward& call) {
         state[c] = lerp(state[c], lerp(z[c], z_c, mu), beta);  // (4)
         z[c] = z_c;
       }
-      // Neither times 2^row_i, which the backward computes again, nor as a logarithm: both would lose digits.
+      // The row sum is stored with its factor 2^row_i. Without that factor, the sum could overflow. Its logarithm would
+      // lose digits. The backward computes row_i again.
       static_cast<T*>(call.row_sum)[out] = row[k];
     }
   });

@@ -1,4 +1,4 @@
-// Sums over nodes, for each node of an image.
+// The accumulators of sums over nodes: one row of sums for each node.
 #pragma once
 
 #include "packed_values.h"
@@ -6,14 +6,13 @@
 namespace difnet {
 inline namespace DIFNET_ISA {
 
-// The sums of a block as the rows of tiles and its sums as their columns are apart: a pair of blocks (I, J) writes to
-// the first of I and to the second of J.
+// A block has two arrays of sums: one for the tiles of which it is the rows, and one for those of which it is the
+// columns. A pair of blocks (I, J) adds to the first of I and to the second of J. A sum is the total of both.
 template <class Unit>
 class Accumulators {
  public:
   using Number = typename Unit::Number;
 
-  Accumulators() = default;
   Accumulators(int64_t nodes, int64_t values)
       : columns_(round_up(values, Unit::kColumnMultiple)),
         rows_(round_up(values, Unit::kRowMultiple)),
@@ -26,7 +25,7 @@ class Accumulators {
     return of_rows_[(block * kBlockSize + i) * columns_ + c] + of_columns_[(block * rows_ + c) * kBlockSize + i];
   }
 
-  // The rows of I += weights times the values of J's nodes.
+  // Adds weights times the values of J's nodes to the sums of I.
   template <int Terms>
   void add_to_rows(
       const Strip& strip, const PackedWeights<Unit, Terms>& weights, const PackedValues<Unit, Terms>& values) {
@@ -39,7 +38,7 @@ class Accumulators {
             of_rows_.data() + strip.I * kBlockSize * columns_, columns_, values_);
   }
 
-  // The columns of J += the values of I's nodes times weights.
+  // Adds the transposed weights times the values of I's nodes to the sums of J.
   template <int Terms>
   void add_to_columns(
       const Strip& strip, const PackedWeights<Unit, Terms>& weights, const PackedValues<Unit, Terms>& values) {
@@ -52,7 +51,7 @@ class Accumulators {
   }
 
  private:
-  int64_t columns_ = 0, rows_ = 0, values_ = 0;
+  const int64_t columns_, rows_, values_;
   Buffer<Number> of_rows_, of_columns_;
 };
 

@@ -6,13 +6,13 @@
 //   multiply_transposed   C = X Y^T, summed over features or classes; each micro-tile of C goes to a visitor
 //   multiply_accumulate   C += X Y, summed over nodes; X or Y is a strip, C is in memory
 //
-// and says how it reads operands:
+// and these properties, which say how operands are stored:
 //
 //   Number            the type of sums
 //   Element           what operands consist of: a Number, or two bfloat16 numbers that are neighbours along the summed
 //                     axis (VNNI layout)
-//   kPack             the numbers in an Element
-//   kLanes            the Numbers in a vector
+//   kPack             how many numbers are in an Element
+//   kLanes            how many Numbers are in a vector
 //   kMR, kNR          the rows and columns of a micro-tile
 //   kStrip            the columns of a strip
 //   kDepthMultiple    multiply_transposed: the summed axis is padded to a multiple of this many numbers
@@ -41,7 +41,8 @@ struct Strip {
   int rows, first, columns;
 };
 
-// visit(i, j, C[i], C[i + 1]) for every vector of two rows of the micro-tile that starts at row i0 and column j0.
+// For the micro-tile that starts at row i0 and column j0: visit(i, j, v, w) for the vectors v of row i and w of row i +
+// 1 that start at column j.
 template <class Unit, class Visit>
 inline void for_each_two_rows(int i0, int j0, const typename Unit::Number* micro_tile, const Visit& visit) {
   constexpr Simd<typename Unit::Number, Unit::kLanes> d;

@@ -7,15 +7,15 @@
 namespace difnet {
 inline namespace DIFNET_ISA {
 
-// Tiles has the instructions: zero, load, store and dot of numbered tile registers. An object of it is the Session.
+// `Tiles` has the instructions zero, load, store and dot on numbered tile registers. A Session is an object of it.
 template <class Tiles>
 struct MatrixUnit {
   using Number = float;
   using Element = uint32_t;
   using Session = Tiles;
   static constexpr int kLanes = 16, kPack = 2;
-  // Tile registers: 0 to 3 accumulate 2 x 2 tiles of C, 4 and 5 hold X, 6 and 7 hold Y. A strip is the whole tile of
-  // pairs, so that accumulators that lie in memory are seldom loaded and stored.
+  // Tile registers 0 to 3 accumulate 2 x 2 tiles of C, 4 and 5 hold X, 6 and 7 hold Y. A strip has all columns of two
+  // blocks' tile, so that accumulators in memory are loaded and stored less often.
   static constexpr int kMR = 32, kNR = 32, kStrip = kBlockSize;
   static constexpr int kDepthMultiple = 32, kRowMultiple = 16, kColumnMultiple = 16;
   static constexpr bool kLeftNodeMajor = true;
@@ -37,9 +37,9 @@ struct MatrixUnit {
       }
   }
 
-  // C (rows, columns) += X Y over `depth` elements, all three rounded up to whole tile registers. The sum goes on from
-  // C: starting from zero would take another pass over C, and the rounding of the operands to 16 bits is larger than
-  // the digits that are lost.
+  // C (rows, columns) += X Y over `depth` elements, all three rounded up to whole tile registers. Products are added to
+  // C directly: a sum from zero would take another pass over C, and the digits that this loses are small beside the
+  // rounding of operands to bfloat16.
   static inline void multiply_accumulate(
       const Element* x, int64_t ldx, const Element* y, int64_t ldy, int64_t depth, int rows, float* c, int64_t ldc,
       int64_t columns) {

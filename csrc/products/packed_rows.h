@@ -7,15 +7,14 @@
 namespace difnet {
 inline namespace DIFNET_ISA {
 
-// A row has one or more groups of numbers, each padded to kDepthMultiple. Groups of left rows are multiplied with any
-// groups of right rows.
+// A row has one or more groups of numbers, each padded to kDepthMultiple. Any group of a row of X can be multiplied by
+// any group of a row of Y.
 template <class Unit, int Terms>
 class PackedRows {
  public:
   using Element = typename Unit::Element;
-  static_assert(kChunk % Unit::kDepthMultiple == 0, "the last chunk of a group must reach to its end");
+  static_assert(kChunk % Unit::kDepthMultiple == 0, "the last chunk of a group must cover its padding");
 
-  PackedRows() = default;
   PackedRows(int64_t nodes, int64_t numbers, int groups)
       : group_depth_(round_up(numbers, Unit::kDepthMultiple) / Unit::kPack),
         groups_(groups),
@@ -26,7 +25,9 @@ class PackedRows {
   // Packs a group of the rows of a block. The first `count` nodes have `numbers` each in `rows`; the other rows are 0.
   void pack(int64_t block, int count, int group, const typename Unit::Number* rows, int64_t numbers) {
     if constexpr (Unit::kPack == 1) {
-      static_assert(Terms == 1 && Unit::kDepthMultiple == 1 && !Unit::kLeftNodeMajor, "a transposition is enough");
+      static_assert(
+          Terms == 1 && Unit::kDepthMultiple == 1 && !Unit::kLeftNodeMajor,
+          "without padding and terms, packing is a transposition");
       transpose(rows, numbers, count, depth_major_.data() + (block * depth_ + group * group_depth_) * kBlockSize);
     } else {
       for (int i = 0; i < kBlockSize; ++i)
@@ -69,7 +70,7 @@ class PackedRows {
     return reinterpret_cast<const Element*>(buffer.data());
   }
 
-  int64_t group_depth_ = 0, groups_ = 0, depth_ = 0;  // group_depth_ and depth_ count elements
+  const int64_t group_depth_, groups_, depth_;  // group_depth_ and depth_ count elements
   Buffer<Stored<Unit>> depth_major_, node_major_;
 };
 

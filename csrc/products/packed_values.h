@@ -1,4 +1,4 @@
-// The packed operands of C += X Y that are summed over nodes: the values of the nodes, and the strip of weights.
+// The packed operands of C += X Y, which is summed over nodes: the values of nodes, and the weights of a strip.
 #pragma once
 
 #include "../memory/buffer.h"
@@ -14,9 +14,8 @@ class PackedValues {
  public:
   using Element = typename Unit::Element;
   static_assert(
-      kChunk % Unit::kColumnMultiple == 0 && kChunk % Unit::kRowMultiple == 0, "the last chunk must reach to the end");
+      kChunk % Unit::kColumnMultiple == 0 && kChunk % Unit::kRowMultiple == 0, "the last chunk must cover the padding");
 
-  PackedValues() = default;
   PackedValues(int64_t nodes, int64_t values)
       : columns_(round_up(values, Unit::kColumnMultiple)),
         rows_(round_up(values, Unit::kRowMultiple)),
@@ -27,7 +26,7 @@ class PackedValues {
   // Packs the rows of a block. The first `count` nodes have `values` each in `rows`; the other rows are 0.
   void pack(int64_t block, int count, const typename Unit::Number* rows, int64_t values) {
     if constexpr (Unit::kPack == 1) {
-      static_assert(Terms == 1 && Unit::kRowMultiple == 1, "values are padded only node by node");
+      static_assert(Terms == 1 && Unit::kRowMultiple == 1, "only rows of the node-major layout are padded");
       transpose(rows, values, count, value_major_.data() + block * kBlockSize * rows_);
       auto* to = node_major_.data() + block * kBlockSize * columns_;
       for (int i = 0; i < kBlockSize; ++i, to += columns_) {
@@ -55,21 +54,21 @@ class PackedValues {
     }
   }
 
-  // The values of a block: elements (node, value), where a row has the values padded to kColumnMultiple.
+  // The values of a block, node by node: elements (node, value), in rows that are padded to kColumnMultiple values.
   const Element* node_major(int term, int64_t block) const {
     return reinterpret_cast<const Element*>(node_major_.data() + (term * nodes_ + block * kBlockSize) * columns_);
   }
-  // The same, elements (value, node), in rows of kBlockSize nodes.
+  // The values of a block, value by value: elements (value, node), in rows of kBlockSize nodes.
   const Element* value_major(int term, int64_t block) const {
     return reinterpret_cast<const Element*>(value_major_.data() + (term * nodes_ + block * kBlockSize) * rows_);
   }
 
  private:
-  int64_t columns_ = 0, rows_ = 0, nodes_ = 0;
+  const int64_t columns_, rows_, nodes_;
   Buffer<Stored<Unit>> node_major_, value_major_;
 };
 
-// The entries of a strip, which weight the values: exponentials, or entries of dS + dS^T.
+// The entries of a strip, by which values are multiplied: exponentials, or entries of dS + dS^T.
 template <class Unit, int Terms, int Pack = Unit::kPack>
 class PackedWeights;
 
@@ -85,7 +84,7 @@ class PackedWeights<Unit, Terms, 1> {
   }
   Vec<D> get(int i, int j) const { return LoadU(D(), values_ + i * Unit::kStrip + j); }
 
-  // As the left operand, summed over columns, and as the right one, summed over rows.
+  // The left operand of a sum over columns, and the right operand of a sum over rows.
   const typename Unit::Element* left(int) const { return values_; }
   const typename Unit::Element* right(int) const { return values_; }
 

@@ -1,6 +1,6 @@
-// Operands as sums of bfloat16 terms. With Terms = 1 a number is rounded to bfloat16; with Terms = 2 it is the sum of
-// two bfloat16 numbers, and a product the sum of three: that of the two second terms is below the rounding of the
-// others. Units whose kPack is 1 multiply numbers as they are.
+// Operands as sums of bfloat16 terms. With Terms = 1 a number is rounded to bfloat16. With Terms = 2 it is the sum of
+// two bfloat16 numbers, and a product is the sum of three products of terms: that of the two second terms is left out,
+// because it is below the rounding error. Units whose kPack is 1 multiply numbers as they are.
 #pragma once
 
 #include "../simd/dot_products.h"
@@ -9,14 +9,14 @@
 namespace difnet {
 inline namespace DIFNET_ISA {
 
-// The numbers that an operand is stored as.
+// The type of the numbers of which a packed operand consists.
 template <class Unit>
 using Stored = std::conditional_t<Unit::kPack == 1, typename Unit::Number, uint16_t>;
 
-// Numbers are split this many at a time, on the stack. A multiple of everything that operands are padded to.
+// How many numbers are split at a time, on the stack: a multiple of everything that operands are padded to.
 constexpr int kChunk = 64;
 
-// The terms of `count` numbers, at most kChunk: terms[t][c] is term t of number c, and 0 beyond them.
+// The terms of `count` numbers, at most kChunk: terms[t][c] is term t of number c, and 0 for c >= count.
 template <int Terms>
 inline void split(const float* from, int64_t count, uint16_t (&terms)[Terms][kChunk]) {
   alignas(64) float rest[kChunk] = {};
@@ -28,11 +28,11 @@ inline void split(const float* from, int64_t count, uint16_t (&terms)[Terms][kCh
     for (int c = 0; c < kChunk; ++c) {
       terms[t][c] = to_bfloat16(rest[c]);
       const float error = rest[c] - from_bfloat16(terms[t][c]);
-      rest[c] = std::abs(error) < std::numeric_limits<float>::infinity() ? error : 0;  // one term holds an infinity
+      rest[c] = std::abs(error) < std::numeric_limits<float>::infinity() ? error : 0;  // inf - inf is NaN
     }
 }
 
-// The value of a number as products see it: the sum of its terms.
+// The sum of a number's terms, which products use instead of the number.
 template <class Unit, int Terms>
 inline typename Unit::Number round_to_terms(typename Unit::Number value) {
   if constexpr (Unit::kPack == 1) {
@@ -44,7 +44,7 @@ inline typename Unit::Number round_to_terms(typename Unit::Number value) {
   }
 }
 
-// As load4, but of the numbers as products see them.
+// As load4, with every number rounded to its terms.
 template <class Unit, int Terms>
 inline Vec<Double4> load4_rounded(const typename Unit::Number* row, int64_t n, int64_t count) {
   if constexpr (Unit::kPack == 1) return load4(row, n, count);
@@ -54,7 +54,7 @@ inline Vec<Double4> load4_rounded(const typename Unit::Number* row, int64_t n, i
   return load4(some, 0, 4);
 }
 
-// The sum of x y, with x as products see it.
+// The inner product of x and y, with x rounded to terms.
 template <class Unit, int Terms>
 inline double dot(const typename Unit::Number* x, const typename Unit::Number* y, int64_t count) {
   const auto factors = [&](int64_t n) {
@@ -63,8 +63,8 @@ inline double dot(const typename Unit::Number* x, const typename Unit::Number* y
   return dot_products<1>(count, factors)[0];
 }
 
-// Column c of `count` rows, at most kBlockSize, becomes row c of `to`, with 0 beyond them. It is written by vectors, a
-// cache line at a time: single numbers at a stride wait for the memory that they go to.
+// Column c of `count` rows, at most kBlockSize, becomes row c of `to`, which is filled up with 0. It is written by
+// vectors, a cache line at a time: stores of single numbers at a stride would wait for memory.
 template <class T>
 inline void transpose(const T* from, int64_t columns, int count, T* to) {
   constexpr Simd<T, 32 / sizeof(T)> d;

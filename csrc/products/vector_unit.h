@@ -6,7 +6,7 @@
 namespace difnet {
 inline namespace DIFNET_ISA {
 
-// Lane by lane: how a vector of elements of X and one of Y are multiplied and added to a vector of sums.
+// How a vector of elements of X is multiplied by a vector of elements of Y and added to a vector of sums, lane by lane.
 template <class T, int N>
 struct MulAddLanes {
   using Number = T;
@@ -14,7 +14,8 @@ struct MulAddLanes {
   using D = Simd<T, N>;
   using HalfD = Simd<T, N / 2>;
   static constexpr int kPack = 1;
-  // Whether sums end with half a vector where a whole one would be mostly padding. AVX-512 loses nothing by it.
+  // Whether the last columns may be half a vector, where a whole one would be mostly padding. AVX-512 has instructions
+  // for half its vectors that are as fast.
   static constexpr bool kHalfVectors = N * sizeof(T) == 64;
 
   static Vec<D> load(const T* from) { return LoadU(D(), from); }
@@ -39,7 +40,8 @@ struct DotBf16Lanes {
 
   static __m512bh load(const uint32_t* from) { return (__m512bh)_mm512_loadu_si512(from); }
   static __m256bh load_half(const uint32_t* from) { return (__m256bh)_mm256_loadu_si256((const __m256i*)from); }
-  // As a float, which the instruction broadcasts from memory; an integer would pass through a general register.
+  // The element is read as a float, because a float is broadcast from memory by the instruction that uses it. An
+  // integer would pass through a general register first.
   static __m512bh broadcast(const uint32_t* from) { return (__m512bh)_mm512_set1_ps(as_float(from)); }
   static __m256bh broadcast_half(const uint32_t* from) { return (__m256bh)_mm256_set1_ps(as_float(from)); }
   static __m512 multiply_add(__m512bh x, __m512bh y, __m512 sum) { return _mm512_dpbf16_ps(sum, x, y); }
@@ -69,11 +71,11 @@ struct VectorUnit {
   static constexpr int kDepthMultiple = kPack, kRowMultiple = 1;
 
   struct Session {
-    Session() {}  // Not trivial, so that an object which only marks a scope is no unused variable.
+    Session() {}  // Without it, compilers would report a session that only marks a scope as an unused variable.
   };
 
-  // visit(i, j, C) for every micro-tile of C = X Y^T, (rows, columns) rounded up to whole micro-tiles. X and Y hold for
-  // each place along the depth an element of each of kBlockSize nodes.
+  // visit(i, j, C) for every micro-tile of C = X Y^T, (rows, columns) rounded up to whole micro-tiles. X and Y are
+  // stored depth by depth: one element of each of kBlockSize nodes for each index of the summed axis.
   template <class Visit>
   static inline void multiply_transposed(
       const Element* x, int64_t, const Element* y, const DepthRange* ranges, int count, int rows, int columns,
@@ -86,15 +88,15 @@ struct VectorUnit {
       }
   }
 
-  // C (rows, columns) += X Y over `depth` elements, columns rounded up to kColumnMultiple. The sum starts from zero and
-  // is added to C at its end: the terms of one tile may be small beside what C already holds, and would lose digits to
-  // it one by one.
+  // C (rows, columns) += X Y over `depth` elements, columns rounded up to kColumnMultiple. Products are added up from
+  // zero, and their sum is added to C. Added to C one by one, products that are small beside C would lose digits.
   static inline void multiply_accumulate(
       const Element* x, int64_t ldx, const Element* y, int64_t ldy, int64_t depth, int rows, Number* c, int64_t ldc,
       int64_t columns) {
     int64_t remaining = (columns + kColumnMultiple - 1) / kColumnMultiple * kColumnMultiple;
     while (remaining > 0) {
-      // At most four vectors, and 3 + 2 rather than 4 + 1. Half a vector goes with the last ones.
+      // Four vectors at a time; five are split into 3 + 2 rather than 4 + 1. Half a vector is computed together with
+      // the last whole vectors.
       const bool half = remaining % kLanes != 0 && remaining < 4 * kLanes;
       const int at_most = remaining == 5 * kLanes ? 3 : 4;
       const int vectors = static_cast<int>(std::min<int64_t>(remaining / kLanes, at_most));
@@ -105,8 +107,9 @@ struct VectorUnit {
   }
 
  private:
-  // The rows of a micro-tile, so that accumulators fill the registers: 24 of 32, or 12 of 16. The others hold the
-  // vectors of Y and the broadcast of X.
+  // Computes `vectors` vectors of columns, and half a vector if `half`. With two or more of them, micro-tiles have as
+  // many rows as accumulators fit the registers: they take 24 of 32 or 12 of 16. With one, they take half as many. The
+  // other registers hold vectors of Y and the broadcast of X.
   static void accumulate_columns(
       int vectors, bool half, const Element* x, int64_t ldx, const Element* y, int64_t ldy, int64_t depth, int rows,
       Number* c, int64_t ldc) {
@@ -137,7 +140,7 @@ struct VectorUnit {
     }
   }
 
-  // Finds the micro-kernel of `rows` rows.
+  // Calls the micro-kernel for `rows` rows, at most Rows.
   template <int Rows, int Vectors, bool Half>
   static void accumulate_micro_tile(
       int rows, const Element* x, int64_t ldx, const Element* y, int64_t ldy, int64_t depth, Number* c, int64_t ldc) {
@@ -148,8 +151,9 @@ struct VectorUnit {
   }
 
   // A micro-tile of C, MR rows and Vectors vectors of columns, and half a vector if Half: C = X Y, or C += X Y if
-  // Accumulate. Element (i, m) of X is x[i * row_stride + m * depth_stride]; Y has rows of ldy elements. Not inlined:
-  // the constants of a caller would take registers from the accumulators, which then spill in the innermost loop.
+  // Accumulate. Element (i, m) of X is x[i * row_stride + m * depth_stride]; Y has rows of ldy elements. It is not
+  // inlined, because constants of the caller would occupy registers, and accumulators would be spilled to memory in the
+  // innermost loop.
   template <int MR, int Vectors, bool Half, bool Accumulate>
   [[gnu::noinline]] static void micro_kernel(
       const Element* x, int64_t row_stride, int64_t depth_stride, const Element* y, int64_t ldy,

@@ -1,5 +1,5 @@
-// Rounding to bfloat16. Instructions that multiply bfloat16 numbers read them in pairs of neighbours along the summed
-// axis; in a packed operand the two lie side by side.
+// Rounding to bfloat16. Instructions that multiply bfloat16 numbers read pairs of neighbours along the summed axis. In
+// a packed operand, the two numbers of a pair are adjacent.
 #pragma once
 
 #include "simd.h"
@@ -25,7 +25,7 @@ inline uint16_t to_bfloat16(float value) {
 struct RoundedRows {
   typedef uint16_t Halves __attribute__((vector_size(64), may_alias));
   Halves rows;   // the first vector, then the second
-  Halves pairs;  // lane by lane: that of the first vector in the low half, that of the second in the high one
+  Halves pairs;  // alternately a number of the first vector and one of the second
 };
 
 #if DIFNET_HAS_AVX512_BF16

@@ -24,8 +24,8 @@ struct Factors {
   Vec<Double4> x[K], y[K];
 };
 
-// K sums of products x y. factors(n) returns the factors n .. n + 3 of all sums, 0 from `count` on. Each sum is taken
-// in eight parts, so that additions do not wait for each other.
+// K sums of `count` products x y. factors(n) returns the factors n .. n + 3 of all sums, and 0 from `count` on. Each
+// sum is computed as eight partial sums, so that additions do not wait for each other.
 template <size_t K, class F>
 inline std::array<double, K> dot_products(int64_t count, const F& factors) {
   Vec<Double4> sums[K][2] = {};

@@ -6,7 +6,7 @@
 namespace difnet {
 inline namespace DIFNET_ISA {
 
-// Coefficients of the polynomials whose largest relative error from 2^x on [-1/2, 1/2] is least: 7e-5, 7e-8 and 2e-9.
+// Minimax polynomials: their largest relative errors from 2^x on [-1/2, 1/2] are 7e-5, 7e-8 and 2e-9.
 template <int Degree>
 struct Exp2Polynomial;
 template <>
@@ -80,7 +80,7 @@ class Exp2<float, N, Degree> {
   Vec<D> c_[Degree + 1];
 };
 
-// float64 is here to be exact, not fast.
+// In float64, accuracy matters more than speed.
 template <int N, int Degree>
 class Exp2<double, N, Degree> {
  public:

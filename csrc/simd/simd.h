@@ -56,9 +56,8 @@ inline V Max(V a, V b) {
   return a > b ? a : b;
 }
 
-// a * b + c, rounded once where the instruction set has such an instruction, and twice elsewhere: there it must not
-// become a call of fma(). Nothing else is fused: the compiler is told not to contract (-ffp-contract=off), so that
-// results do not depend on it.
+// a * b + c. It is rounded once if the instruction set has a fused multiply-add, and twice if not, because a call of
+// fma() would be slow. Compilers fuse nothing else (-ffp-contract=off), so that results do not depend on the compiler.
 #if DIFNET_HAS_AVX2
 inline float MulAdd(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
 inline double MulAdd(double a, double b, double c) { return __builtin_fma(a, b, c); }
@@ -91,8 +90,8 @@ inline V MulAdd(V a, V b, V c) {
 }
 #endif
 
-// A full register of copies of a constant that the compiler takes for an unknown value: it stays in its register
-// instead of being read from memory at each use.
+// A vector of copies of a constant. If the vector fills a register, its value is hidden from the compiler, so that it
+// stays in the register instead of being read from memory at each use.
 template <class D>
 inline Vec<D> SetInRegister(D d, typename D::Lane constant) {
   Vec<D> value = Set(d, constant);

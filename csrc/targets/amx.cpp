@@ -10,7 +10,7 @@ DIFNET_TARGET_BEGIN
 namespace difnet {
 namespace {
 
-// Eight tiles of 16 rows of 64 bytes. They belong to the calling thread while the object lives.
+// Eight tiles of 16 rows of 64 bytes. The calling thread may use them while the object lives.
 class AmxTiles {
  public:
   AmxTiles() {
@@ -71,7 +71,7 @@ bool amx_multiplies_correctly() {
     for (int j = 0; j < kSize; ++j) {
       int sum = 0;
       for (int m = 0; m < kDepth; ++m) sum += x[i][m] * y[m][j];
-      if (sums[i][j] != static_cast<float>(sum)) return false;  // small whole numbers: exact in any order
+      if (sums[i][j] != static_cast<float>(sum)) return false;  // sums of small integers are exact in any order
     }
   return true;
 }

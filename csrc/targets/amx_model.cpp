@@ -13,10 +13,10 @@ namespace {
 
 alignas(64) thread_local uint16_t tiles[8][16][32];
 
-// As AmxTiles of amx.cpp, instruction by instruction.
+// Emulates AmxTiles of amx.cpp, one function for each instruction.
 class ModelTiles {
  public:
-  ModelTiles() {}  // Not trivial, so that an object which only marks a scope is no unused variable.
+  ModelTiles() {}  // Without it, compilers would report a session that only marks a scope as an unused variable.
   ~ModelTiles() {}
 
   template <int Tile>

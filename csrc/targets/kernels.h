@@ -1,4 +1,5 @@
-// Both passes for the arithmetics of an instruction set. Included once for each set, by the set's file.
+// The forward and the backward of an instruction set, and the choice of the products that a call uses. The file of each
+// set includes it.
 #pragma once
 
 #include "../passes/walk_backward.h"
@@ -8,7 +9,7 @@
 namespace difnet {
 inline namespace DIFNET_ISA {
 
-// Products in the type of the states, on full vectors.
+// Products in the type of the states, on vectors as wide as the registers.
 template <class T>
 using PlainUnit = VectorUnit<MulAddLanes<T, kVectorBytes / sizeof(T)>>;
 
@@ -21,14 +22,15 @@ inline void backward(const Backward& call) {
                                    : walk_backward<PlainUnit<float>, 1>(call);
 }
 
-// The number of bfloat16 terms that may hold an operand of a call's products; 0 where none may.
+// How many bfloat16 terms an operand of a call's products may be rounded to; 0 if it may not be rounded.
 inline int bfloat16_terms(const Array& feature, Precision precision) {
   if (feature.type == Type::bfloat16) return 1;
   if (feature.type != Type::float32 || precision == Precision::highest) return 0;
   return precision == Precision::medium ? 1 : 2;
 }
 
-// Products of bfloat16 terms on `Unit` where the call allows them and MaxTerms are enough, else in the states' type.
+// Products of bfloat16 terms on `Unit` if the call allows them with at most MaxTerms terms; otherwise products in the
+// states' type.
 template <class Unit, int MaxTerms>
 void forward_in_bfloat16(const Forward& call) {
   const int terms = bfloat16_terms(call.feature, call.precision);

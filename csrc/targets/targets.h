@@ -34,7 +34,8 @@
 #endif
 
 // CPU features beyond the architecture's baseline, by the names that GCC and Clang share; dispatch.cpp has their bits.
-// Those of AMX are only there: its instructions are written in assembly, so that compilers need not know them.
+// The features of AMX are only in dispatch.cpp: its instructions are written in assembly, which compilers need not
+// know.
 #define DIFNET_FEATURES_portable(FEATURE)
 #define DIFNET_FEATURES_amx_model(FEATURE)
 #define DIFNET_FEATURES_avx2(FEATURE) FEATURE(avx2) FEATURE(fma)

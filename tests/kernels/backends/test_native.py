@@ -237,6 +237,15 @@ def test_states_of_any_size_beside_small_and_large_exponentials(feature, prior, 
     assert errors.max() < 3e-6
 
 
+@pytest.mark.parametrize("size", [1e36, 3e38])
+def test_sums_of_large_states_do_not_overflow(size):
+    """All exponentials are 1: before the division by the row sum, a sum over nodes is 1000 times a state."""
+    feature, state = torch.zeros(1, 1000, 2), torch.full((1, 1000, 1), size)
+    one = torch.tensor(1.0)
+    y = random_walk(feature, state, state, one, one, backend="native")
+    torch.testing.assert_close(y, state, rtol=1e-5, atol=0)
+
+
 @pytest.mark.parametrize("nodes", [40, 300])
 @pytest.mark.parametrize("mask", [-70.0, -90.0, -1e3, -1e4, -torch.inf])
 def test_a_masked_node_costs_no_digits(mask, nodes):
