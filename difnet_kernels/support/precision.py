@@ -40,6 +40,8 @@ def matmul_precision(name: str) -> Iterator[None]:
         try:
             before = torch.get_float32_matmul_precision()
         except RuntimeError:
+            before = name
+        if before == name:
             yield
             return
         torch.set_float32_matmul_precision(name)
