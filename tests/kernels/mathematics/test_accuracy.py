@@ -69,10 +69,31 @@ def test_the_command_prints_a_row_for_every_backend(
     assert [row.split()[0] for row in rows] == ALL_BACKENDS * len(testing.SHARPNESS)
 
 
-def test_recorded_activations(backend: str) -> None:
+@pytest.fixture
+def recorded() -> dict[str, torch.Tensor]:
     """Features and seeds of a network trained on drawn scenes (tools/record_activations.py)."""
     safetensors = pytest.importorskip("safetensors.torch", reason="the [train] extra is not installed")
-    recorded = safetensors.load_file(Path(__file__).parents[2] / "data" / "activations.safetensors")
+    return safetensors.load_file(Path(__file__).parents[2] / "data" / "activations.safetensors")
+
+
+def test_bounds_of_row_maxima_are_loose(recorded: dict[str, torch.Tensor]) -> None:
+    """A softmax that subtracts the bound (18) underflows in float16, whose smallest number is e^-16.6."""
+    excess = []
+    for feature in recorded["features"].double():
+        centre = feature.mean(dim=1, keepdim=True)
+        g = feature - centre
+        half_norm, bias = g.square().sum(-1) / 2, (g * centre).sum(-1)
+        maximum = (g @ g.mT + bias[:, None]).amax(-1)
+        longest = g.norm(dim=-1).amax(-1, keepdim=True)
+        bound = torch.minimum(
+            half_norm + (half_norm + bias).amax(-1, keepdim=True), feature.norm(dim=-1) * longest
+        )
+        assert (bound >= maximum - 1e-9).all()
+        excess.append((bound - maximum).amax(-1))
+    assert (torch.stack(excess).amax(0) > 17).all()  # in every image
+
+
+def test_recorded_activations(backend: str, recorded: dict[str, torch.Tensor]) -> None:
     features = [x.double() for x in recorded["features"]]
     seed, mu, beta = (recorded[name].double() for name in ("seed", "mu", "beta"))
     assert features[0].shape[0] >= 3
