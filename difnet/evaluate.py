@@ -7,6 +7,7 @@ Write ``python -m difnet.evaluate --help`` for all options.
 """
 
 import json
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,10 +20,11 @@ with train_extra():
     from difnet.data import create_dataset, eval_transform, evaluation_batches
     from difnet.data.base import VOID
     from difnet.data.registry import DatasetName
+    from difnet.data.transforms import scaled_size
+    from difnet.measures.segmentation import format_record
     from difnet.modeling.weights import load_for_pictures
     from difnet.training.data_check import check_sizes, read_all
     from difnet.training.engine import check_views, evaluate, make_views
-    from difnet.training.metrics import format_record
     from difnet.utils.console import DEVICE_DEFAULT, Reporter, parse, run_command, shown_default
     from difnet.utils.devices import default_device
     from difnet.utils.files import is_within, prepare_file, write_atomically
@@ -44,6 +46,8 @@ class EvaluateConfig:
     """Numbers that mean void in the labels of folder; void pixels are ignored."""
     label_offset: Annotated[int | None, shown_default("as in training")] = None
     """Number of the first class in the labels of folder; 1 if classes are numbered from 1."""
+    image_scale: Annotated[float | None, shown_default("as in training")] = None
+    """Resize all images and labels by this factor. Metrics are of the resized labels."""
     multi_scale: bool = False
     """Average class probabilities over scales 0.5, 0.75, 1, 1.25 and 1.5."""
     flip: bool = False
@@ -74,11 +78,12 @@ def evaluate_checkpoint(config: EvaluateConfig, report: Reporter | None = None) 
     report = report or Reporter(enabled=False)
     model, metadata = load_for_pictures(config.checkpoint, default_device(config.device))
     void_value, label_offset = _numbering(config, metadata)
+    image_scale = _image_scale(config, metadata)
     dataset = create_dataset(
         config.dataset,
         config.data_root,
         config.split,
-        transform=eval_transform(),
+        transform=eval_transform(image_scale),
         void_value=void_value,
         label_offset=label_offset,
     )
@@ -91,7 +96,12 @@ def evaluate_checkpoint(config: EvaluateConfig, report: Reporter | None = None) 
         )
     views = make_views(config.multi_scale, config.flip)
     data_report = read_all(dataset, report)
-    check_sizes(dataset, data_report, lambda size: check_views(model, size, views), report)
+    check_sizes(
+        dataset,
+        data_report,
+        lambda size: check_views(model, scaled_size(size, image_scale), views),
+        report,
+    )
     batches = evaluation_batches(dataset, config.workers, config.batch_size)
     device = next(model.parameters()).device
     with report.bar("evaluating", len(dataset)) as progress:
@@ -141,6 +151,22 @@ def _numbering(config: EvaluateConfig, metadata: dict[str, Any]) -> tuple[tuple[
             raise _bad_number(config, "label_offset", saved, "a whole number")
         offset = 0 if saved is None else saved
     return void, offset
+
+
+def _image_scale(config: EvaluateConfig, metadata: dict[str, Any]) -> float:
+    """Factor of all images: from the options, else as in training.
+
+    Raises:
+        ValueError: it is not a positive number.
+    """
+    if config.image_scale is not None:
+        if not 0.0 < config.image_scale < math.inf:
+            raise ValueError(f"--image-scale must be positive and finite, got {config.image_scale}")
+        return config.image_scale
+    saved = metadata.get("image_scale", 1.0)  # earlier versions had none
+    if isinstance(saved, bool) or not isinstance(saved, int | float) or not 0.0 < saved < math.inf:
+        raise _bad_number(config, "image_scale", saved, "a positive number")
+    return float(saved)
 
 
 def _bad_number(config: EvaluateConfig, key: str, value: Any, expected: str) -> ValueError:

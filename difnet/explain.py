@@ -97,8 +97,8 @@ def explain(model: DifNet, image: Tensor, point: tuple[int, int]) -> tuple[dict[
     maps = {"importance": model.upsample(details.importance, size)[0, 0]}
     lines = []
     walks = zip(model.walk_sources, model.embed(image[None]), details.mu, details.beta, strict=True)
-    for number, (source, embedding, mu, beta) in enumerate(walks, 1):
-        row = transition_rows(embedding, node)[0, 0]
+    for number, (source, (features, bias), mu, beta) in enumerate(walks, 1):
+        row = transition_rows(features, node, node_bias=bias)[0, 0]
         maps[f"walk{number}"] = model.upsample(row.view(1, 1, *grid), size)[0, 0]
         spread = torch.special.entr(row).sum().exp()
         lines.append(

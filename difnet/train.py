@@ -51,7 +51,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     accelerator = make_accelerator(config)
     report = Reporter(accelerator.is_main_process)
     data = open_data(config, accelerator)
-    steps = config.max_steps or config.recipe().epochs * data.sampler.steps_per_epoch
+    steps = config.max_steps or config.settings().epochs * data.sampler.steps_per_epoch
 
     with open_run(config, accelerator, report, steps) as run:
         with run.folder.removed_on_error():

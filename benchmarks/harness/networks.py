@@ -147,8 +147,8 @@ def make_part_calls(
     normalized = model.normalize(image).detach()
 
     def seed_branch() -> Tensor:
-        score_map = model._score_map(normalized)
-        return model.importance(score_map).to(score_map.dtype) * score_map
+        score_map = model._score_map(model.seed_branch(normalized)[-1])
+        return model._importance(score_map) * score_map
 
     def similarity_branch() -> list[Tensor]:
         return model._embed(model._sources(normalized), size)
@@ -172,7 +172,7 @@ def make_part_calls(
     seed_inputs = [
         *model.seed_branch.parameters(),
         *model.classifier.parameters(),
-        *model.importance.parameters(),
+        *(model.importance.parameters() if model.importance is not None else []),
     ]
     similarity = [] if model.similarity_branch is None else list(model.similarity_branch.parameters())
     parts: dict[str, tuple[Callable[[], Any], list[Any]]] = {

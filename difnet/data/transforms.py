@@ -32,7 +32,7 @@ class RandomScale(v2.Transform):
         low, high = self.scale
         factor = low + (high - low) * float(torch.rand(()))
         height, width = flat_inputs[0].shape[-2:]
-        size = [max(1, round(height * factor)), max(1, round(width * factor))]
+        size = list(scaled_size((height, width), factor))
         # PyTorch 2.14 cannot resize an 8-bit picture to a single pixel.
         return {"size": [1, 2] if size == [1, 1] else size}
 
@@ -43,6 +43,12 @@ class RandomScale(v2.Transform):
             nearest = tvf.InterpolationMode.NEAREST_EXACT
             return tv_tensors.Mask(tvf.resize_image(plain, size, interpolation=nearest)[0])
         return tvf.resize(inpt, size, antialias=True)
+
+
+def scaled_size(size: tuple[int, int], factor: float) -> tuple[int, int]:
+    """Return (height, width) of an image of `size` that is resized by `factor`, at least one pixel."""
+    height, width = size
+    return max(1, round(height * factor)), max(1, round(width * factor))
 
 
 def _to_tensors() -> list[v2.Transform]:
@@ -68,6 +74,11 @@ def train_transform(
     return v2.Compose(steps + _to_tensors())
 
 
-def eval_transform() -> v2.Transform:
-    """Make the transform (image uint8, label uint8) -> (image float in [0, 1], label int64)."""
-    return v2.Compose(_to_tensors())
+def eval_transform(scale: float = 1.0) -> v2.Transform:
+    """Make the transform (image uint8, label uint8) -> (image float in [0, 1], label int64).
+
+    Args:
+        scale: factor by which image and label are resized.
+    """
+    steps: list[v2.Transform] = [] if scale == 1.0 else [RandomScale((scale, scale))]
+    return v2.Compose(steps + _to_tensors())

@@ -1,12 +1,13 @@
 """Builds a network by its name."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import timm
 
 from difnet.modeling.network import DifNet, SimDeepLab
+from difnet.modeling.options import DiffusionOptions
 
 # The paper's release starts from torchvision's ImageNet weights: tag tv_in1k, BSD-3-Clause.
 MODELS: dict[str, tuple[type[DifNet] | type[SimDeepLab], str]] = {
@@ -27,6 +28,8 @@ def create_model(
     *,
     aspp: bool = True,
     walk_sources: Sequence[int] | None = (0, 1, 2, 3, 4),
+    diffusion: DiffusionOptions | Mapping[str, Any] | None = None,
+    branches: int = 1,
     pretrained: bool = False,
     in_chans: int = 3,
 ) -> DifNet | SimDeepLab:
@@ -38,6 +41,8 @@ def create_model(
         aspp: use the ASPP classifier of DeepLab-v2 instead of one 3x3 convolution.
         walk_sources: where the features of each walk come from, see `DifNet`; None for the baseline without
             diffusion, `SimDeepLab`. The names simdeeplab* always give the baseline.
+        diffusion: how the walks differ from the paper's, see `DifNet`.
+        branches: number of backbones of the baseline, 1 or 2, see `SimDeepLab`; a DifNet ignores it.
         pretrained: load timm's ImageNet weights for the backbones, downloading them if they are not cached.
         in_chans: number of channels of the images, such as 1 for grey ones or 4 for RGB with depth. timm
             adapts the first layer of pretrained weights; each channel is then normalised by the average of
@@ -66,8 +71,8 @@ def create_model(
     options: dict[str, Any] = {"aspp": aspp, "pretrained": pretrained, "in_chans": in_chans}
     model: DifNet | SimDeepLab
     if kind is SimDeepLab or walk_sources is None:
-        model = SimDeepLab(backbone, num_classes, **options)
+        model = SimDeepLab(backbone, num_classes, branches=branches, **options)
     else:
-        model = DifNet(backbone, num_classes, walk_sources=walk_sources, **options)
+        model = DifNet(backbone, num_classes, walk_sources=walk_sources, diffusion=diffusion, **options)
     model.config["name"] = name
     return model

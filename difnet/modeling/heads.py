@@ -1,8 +1,11 @@
 """Heads of the two branches: classifier and importance map of the seed, embeddings Psi_t of the walks."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 
+from difnet.modeling.options import DiffusionOptions
 from difnet.modeling.resampling import adaptive_max_pool2d
 
 DILATIONS = (6, 12, 18, 24)
@@ -65,22 +68,33 @@ class Embedding(nn.Module):
     docs/math.md.
 
     The convolution starts with Kaiming's scale, which keeps the variance of its input. The batch norm then
-    sets the variance of the embedding, whatever the backbone, and with it the initial temperature of the
-    softmax.
+    sets the variance of the embedding, whatever the backbone. With the temperature, it sets how sharp the
+    softmax is at the start.
 
     Args:
         in_channels: number of channels of the features f_t.
+        options: affinity and temperature, by default the paper's.
         dim: d, the size of the embedding; 64 in the paper's experiments.
     """
 
-    def __init__(self, in_channels: int, dim: int = EMBEDDING_DIM):
+    def __init__(self, in_channels: int, options: DiffusionOptions | None = None, dim: int = EMBEDDING_DIM):
         super().__init__()
+        options = options or DiffusionOptions()
+        self.cosine = options.affinity == "cosine"
+        self.temperature = float(options.temperature)
         self.project = nn.Conv2d(in_channels, dim, 1)
         self.norm = nn.BatchNorm2d(dim)
         nn.init.kaiming_normal_(self.project.weight, nonlinearity="linear")
         nn.init.zeros_(self.project.get_parameter("bias"))
+        if options.learn_temperature:
+            self.log_temperature = nn.Parameter(torch.tensor(math.log(self.temperature)))
 
     def forward(self, features: Tensor, size: tuple[int, int]) -> Tensor:
         """Map features (B, c, H, W) to nodes (B, N, d), N = h * w for `size` = (h, w), row by row."""
         embedding = adaptive_max_pool2d(self.norm(self.project(features)), size)  # Psi_t(f_t), (B, d, h, w)
-        return embedding.permute(0, 2, 3, 1).flatten(1, 2)
+        nodes = embedding.permute(0, 2, 3, 1).flatten(1, 2)
+        if self.cosine:
+            nodes = math.sqrt(nodes.shape[-1]) * nn.functional.normalize(nodes, dim=-1)
+        if hasattr(self, "log_temperature"):
+            return nodes * torch.exp(-0.5 * self.log_temperature).to(nodes.dtype)
+        return nodes if self.temperature == 1.0 else nodes * self.temperature**-0.5

@@ -13,7 +13,7 @@ from torch import nn
 from difnet.modeling.factory import MODELS, create_model
 from difnet.modeling.network import DifNet, SimDeepLab
 from difnet.modeling.skeleton import loadable_state, unwrapped
-from difnet.modeling.weights_file import SavedWeights, read_weights, write_weights
+from difnet.utils.weights_file import SavedWeights, read_weights, write_weights
 
 _MOST_CLASSES = 255
 """Number of classes that 8-bit labels can hold beside void."""
@@ -151,7 +151,8 @@ def init_from(model: nn.Module, path: str | Path, *, classes: Sequence[str] | No
                 f"weights do not fit. Start from weights with the same {key}, or choose {theirs} here"
             )
     other_classes = _why_classes_differ(saved, new["num_classes"], classes)
-    other_walks = _why_settings_differ("walk_sources", old, new)
+    differences = (_why_settings_differ(key, old, new) for key in ("walk_sources", "diffusion"))
+    other_walks = next(filter(None, differences), None)
     why_not = {
         "classifier": other_classes or _why_settings_differ("aspp", old, new),
         "importance": other_classes,

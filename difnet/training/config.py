@@ -11,66 +11,25 @@ import tyro
 
 from difnet.data.base import VOID
 from difnet.data.registry import DatasetName
+from difnet.modeling.options import Affinity, DiffusionOptions, Gates
+from difnet.training.recipes import DEFAULT_RECIPES, PAPER, RECIPES, SCENES, Recipe, RecipeName
 from difnet.utils.console import shown_default
 
 _SMALLEST, _LARGEST = 1e-37, 1e37
 """Bounds of learning rates: float32 holds 1.2e-38 to 3.4e38, and AdamW divides the first rate by 0.1."""
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """Settings that depend on the data set: a field of `TrainConfig` that is None takes its value here."""
-
-    optimizer: Literal["sgd", "adamw"]
-    lr: float
-    weight_decay: float
-    batch_size: int
-    crop: int
-    scale: tuple[float, float]
-    epochs: int
-    eval_batch_size: int
-
-
-PAPER = Recipe(
-    optimizer="sgd",
-    lr=2.5e-3,
-    weight_decay=5e-4,
-    batch_size=16,
-    crop=321,
-    scale=(0.5, 1.5),
-    epochs=100,
-    eval_batch_size=1,
-)
-"""The paper's recipe, for photographs. The paper gives 30,000 steps, for VOC; epochs fit data of any size."""
-
-SCENES = Recipe(
-    optimizer="adamw",
-    lr=1e-3,
-    weight_decay=1e-2,
-    batch_size=8,
-    crop=64,
-    scale=(0.75, 1.25),
-    epochs=1,
-    eval_batch_size=8,
-)
-"""The recipe of the drawn scenes, which takes about three minutes on two CPU cores. Networks start from
-random weights and train for a few hundred steps, in which AdamW learns several times faster than SGD."""
-
-RECIPES: dict[str, Recipe] = {"scenes": SCENES, "camvid": PAPER, "folder": PAPER}
-
-
 def _by_recipe(name: str) -> Any:
-    """Let --help show both recipes' values as the default of an option."""
+    """Let --help show the values of an option in the two recipes that are defaults."""
     scenes, paper = (getattr(recipe, name) for recipe in (SCENES, PAPER))
-    return shown_default(f"{scenes} for scenes, {paper} for photographs")
+    return shown_default(f"{scenes} for scenes, {paper} for photographs" if scenes != paper else str(paper))
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """Train a segmentation network; without options, a small DifNet on drawn scenes, in minutes.
 
-    A field of `Recipe` that is None here follows the data set: for photographs it is the value of the paper's
-    recipe, for drawn scenes that of a recipe for a few minutes on a CPU.
+    A field of `Recipe` that is None here takes its value from the recipe.
     """
 
     dataset: DatasetName = "scenes"
@@ -87,18 +46,41 @@ class TrainConfig:
     """Run folder to continue, with its own settings; only --data-root, --workers and --eval-batch-size may
     be changed."""
 
+    recipe: Annotated[RecipeName | None, shown_default("scenes for scenes, paper for photographs")] = None
+    """Defaults of the options below: paper (the text of the paper), release (the authors' code), tuned
+    (paper, with the walks that helped most in docs/experiments.md), scenes (for drawn scenes, in minutes)."""
+
     model: str = "difnet18"
     """difnet18|34|50|101, simdeeplab18|34|50|101, or any timm backbone."""
     aspp: bool = True
     """DeepLab-v2 ASPP classifier instead of one plain 3x3 classifier."""
     walk_sources: Annotated[tuple[int, ...], tyro.conf.arg(aliases=("--walks",))] = (0, 1, 2, 3, 4)
     """Source of the features of each walk: 0 the image, 1 to 4 the blocks of the similarity branch."""
-    pretrained: bool = False
+    diffusion: bool = True
+    """Diffuse the seed; if not, the network is the baseline, SimDeepLab. The names simdeeplab* never do."""
+    branches: int = 1
+    """Backbones of the baseline, 1 or 2: with two, it has the parameters of a DifNet."""
+    affinity: Annotated[Affinity | None, _by_recipe("affinity")] = None
+    """Score of two nodes: dot (the paper's), gaussian or cosine; see DiffusionOptions."""
+    temperature: Annotated[float | None, _by_recipe("temperature")] = None
+    """All scores are divided by it."""
+    learn_temperature: Annotated[bool | None, _by_recipe("learn_temperature")] = None
+    """Learn the temperature of each walk."""
+    gates: Annotated[Gates | None, _by_recipe("gates")] = None
+    """mu and beta: learned for each walk, mu-fixed at 1/2, or tied, one of each for all walks."""
+    importance: Annotated[bool | None, _by_recipe("importance")] = None
+    """Weight the score map by the importance map."""
+    shared_transition: Annotated[bool | None, _by_recipe("shared_transition")] = None
+    """One transition matrix for all walks, that of the last."""
+    pretrained: Annotated[bool | None, _by_recipe("pretrained")] = None
     """Start the backbones from timm's ImageNet weights, which are downloaded."""
     init_from: Annotated[Path | None, shown_default("none")] = None
     """Start from the weights of a network on the same backbone: a run folder (its best weights) or a weights
     file. Parts that do not fit keep their random weights, such as the classifier if the classes differ."""
 
+    image_scale: float = 1.0
+    """Resize all images and labels by this factor, in training and evaluation. Metrics are of the resized
+    labels."""
     crop: Annotated[int | None, _by_recipe("crop")] = None
     """Side of the square training crop, in pixels."""
     scale: Annotated[tuple[float, float] | None, _by_recipe("scale")] = None
@@ -116,6 +98,10 @@ class TrainConfig:
     """Weight decay, of all parameters."""
     head_lr_multiplier: float = 1.0
     """Learning rate of all parameters outside the backbones, as a multiple of --lr."""
+    gate_lr_multiplier: Annotated[float | None, _by_recipe("gate_lr_multiplier")] = None
+    """Learning rate of mu, beta and the learned temperatures, as a multiple of --lr."""
+    seed_loss: Annotated[float | None, _by_recipe("seed_loss")] = None
+    """Weight of a second cross-entropy, that of the upsampled seed, for a network with walks."""
     poly_power: float = 0.9
     """Exponent of the learning-rate schedule."""
     batch_size: Annotated[int | None, _by_recipe("batch_size")] = None
@@ -153,31 +139,41 @@ class TrainConfig:
     """Validation pictures to save at the end."""
 
     def resolved(self) -> "TrainConfig":
-        """Return a copy, checked, in which the data set's recipe replaces None.
+        """Return a copy, checked, in which the recipe replaces None.
 
         Raises:
             ValueError: a value is out of its range; the message names the option.
         """
-        recipe = asdict(RECIPES[self.dataset])
-        config = replace(
-            self, **{name: value for name, value in recipe.items() if getattr(self, name) is None}
-        )
+        recipe = self.recipe or DEFAULT_RECIPES[self.dataset]
+        values = {key: value for key, value in asdict(RECIPES[recipe]).items() if getattr(self, key) is None}
+        config = replace(self, recipe=recipe, **values)
         for name, value in asdict(config).items():
             numbers = value if isinstance(value, tuple) else (value,)
             if not all(math.isfinite(number) for number in numbers if isinstance(number, float)):
                 raise ValueError(f"--{name.replace('_', '-')} must be finite, got {value}")
         if not config.seed < 2**32:
             raise ValueError(f"--seed must be below 2^32, got {config.seed}")
-        positive = ("crop", "lr", "batch_size", "accumulation", "epochs", "eval_every", "eval_batch_size")
-        for name in (*positive, "checkpoint_every", "log_every", "max_steps", "head_lr_multiplier"):
+        positive: tuple[str, ...] = (
+            "crop",
+            "lr",
+            "batch_size",
+            "accumulation",
+            "epochs",
+            "eval_every",
+            "eval_batch_size",
+        )
+        positive += ("checkpoint_every", "log_every", "max_steps", "head_lr_multiplier", "gate_lr_multiplier")
+        for name in (*positive, "image_scale", "temperature"):
             value = getattr(config, name)
             if value is not None and not value > 0:
                 raise ValueError(f"--{name.replace('_', '-')} must be positive, got {value}")
-        for name in ("workers", "overlays", "seed", "momentum", "weight_decay", "poly_power"):
+        for name in ("workers", "overlays", "seed", "momentum", "weight_decay", "poly_power", "seed_loss"):
             if getattr(config, name) < 0:
                 raise ValueError(
                     f"--{name.replace('_', '-')} must not be negative, got {getattr(config, name)}"
                 )
+        if config.branches not in (1, 2):
+            raise ValueError(f"--branches must be 1 or 2, got {config.branches}")
         config._check_range()
         return config
 
@@ -187,12 +183,13 @@ class TrainConfig:
         Raises:
             ValueError: one is not; the message names the options.
         """
-        recipe, heads = self.recipe(), "--lr times --head-lr-multiplier"
+        recipe, heads = self.settings(), "--lr times --head-lr-multiplier"
         # AdamW multiplies learning rate and weight decay, SGD does not.
         decay = recipe.weight_decay if recipe.optimizer == "adamw" else 0.0
         for options, value, least in (
             ("--lr", recipe.lr, _SMALLEST),
             (heads, recipe.lr * self.head_lr_multiplier, _SMALLEST),
+            ("--lr times --gate-lr-multiplier", recipe.lr * recipe.gate_lr_multiplier, _SMALLEST),
             ("--weight-decay", recipe.weight_decay, 0.0),
             ("--lr times --weight-decay", recipe.lr * decay, 0.0),
             (f"{heads} times --weight-decay", recipe.lr * self.head_lr_multiplier * decay, 0.0),
@@ -202,9 +199,23 @@ class TrainConfig:
             if not least <= value <= _LARGEST:
                 raise ValueError(f"{options} must be from {least:g} to {_LARGEST:g}, got {value:g}")
 
-    def recipe(self) -> Recipe:
-        """Return the settings that depend on the data set; the configuration must be resolved."""
+    def settings(self) -> Recipe:
+        """Return the settings that a recipe decides; the configuration must be resolved."""
         return Recipe(**{field.name: getattr(self, field.name) for field in fields(Recipe)})
+
+    def network(self, num_classes: int) -> dict[str, Any]:
+        """Return the arguments of `create_model`; the configuration must be resolved."""
+        recipe = self.settings()
+        options = {field.name: getattr(recipe, field.name) for field in fields(DiffusionOptions)}
+        return {
+            "name": self.model,
+            "num_classes": num_classes,
+            "aspp": self.aspp,
+            "walk_sources": self.walk_sources if self.diffusion else None,
+            "diffusion": DiffusionOptions(**options),
+            "branches": self.branches,
+            "pretrained": recipe.pretrained,
+        }
 
     def to_json(self) -> str:
         """Return all fields as indented JSON."""
@@ -221,6 +232,10 @@ class TrainConfig:
         try:
             values: dict[str, Any] = dict(json.loads(path.read_text(encoding="utf-8")))
             values.setdefault("init_from", None)  # earlier versions did not have it
+            if "recipe" not in values:  # nor recipes by name: their walks were the paper's
+                values["recipe"] = DEFAULT_RECIPES.get(values.get("dataset", ""), "paper")
+                options = ("gate_lr_multiplier", "seed_loss", *(it.name for it in fields(DiffusionOptions)))
+                values = {name: getattr(PAPER, name) for name in options} | values
             if "walks" in values:  # the name of walk_sources in earlier versions
                 values.setdefault("walk_sources", values.pop("walks"))
             for name in ("data_root", "out", "resume", "init_from"):

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from difnet.data import DataError, DataReport, SegmentationDataset
 from difnet.data.base import listed
+from difnet.data.transforms import scaled_size
 from difnet.modeling.network import DifNet, SimDeepLab
 from difnet.training.engine import check_views
 from difnet.training.run import Run
@@ -56,7 +57,12 @@ def _checked_weights(run: Run, data: Data, network: DifNet | SimDeepLab) -> list
     train_report, val_report = (read_all(dataset, run.report) for dataset in (data.train_set, data.val_set))
     _report_small_scale(run, data.train_set, train_report)
     network.eval()
-    check_sizes(data.val_set, val_report, lambda size: check_views(network, size, None), run.report)
+    check_sizes(
+        data.val_set,
+        val_report,
+        lambda size: check_views(network, scaled_size(size, run.config.image_scale), None),
+        run.report,
+    )
     network.train()
     _report_shared_images(data.val_set, train_report, val_report, run.report)
     if choice == "median-frequency":
@@ -106,7 +112,7 @@ def check_sizes(
 def _report_small_scale(run: Run, train_set: SegmentationDataset, found: DataReport) -> None:
     """Print a line if --scale can shrink a side of a training image to fewer than eight pixels."""
     (height, width), index = min(found.sizes.items(), key=lambda item: min(item[0]))
-    low = run.recipe.scale[0]
+    low = run.config.image_scale * run.recipe.scale[0]
     if low < 1.0 and min(height, width) * low < 8.0:
         small = f"{max(1, round(height * low))} x {max(1, round(width * low))}"
         run.report.line(

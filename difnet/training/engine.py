@@ -7,9 +7,10 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from difnet.data.base import VOID
+from difnet.data.transforms import scaled_size
+from difnet.measures.segmentation import Evaluation, SegmentationMetrics
 from difnet.modeling.network import DifNet, SimDeepLab
 from difnet.modeling.resampling import upsample_bilinear
-from difnet.training.metrics import Evaluation, SegmentationMetrics
 
 SCALES = (0.5, 0.75, 1.0, 1.25, 1.5)
 
@@ -58,8 +59,9 @@ def train_one_epoch(
     *,
     step: int,
     lr_factor: Callable[[int], float],
+    seed_loss: float = 0.0,
 ) -> Iterator[tuple[int, Tensor]]:
-    """Train on `batches`; after each optimizer step, yield (steps done, mean loss of the step).
+    """Train on `batches`; after each optimizer step, yield (steps done, mean loss of its logits).
 
     Args:
         model, optimizer: prepared by `accelerator`; each parameter group has its rate in "base_lr".
@@ -67,6 +69,8 @@ def train_one_epoch(
         loss_function: on the accelerator's device.
         step: optimizer steps done so far.
         lr_factor: maps the number of steps done to the factor of "base_lr".
+        seed_loss: weight of the loss of the upsampled seed, which is added to the loss of the logits. The
+            gradient of the logits reaches the seed branch only after the walks have averaged it.
     """
     losses: list[Tensor] = []
     for image, label in batches:
@@ -74,9 +78,16 @@ def train_one_epoch(
         for group in optimizer.param_groups:
             group["lr"] = group["base_lr"] * lr_factor(step)
         with accelerator.accumulate(model):
-            logits = model(image.to(accelerator.device, non_blocking=True))
-            loss = loss_function(logits, label.to(accelerator.device, non_blocking=True))
-            accelerator.backward(loss)
+            image = image.to(accelerator.device, non_blocking=True)
+            label = label.to(accelerator.device, non_blocking=True)
+            if seed_loss > 0.0:
+                details = model(image, details=True)
+                loss = loss_function(details.logits, label)
+                seed = upsample_bilinear(details.seed, (label.shape[-2], label.shape[-1]))
+                total = loss + seed_loss * loss_function(seed, label)
+            else:
+                total = loss = loss_function(model(image), label)
+            accelerator.backward(total)
             optimizer.step()
             optimizer.zero_grad()
         losses.append(loss.detach())
@@ -162,8 +173,7 @@ class Views:
 
     def sizes(self, size: tuple[int, int]) -> list[tuple[int, int]]:
         """Return (h, w) of an image of `size` = (H, W) at each scale."""
-        height, width = size
-        return [(max(1, round(height * scale)), max(1, round(width * scale))) for scale in self.scales]
+        return [scaled_size(size, scale) for scale in self.scales]
 
     def probabilities(self, model: nn.Module, image: Tensor) -> Tensor:
         """Average the class probabilities, (B, k, H, W), of image (B, 3, H, W) in [0, 1]."""

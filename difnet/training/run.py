@@ -9,7 +9,8 @@ from typing import Any
 from accelerate import Accelerator
 
 from difnet.data import DataError
-from difnet.training.config import Recipe, TrainConfig
+from difnet.training.config import TrainConfig
+from difnet.training.recipes import Recipe
 from difnet.training.run_folder import RunError, RunFolder
 from difnet.utils.console import Interrupted, Reporter, is_memory_error
 from difnet.utils.files import WriteError
@@ -41,8 +42,8 @@ class Run:
 
     @property
     def recipe(self) -> Recipe:
-        """The settings that depend on the data set."""
-        return self.config.recipe()
+        """The settings that a recipe decides."""
+        return self.config.settings()
 
     def diverged(self, what: str) -> RunError:
         """Make the error of a run whose loss or weights are NaN or infinite."""

@@ -26,10 +26,10 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from difnet.modeling.weights_file import read_weights
+from difnet.measures.segmentation import to_json
 from difnet.training.config import TrainConfig
-from difnet.training.metrics import to_json
 from difnet.utils.files import WriteError, file_to_write, is_within, prepare_folder, write_atomically, writing
+from difnet.utils.weights_file import read_weights
 from difnet_kernels.info import environment
 
 _FOLDERS = ("tensorboard", "overlays")

@@ -10,7 +10,7 @@ from accelerate.utils import ProjectConfiguration, set_seed
 from difnet.data import SegmentationDataset, StepSampler, create_dataset, eval_transform, train_transform
 from difnet.data.base import Split, Transform
 from difnet.modeling.factory import create_model
-from difnet.modeling.network import DifNet, SimDeepLab
+from difnet.modeling.network import DifNet, SimDeepLab, has_walks
 from difnet.modeling.weights import init_from
 from difnet.training.config import TrainConfig
 from difnet.training.run import Run
@@ -71,9 +71,10 @@ def open_data(config: TrainConfig, accelerator: Accelerator) -> Data:
             label_offset=config.label_offset,
         )
 
-    recipe = config.recipe()
-    train_set = dataset("train", train_transform(recipe.crop, recipe.scale, config.flip))
-    val_set = dataset("val", eval_transform())
+    recipe = config.settings()
+    low, high = (config.image_scale * factor for factor in recipe.scale)
+    train_set = dataset("train", train_transform(recipe.crop, (low, high), config.flip))
+    val_set = dataset("val", eval_transform(config.image_scale))
     sampler = StepSampler(
         len(train_set),
         recipe.batch_size,
@@ -99,13 +100,8 @@ def build_network(run: Run, data: Data, *, new: bool) -> DifNet | SimDeepLab:
     config, crop, micro_batch = run.config, run.recipe.crop, data.sampler.micro
     set_seed(config.seed)
     try:
-        network = create_model(
-            config.model,
-            len(data.train_set.classes),
-            aspp=config.aspp,
-            walk_sources=config.walk_sources,
-            pretrained=config.pretrained and new,
-        )
+        options = config.network(len(data.train_set.classes))
+        network = create_model(**options | {"pretrained": options["pretrained"] and new})
     except RuntimeError as error:
         raise RunError(str(error)) from error
     try:
@@ -126,7 +122,7 @@ def walk_backend_of(run: Run, network: DifNet | SimDeepLab) -> str:
     Raises:
         BackendError: an environment variable asks for a backend that cannot run here.
     """
-    if isinstance(network, DifNet) and network.walk_sources:
+    if has_walks(network):
         return describe_backend(run.accelerator.device)
     return "none"
 
@@ -134,7 +130,11 @@ def walk_backend_of(run: Run, network: DifNet | SimDeepLab) -> str:
 def make_optimizer(run: Run, network: DifNet | SimDeepLab) -> torch.optim.Optimizer:
     """Make the optimizer; each parameter group keeps its initial learning rate in "base_lr"."""
     config, recipe = run.config, run.recipe
-    groups = network.parameter_groups(recipe.lr, head_lr_multiplier=config.head_lr_multiplier)
+    groups = network.parameter_groups(
+        recipe.lr,
+        head_lr_multiplier=config.head_lr_multiplier,
+        gate_lr_multiplier=recipe.gate_lr_multiplier,
+    )
     groups = [{**group, "base_lr": group["lr"]} for group in groups]
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(groups, momentum=config.momentum, weight_decay=recipe.weight_decay)

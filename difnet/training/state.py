@@ -9,9 +9,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from difnet.modeling.weights_file import checksum
 from difnet.training.run_folder import RunError
 from difnet.utils.files import write_atomically
+from difnet.utils.weights_file import checksum
 
 FORMAT = 1
 

@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.utils.data import Subset
 
 from difnet.data import SeededView, evaluation_batches, make_loader
-from difnet.modeling.network import DifNet, SimDeepLab
+from difnet.measures.segmentation import format_mean, format_record
+from difnet.modeling.network import DifNet, SimDeepLab, has_walks
 from difnet.modeling.weights import save_model
 from difnet.training.engine import NotFiniteError, SegmentationLoss, evaluate, poly, train_one_epoch
-from difnet.training.metrics import format_mean, format_record
 from difnet.training.run import Run
 from difnet.training.run_folder import RunError
 from difnet.training.setup import Data, make_optimizer
@@ -94,6 +94,7 @@ class Trainer:
                     run.accelerator,
                     step=run.step,
                     lr_factor=lambda step: poly(step, run.steps, config.poly_power),
+                    seed_loss=run.recipe.seed_loss if has_walks(self.network) else 0.0,
                 ):
                     run.step = step
                     progress(step)
@@ -141,6 +142,7 @@ class Trainer:
             "void_value": run.config.void_value,
             "label_offset": run.config.label_offset,
             "resolution": run.recipe.crop,
+            "image_scale": run.config.image_scale,
             "step": run.step,
         }
         if accelerator.is_main_process:

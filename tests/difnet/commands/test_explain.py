@@ -46,7 +46,7 @@ def test_maps_are_rows_of_the_transition_matrix(model):
     assert {tuple(values.shape) for values in maps.values()} == {(33, 49)}
     node = node_of((30, 20), (33, 49), (5, 7))
     with torch.no_grad():
-        for number, embedding in enumerate(model.embed(image[None]), 1):
+        for number, (embedding, _) in enumerate(model.embed(image[None]), 1):
             transition = (embedding[0] @ embedding[0].T).softmax(-1)
             row = model.upsample(transition[node].view(1, 1, 5, 7), (33, 49))[0, 0]
             torch.testing.assert_close(maps[f"walk{number}"], row, rtol=1e-4, atol=1e-6)

@@ -61,7 +61,7 @@ def test_details_follow_the_equations(image):
     with torch.no_grad():
         image = image.double()
         out = model(image, details=True)
-        embeddings = model.embed(image)
+        embeddings = [features for features, _ in model.embed(image)]
         state = seed = (out.importance * out.score_map).flatten(2).transpose(1, 2)
         for t, psi in enumerate(embeddings):
             assert psi.shape == (2, 9 * 13, 64)
@@ -368,11 +368,11 @@ def test_importance_head_has_the_layers_of_the_paper():
 
 def test_parameter_groups_hold_every_parameter_once():
     model = build()
-    backbone, head = model.parameter_groups(0.1, head_lr_multiplier=10)
-    assert (backbone["lr"], head["lr"]) == (0.1, 1.0)
-    grouped = [id(p) for group in (backbone, head) for p in group["params"]]
+    backbone, gates, head = model.parameter_groups(0.1, head_lr_multiplier=10, gate_lr_multiplier=30)
+    assert (backbone["lr"], gates["lr"], head["lr"]) == (0.1, 0.1 * 30, 1.0)
+    grouped = [id(p) for group in (backbone, gates, head) for p in group["params"]]
     assert sorted(grouped) == sorted(id(p) for p in model.parameters())
-    assert any(p is model.mu_logit for p in head["params"])
+    assert [id(p) for p in gates["params"]] == [id(model.mu_logit), id(model.beta_logit)]
     branches = [*model.seed_branch.parameters(), *model.similarity_branch.parameters()]
     assert {id(p) for p in backbone["params"]} == {id(p) for p in branches}
 
@@ -503,7 +503,7 @@ def test_images_of_other_channels(name, channels):
 def test_walk_0_sees_all_channels_of_the_image():
     model = build("test_resnet", aspp=False, walk_sources=(0,), in_chans=4)
     assert model.embeddings[0].project.weight.shape == (64, 4, 1, 1)
-    assert model.embed(torch.rand(1, 4, 40, 56))[0].shape == (1, 35, 64)
+    assert model.embed(torch.rand(1, 4, 40, 56))[0][0].shape == (1, 35, 64)
 
 
 def test_pretrained_weights_are_adapted_to_the_channels(monkeypatch):

@@ -10,8 +10,9 @@ from PIL import Image
 from small_runs import edit_config, resume_error, tiny
 
 from difnet import train
-from difnet.training.config import SCENES, TrainConfig
+from difnet.training.config import TrainConfig
 from difnet.training.data_check import class_weights
+from difnet.training.recipes import SCENES
 from difnet.utils.console import parse
 
 
@@ -92,7 +93,7 @@ def test_label_numbering_is_saved_in_the_configuration(tmp_path):
 
 
 def test_recipes(tmp_path):
-    assert TrainConfig().resolved().recipe() == SCENES
+    assert TrainConfig().resolved().settings() == SCENES
     config = TrainConfig(dataset="camvid", crop=65, data_root=tmp_path).resolved()
     assert (config.lr, config.batch_size, config.optimizer, config.crop) == (2.5e-3, 16, "sgd", 65)
     (tmp_path / "config.json").write_text(config.to_json())

@@ -5,7 +5,7 @@ import math
 
 import torch
 
-from difnet.training.metrics import (
+from difnet.measures.segmentation import (
     Evaluation,
     SegmentationMetrics,
     format_mean,

@@ -107,15 +107,18 @@ def _complete(path: Path, config: dict[str, Any]) -> dict[str, Any]:
         config = {"walk_sources" if key == "walks" else key: value for key, value in config.items()}
     complete = {
         **{"name": None, "num_classes": None, "aspp": True, "walk_sources": [0, 1, 2, 3, 4], "in_chans": 3},
+        **{"branches": 1, "diffusion": {}},  # earlier versions did not have them
         **config,
     }
     for key, value in complete.items():
         if key == "name":
             fits, expected = isinstance(value, str), "the name of a network"
-        elif key in ("num_classes", "in_chans"):
+        elif key in ("num_classes", "in_chans", "branches"):
             fits, expected = isinstance(value, int), "a whole number"
         elif key == "aspp":
             fits, expected = isinstance(value, int), "true or false"
+        elif key == "diffusion":
+            fits, expected = isinstance(value, dict), "a JSON object"
         elif key == "walk_sources":
             numbers = isinstance(value, list) and all(isinstance(source, int) for source in value)
             fits, expected = numbers or value is None, "a list of whole numbers, or null"

@@ -1,0 +1,69 @@
+"""Recipes: the settings of a training that belong together, by name."""
+
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+from difnet.modeling.options import Affinity, Gates
+
+RecipeName = Literal["paper", "release", "tuned", "scenes"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Settings that a recipe decides: a field of `TrainConfig` that is None takes its value here."""
+
+    optimizer: Literal["sgd", "adamw"]
+    lr: float
+    weight_decay: float
+    batch_size: int
+    crop: int
+    scale: tuple[float, float]
+    epochs: int
+    eval_batch_size: int
+    pretrained: bool = False
+    gate_lr_multiplier: float = 1.0
+    seed_loss: float = 0.0
+    affinity: Affinity = "dot"
+    temperature: float = 1.0
+    learn_temperature: bool = False
+    gates: Gates = "learned"
+    importance: bool = True
+    shared_transition: bool = False
+
+
+PAPER = Recipe(
+    optimizer="sgd",
+    lr=2.5e-3,
+    weight_decay=5e-4,
+    batch_size=16,
+    crop=321,
+    scale=(0.5, 1.5),
+    epochs=200,
+    eval_batch_size=1,
+)
+"""The text of the paper: from random weights, 200 epochs in batches of 16."""
+
+RELEASE = replace(PAPER, scale=(0.5, 1.4), pretrained=True)
+"""The authors' code: from ImageNet weights; it draws one of ten scale factors from 0.5 to 1.4."""
+
+TUNED = replace(PAPER, gate_lr_multiplier=30.0, seed_loss=1.0, affinity="cosine", temperature=8.0)
+"""The paper's recipe with the walks that helped most in docs/experiments.md."""
+
+SCENES = replace(
+    TUNED,
+    optimizer="adamw",
+    lr=1e-3,
+    weight_decay=1e-2,
+    batch_size=8,
+    crop=64,
+    scale=(0.75, 1.25),
+    epochs=1,
+    eval_batch_size=8,
+)
+"""The recipe of the drawn scenes, for a few minutes on two CPU cores. Networks start from random weights and
+train for a few hundred steps, in which AdamW learns several times faster than SGD."""
+
+RECIPES: dict[str, Recipe] = dict(zip(get_args(RecipeName), (PAPER, RELEASE, TUNED, SCENES), strict=True))
+
+DEFAULT_RECIPES: dict[str, RecipeName] = {"scenes": "scenes", "camvid": "paper", "folder": "paper"}
+"""The recipe of each data set if none is named."""
