@@ -7,7 +7,6 @@ Write ``python -m difnet.evaluate --help`` for all options.
 """
 
 import json
-import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ with train_extra():
     from difnet.utils.console import DEVICE_DEFAULT, Reporter, parse, run_command, shown_default
     from difnet.utils.devices import default_device
     from difnet.utils.files import is_within, prepare_file, write_atomically
+    from difnet.utils.pictures import image_scale_of
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def evaluate_checkpoint(config: EvaluateConfig, report: Reporter | None = None) 
     report = report or Reporter(enabled=False)
     model, metadata = load_for_pictures(config.checkpoint, default_device(config.device))
     void_value, label_offset = _numbering(config, metadata)
-    image_scale = _image_scale(config, metadata)
+    image_scale = image_scale_of(metadata, config.image_scale, config.checkpoint)
     dataset = create_dataset(
         config.dataset,
         config.data_root,
@@ -151,22 +151,6 @@ def _numbering(config: EvaluateConfig, metadata: dict[str, Any]) -> tuple[tuple[
             raise _bad_number(config, "label_offset", saved, "a whole number")
         offset = 0 if saved is None else saved
     return void, offset
-
-
-def _image_scale(config: EvaluateConfig, metadata: dict[str, Any]) -> float:
-    """Factor of all images: from the options, else as in training.
-
-    Raises:
-        ValueError: it is not a positive number.
-    """
-    if config.image_scale is not None:
-        if not 0.0 < config.image_scale < math.inf:
-            raise ValueError(f"--image-scale must be positive and finite, got {config.image_scale}")
-        return config.image_scale
-    saved = metadata.get("image_scale", 1.0)  # earlier versions had none
-    if isinstance(saved, bool) or not isinstance(saved, int | float) or not 0.0 < saved < math.inf:
-        raise _bad_number(config, "image_scale", saved, "a positive number")
-    return float(saved)
 
 
 def _bad_number(config: EvaluateConfig, key: str, value: Any, expected: str) -> ValueError:

@@ -26,13 +26,21 @@ with train_extra():
     from PIL import Image, ImageDraw
 
     from difnet.data.disk import read_image
+    from difnet.data.transforms import scaled_size
     from difnet.modeling.network import DifNet
     from difnet.modeling.weights import load_for_pictures
-    from difnet.training.engine import NotFiniteError
-    from difnet.utils.console import DEVICE_DEFAULT, Reporter, parse, run_command
+    from difnet.training.engine import NotFiniteError, resize_antialiased
+    from difnet.utils.console import DEVICE_DEFAULT, Reporter, parse, run_command, shown_default
     from difnet.utils.devices import default_device
     from difnet.utils.files import distinct_names, prepare_folder
-    from difnet.utils.pictures import overlay, palette_of, save_picture, side_by_side, to_array
+    from difnet.utils.pictures import (
+        image_scale_of,
+        overlay,
+        palette_of,
+        save_picture,
+        side_by_side,
+        to_array,
+    )
 
 SOURCES = ("image", "block 1", "block 2", "block 3", "block 4")
 
@@ -49,6 +57,8 @@ class ExplainConfig:
     """The pixel, as x,y from the upper left corner of the upright picture."""
     out: Path
     """Folder for the pictures, created if it does not exist."""
+    image_scale: Annotated[float | None, shown_default("as in training")] = None
+    """Resize the picture by this factor for the network. The written pictures have its own size."""
     device: Annotated[str | None, DEVICE_DEFAULT] = None
     """Device, such as cuda or cpu."""
 
@@ -71,13 +81,16 @@ def node_of(point: tuple[int, int], image_size: tuple[int, int], map_size: tuple
 
 
 @torch.inference_mode()
-def explain(model: DifNet, image: Tensor, point: tuple[int, int]) -> tuple[dict[str, Tensor], list[str]]:
+def explain(
+    model: DifNet, image: Tensor, point: tuple[int, int], image_scale: float = 1.0
+) -> tuple[dict[str, Tensor], list[str]]:
     """Compute the maps that show where the label of a pixel comes from.
 
     Args:
         model: in evaluation mode.
         image: (3, H, W) in [0, 1], on the model's device.
-        point: (x, y).
+        point: (x, y) in the image.
+        image_scale: the network sees the image resized by this factor.
 
     Returns:
         Maps of the image's size, (H, W): "importance", one row of P for each walk ("walk1", ...), and the
@@ -87,16 +100,17 @@ def explain(model: DifNet, image: Tensor, point: tuple[int, int]) -> tuple[dict[
         NotFiniteError: a logit is NaN or infinite.
         ValueError: the pixel lies outside the image.
     """
-    details = model(image[None], details=True)
+    size = (image.shape[-2], image.shape[-1])
+    seen = resize_antialiased(image[None], scaled_size(size, image_scale))
+    details = model(seen, details=True)
     if not details.logits.isfinite().all():
         raise NotFiniteError
-    size = (image.shape[-2], image.shape[-1])
     grid = (details.seed.shape[-2], details.seed.shape[-1])
     node = torch.tensor([node_of(point, size, grid)], device=image.device)
 
     maps = {"importance": model.upsample(details.importance, size)[0, 0]}
     lines = []
-    walks = zip(model.walk_sources, model.embed(image[None]), details.mu, details.beta, strict=True)
+    walks = zip(model.walk_sources, model.embed(seen), details.mu, details.beta, strict=True)
     for number, (source, (features, bias), mu, beta) in enumerate(walks, 1):
         row = transition_rows(features, node, node_bias=bias)[0, 0]
         maps[f"walk{number}"] = model.upsample(row.view(1, 1, *grid), size)[0, 0]
@@ -106,7 +120,7 @@ def explain(model: DifNet, image: Tensor, point: tuple[int, int]) -> tuple[dict[
             f"{row[node].item():.3f}, spread over {spread:.1f} of {row.numel()} nodes (exp of the entropy)"
         )
     maps["before"] = model.upsample(details.seed, size)[0].argmax(0)
-    maps["after"] = details.logits[0].argmax(0)
+    maps["after"] = model.upsample(details.logits, size)[0].argmax(0)
     return maps, lines
 
 
@@ -159,7 +173,8 @@ def run(config: ExplainConfig) -> None:
         )
     palette = palette_of(metadata, model.num_classes)
     image = read_image(config.image).as_subclass(Tensor).float() / 255
-    maps, lines = explain(model, image.to(device), point)
+    scale = image_scale_of(metadata, config.image_scale, config.checkpoint)
+    maps, lines = explain(model, image.to(device), point, scale)
     (stem,) = distinct_names([config.image.stem])
     for name, picture in draw(image, maps, palette, point).items():
         save_picture(picture, config.out / f"{stem}.{name}.png")

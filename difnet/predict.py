@@ -26,10 +26,10 @@ with train_extra():
     from difnet.modeling.network import DifNet, SimDeepLab
     from difnet.modeling.weights import load_for_pictures
     from difnet.training.engine import NotFiniteError, Views, check_views, make_views
-    from difnet.utils.console import DEVICE_DEFAULT, Reporter, parse, run_command
+    from difnet.utils.console import DEVICE_DEFAULT, Reporter, parse, run_command, shown_default
     from difnet.utils.devices import default_device
     from difnet.utils.files import WriteError, distinct_names, file_to_write, prepare_folder
-    from difnet.utils.pictures import colour_labels, overlay, palette_of, save_picture
+    from difnet.utils.pictures import colour_labels, image_scale_of, overlay, palette_of, save_picture
 
 LABELS, OVERLAY = ".labels.png", ".overlay.png"
 """Endings of the written pictures' names; such files in a folder of images are not read."""
@@ -47,6 +47,8 @@ class PredictConfig:
     """Average class probabilities over scales 0.5, 0.75, 1, 1.25 and 1.5."""
     flip: bool = False
     """Average class probabilities with those of the mirrored image."""
+    image_scale: Annotated[float | None, shown_default("as in training")] = None
+    """Resize images by this factor for the network. The labels have the image's size."""
     device: Annotated[str | None, DEVICE_DEFAULT] = None
     """Device, such as cuda or cpu."""
 
@@ -93,7 +95,8 @@ def predict_files(
             raise ValueError(f"{source} would be replaced by a labelled picture; choose another --out")
     model, metadata = load_for_pictures(config.checkpoint, default_device(config.device))
     palette = palette_of(metadata, model.num_classes)
-    views = make_views(config.multi_scale, config.flip)
+    image_scale = image_scale_of(metadata, config.image_scale, config.checkpoint)
+    views = make_views(config.multi_scale, config.flip, image_scale)
     written: list[Path] = []
     errors: list[str] = []
     for path, stem in zip(sources, stems, strict=True):

@@ -1,6 +1,7 @@
 """Loss, one epoch of training, evaluation: functions of their arguments, without files or printing."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -45,6 +46,33 @@ class SegmentationLoss(nn.Module):
         return loss / torch.where(total > 0, total, 1.0)
 
 
+class StepResult(NamedTuple):
+    """What one optimizer step of training gives.
+
+    Attributes:
+        step: number of optimizer steps done.
+        loss: mean cross-entropy of the logits over the micro-batches (0-d).
+        gradient_norms: see `gradient_norms`; empty at most steps.
+    """
+
+    step: int
+    loss: Tensor
+    gradient_norms: dict[str, Tensor]
+
+
+def gradient_norms(network: nn.Module) -> dict[str, Tensor]:
+    """Return the Euclidean norm (0-d) of the gradient of each part of the network, such as "mu_logit".
+
+    They show what reaches the seed branch, the embeddings Psi, mu and beta. A part without gradient is left
+    out.
+    """
+    parts: dict[str, list[Tensor]] = {}
+    for name, parameter in network.named_parameters():
+        if parameter.grad is not None:
+            parts.setdefault(name.partition(".")[0], []).append(parameter.grad)
+    return {name: nn.utils.get_total_norm(gradients) for name, gradients in parts.items()}
+
+
 def poly(step: int, steps: int, power: float) -> float:
     """Return the learning-rate factor (1 - step / steps)^power of step 0, 1, ..., steps - 1."""
     return (1.0 - step / steps) ** power
@@ -60,8 +88,9 @@ def train_one_epoch(
     step: int,
     lr_factor: Callable[[int], float],
     seed_loss: float = 0.0,
-) -> Iterator[tuple[int, Tensor]]:
-    """Train on `batches`; after each optimizer step, yield (steps done, mean loss of its logits).
+    is_logged: Callable[[int], bool] = lambda step: False,
+) -> Iterator["StepResult"]:
+    """Train on `batches`, and yield the result of each optimizer step.
 
     Args:
         model, optimizer: prepared by `accelerator`; each parameter group has its rate in "base_lr".
@@ -71,6 +100,7 @@ def train_one_epoch(
         lr_factor: maps the number of steps done to the factor of "base_lr".
         seed_loss: weight of the loss of the upsampled seed, which is added to the loss of the logits. The
             gradient of the logits reaches the seed branch only after the walks have averaged it.
+        is_logged: whether the norms of the gradients are wanted after that number of steps.
     """
     losses: list[Tensor] = []
     for image, label in batches:
@@ -88,12 +118,16 @@ def train_one_epoch(
             else:
                 total = loss = loss_function(model(image), label)
             accelerator.backward(total)
+            norms = {}
+            if accelerator.sync_gradients and is_logged(step + 1):
+                accelerator.unscale_gradients(optimizer)
+                norms = gradient_norms(accelerator.unwrap_model(model))
             optimizer.step()
             optimizer.zero_grad()
         losses.append(loss.detach())
         if accelerator.sync_gradients:
             step += 1
-            yield step, torch.stack(losses).mean()
+            yield StepResult(step, torch.stack(losses).mean(), norms)
             losses.clear()
 
 
@@ -181,7 +215,7 @@ class Views:
         total: Tensor | None = None
         count = 0
         for size in self.sizes((height, width)):
-            scaled = image if size == (height, width) else _resize(image, size)
+            scaled = resize_antialiased(image, size)
             for mirrored in (False, True) if self.flip else (False,):
                 logits = model(scaled.flip(-1) if mirrored else scaled).float()
                 probabilities = upsample_bilinear(logits, (height, width)).softmax(1)
@@ -193,11 +227,11 @@ class Views:
         return total / count
 
 
-def make_views(multi_scale: bool, flip: bool) -> Views | None:
-    """Make the views of the options --multi-scale and --flip; None if neither is set."""
-    if not (multi_scale or flip):
+def make_views(multi_scale: bool, flip: bool, image_scale: float = 1.0) -> Views | None:
+    """Make the views of --multi-scale, --flip and --image-scale; None if they leave the image as it is."""
+    if not (multi_scale or flip) and image_scale == 1.0:
         return None
-    return Views(SCALES if multi_scale else (1.0,), flip)
+    return Views([image_scale * scale for scale in (SCALES if multi_scale else (1.0,))], flip)
 
 
 def check_views(model: DifNet | SimDeepLab, size: tuple[int, int], views: Views | None) -> None:
@@ -213,9 +247,13 @@ def check_views(model: DifNet | SimDeepLab, size: tuple[int, int], views: Views 
             if view == size:
                 raise
             raise ValueError(
-                f"a view of {size[0]} x {size[1]} pixels (--multi-scale resizes pictures): {error}"
+                f"a view of {size[0]} x {size[1]} pixels (--multi-scale and --image-scale resize pictures): "
+                f"{error}"
             ) from error
 
 
-def _resize(image: Tensor, size: tuple[int, int]) -> Tensor:
+def resize_antialiased(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize an image (B, c, H, W) to `size`, as training resizes its images."""
+    if tuple(image.shape[-2:]) == size:
+        return image
     return nn.functional.interpolate(image, size, mode="bilinear", align_corners=False, antialias=True)

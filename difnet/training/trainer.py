@@ -13,7 +13,14 @@ from difnet.data import SeededView, evaluation_batches, make_loader
 from difnet.measures.segmentation import format_mean, format_record
 from difnet.modeling.network import DifNet, SimDeepLab, has_walks
 from difnet.modeling.weights import save_model
-from difnet.training.engine import NotFiniteError, SegmentationLoss, evaluate, poly, train_one_epoch
+from difnet.training.engine import (
+    NotFiniteError,
+    SegmentationLoss,
+    StepResult,
+    evaluate,
+    poly,
+    train_one_epoch,
+)
 from difnet.training.run import Run
 from difnet.training.run_folder import RunError
 from difnet.training.setup import Data, make_optimizer
@@ -86,7 +93,7 @@ class Trainer:
             while run.step < run.steps:
                 epoch, done = divmod(run.step, sampler.steps_per_epoch)
                 sampler.start_at(epoch, done)
-                for step, loss in train_one_epoch(
+                for result in train_one_epoch(
                     self.model,
                     batches,
                     self.loss_function,
@@ -95,10 +102,11 @@ class Trainer:
                     step=run.step,
                     lr_factor=lambda step: poly(step, run.steps, config.poly_power),
                     seed_loss=run.recipe.seed_loss if has_walks(self.network) else 0.0,
+                    is_logged=lambda step: step % config.log_every == 0,
                 ):
-                    run.step = step
-                    progress(step)
-                    self._after_step(loss, self._on_any_process(stop.received))
+                    run.step = result.step
+                    progress(run.step)
+                    self._after_step(result, self._on_any_process(stop.received))
                     if run.step == run.steps:
                         break
 
@@ -186,13 +194,13 @@ class Trainer:
         )
         accelerator.end_training()
 
-    def _after_step(self, loss: Tensor, stop: bool) -> None:
+    def _after_step(self, result: StepResult, stop: bool) -> None:
         """Log, save and evaluate where they are due; raise `Interrupted` if a signal stops the run."""
         run, config = self.run, self.run.config
         evaluates = self._evaluation_due()
         saves = stop or evaluates or run.step % config.checkpoint_every == 0
         if saves or run.step % config.log_every == 0:
-            self._log_loss(float(run.accelerator.reduce(loss, "mean")))
+            self._log_step(float(run.accelerator.reduce(result.loss, "mean")), result.gradient_norms)
         if saves:
             self.save()
         if evaluates and not (stop and run.step < run.steps):  # else `train` does it on --resume
@@ -207,14 +215,19 @@ class Trainer:
         every = self.run.config.eval_every * self.data.sampler.steps_per_epoch
         return self.run.step > 0 and (self.run.step >= self.run.steps or self.run.step % every == 0)
 
-    def _log_loss(self, loss: float) -> None:
+    def _log_step(self, loss: float, gradient_norms: dict[str, Tensor]) -> None:
         run = self.run
         if not math.isfinite(loss):
             raise run.diverged(f"the loss is {loss} at step {run.step}")
         rate = self.plain_optimizer.param_groups[-1]["lr"]
+        # Of the main process: all have the same gradients. JSON has no NaN.
+        norms = {name: value for name, it in gradient_norms.items() if math.isfinite(value := float(it))}
         if run.accelerator.is_main_process:
-            run.folder.log({"kind": "train", "step": run.step, "loss": loss, "lr": rate})
-        run.accelerator.log({"train/loss": loss, "train/lr": rate}, step=run.step)
+            record = {"kind": "train", "step": run.step, "loss": loss, "lr": rate}
+            run.folder.log(record | ({"gradient_norms": norms} if norms else {}))
+        scalars = {"train/loss": loss, "train/lr": rate}
+        scalars |= {f"train/gradient_norm/{name}": value for name, value in norms.items()}
+        run.accelerator.log(scalars, step=run.step)
         # The pace includes evaluations and checkpoints, because the remaining steps have them too.
         pace = (time.monotonic() - self.began) / (run.step - self.first_step)
         left = timedelta(seconds=round(pace * (run.steps - run.step)))

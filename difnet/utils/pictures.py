@@ -1,6 +1,7 @@
 """Draws label maps: as palette PNG, as overlay on the image, side by side."""
 
 import io
+import math
 from pathlib import Path
 from typing import Any
 
@@ -105,3 +106,27 @@ def save_overlays(
         plain = overlay(image, label, dataset.palette, opacity=0.0)
         sheet = side_by_side(plain, truth, overlay(image, predicted, dataset.palette))
         save_picture(sheet, folder / f"{name}.png")
+
+
+def image_scale_of(metadata: dict[str, Any], option: float | None, checkpoint: Path) -> float:
+    """Return the factor by which a network's images are resized: `option`, or if it is None, as in training.
+
+    Args:
+        metadata: saved with the network's weights.
+        option: the value of --image-scale.
+        checkpoint: where the metadata are from, for an error.
+
+    Raises:
+        ValueError: it is not a positive number.
+    """
+    if option is not None:
+        if not 0.0 < option < math.inf:
+            raise ValueError(f"--image-scale must be positive and finite, got {option}")
+        return option
+    saved = metadata.get("image_scale", 1.0)  # earlier versions had none
+    if isinstance(saved, bool) or not isinstance(saved, int | float) or not 0.0 < saved < math.inf:
+        raise ValueError(
+            f"{checkpoint}: its metadata hold image_scale = {saved!r}, expected a positive number; give "
+            "--image-scale"
+        )
+    return float(saved)

@@ -1,0 +1,196 @@
+"""The options of the walks: affinities, temperatures, gates, importance, one matrix for all walks."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import difnet
+from difnet.modeling.options import DiffusionOptions
+from difnet.training.config import TrainConfig
+from difnet.training.recipes import RECIPES
+from difnet_kernels import transition_rows
+
+
+def build(walk_sources=(0, 2, 4), **diffusion):
+    torch.manual_seed(0)
+    return difnet.create_model("test_resnet", 3, aspp=False, walk_sources=walk_sources, diffusion=diffusion)
+
+
+def states_of(model, image):
+    """The states by equation (4), with every P stored, from the embeddings' own layers."""
+    details = model(image, details=True)
+    options, seed = model.diffusion, details.seed.flatten(2).mT
+    size = details.seed.shape[-2:]
+    normalized = model.normalize(image)
+    sources = [normalized, *(model.similarity_branch(normalized) if model.similarity_branch else [])]
+    state, states = seed, []
+    for walk in range(len(model.walk_sources)):
+        psi = model.embeddings[0 if options.shared_transition else walk]
+        source = sources[model.walk_sources[-1 if options.shared_transition else walk]]
+        f = nn.functional.adaptive_max_pool2d(psi.norm(psi.project(source)), size).flatten(2).mT
+        if options.affinity == "cosine":
+            norm = f.norm(dim=-1)
+            scores = f.shape[-1] * (f @ f.mT) / (norm[:, :, None] * norm[:, None])
+        elif options.affinity == "gaussian":
+            scores = -torch.cdist(f, f, compute_mode="donot_use_mm_for_euclid_dist").square() / 2
+        else:
+            scores = f @ f.mT
+        temperature = psi.log_temperature.exp() if options.learn_temperature else options.temperature
+        transition = (scores / temperature).softmax(-1)
+        assert 0.01 < transition.diagonal(dim1=1, dim2=2).mean() < 0.95  # neither uniform nor the identity
+        mu, beta = details.mu[walk], details.beta[walk]
+        state = beta * (mu * transition @ state + (1 - mu) * seed) + (1 - beta) * state
+        states.append(state)
+    return details, states
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("learned", [False, True])
+@pytest.mark.parametrize("affinity", ["dot", "gaussian", "cosine"])
+def test_states_follow_the_affinity(affinity, learned, shared):
+    model = build(
+        affinity=affinity, temperature=20.0, learn_temperature=learned, shared_transition=shared
+    ).double()
+    with torch.no_grad():
+        model.mu_logit.copy_(torch.linspace(-1, 1, 3))
+        model.beta_logit.copy_(torch.linspace(1, 0, 3))
+        if learned:
+            for walk, psi in enumerate(model.embeddings):
+                psi.log_temperature.copy_(torch.tensor(math.log(10.0 + 5.0 * walk)))
+        details, expected = states_of(model, torch.rand(3, 3, 48, 64, dtype=torch.float64))
+    for state, right in zip(details.states, expected, strict=True):
+        torch.testing.assert_close(state.flatten(2).mT, right)
+    assert (details.states[-1] - details.seed).abs().max() > 1e-3 * details.seed.abs().max()
+
+
+def test_a_learned_temperature_starts_at_the_option_and_gets_a_gradient():
+    plain, learned = build(temperature=8.0), build(temperature=8.0, learn_temperature=True)
+    image = torch.rand(2, 3, 48, 64)
+    torch.testing.assert_close(learned(image), plain(image))
+    learned(image).square().sum().backward()
+    gradients = [psi.log_temperature.grad for psi in learned.embeddings]
+    assert all(gradient.abs() > 0 for gradient in gradients)
+    names = [group["name"] for group in learned.parameter_groups(0.1)]
+    assert names == ["backbone", "gates", "head"]
+    gates = learned.parameter_groups(0.1)[1]["params"]
+    assert len(gates) == 2 + 3
+
+
+def test_long_features_are_no_hubs_without_the_dot_product():
+    """One node has features ten times as long: by "dot" all others look at it, by the others they do not."""
+    shares = {}
+    for affinity in ("dot", "gaussian", "cosine"):
+        model = build((1,), affinity=affinity, temperature=8.0)
+        f = torch.randn(1, 30, 64, generator=torch.Generator().manual_seed(0))
+        f[:, :29] += f[:, 29:]  # a common part, in the direction of the long node
+        f[:, 29] *= 10
+        psi = model.embeddings[0]
+        psi.project, psi.norm = nn.Identity(), nn.Identity()
+        nodes = psi(f.mT.unflatten(-1, (5, 6)), (5, 6))
+        bias = model._bias(nodes)
+        shares[affinity] = transition_rows(nodes, torch.arange(30), node_bias=bias)[0, :29, 29].mean().item()
+    assert shares["dot"] > 0.99
+    assert shares["gaussian"] < 0.01
+    assert shares["cosine"] < 0.5
+
+
+def test_gates():
+    image = torch.rand(2, 3, 48, 64)
+    fixed = build(gates="mu-fixed")
+    fixed(image).sum().backward()
+    assert fixed.mu_logit.grad is None
+    assert fixed.beta_logit.grad is not None
+    tied = build(gates="tied")
+    assert tied.mu_logit.shape == tied.beta_logit.shape == (1,)
+    with torch.no_grad():
+        tied.mu_logit.fill_(1.0)
+    details = tied(image, details=True)
+    assert details.mu.shape == details.beta.shape == (3,)
+    assert torch.equal(details.mu, torch.tensor(1.0).sigmoid().expand(3))
+
+
+def test_without_importance_the_seed_is_the_score_map():
+    model = build(importance=False)
+    details = model(torch.rand(2, 3, 48, 64), details=True)
+    assert torch.equal(details.seed, details.score_map)
+    assert torch.equal(details.importance, torch.ones_like(details.importance))
+    assert not any(name.startswith("importance") for name in model.state_dict())
+
+
+def test_one_matrix_for_all_walks_has_one_embedding():
+    model = build((0, 1, 2, 3, 4), shared_transition=True)
+    assert len(model.embeddings) == 1
+    features = model.embed(torch.rand(1, 3, 48, 64))
+    assert len(features) == 5
+    assert all(f is features[0][0] for f, _ in features)
+    assert build((), shared_transition=True)(torch.rand(2, 3, 48, 64)).shape == (2, 3, 48, 64)
+
+
+def test_two_branches_have_the_parameters_of_a_difnet_without_diffusion():
+    torch.manual_seed(0)
+    twin = difnet.create_model("test_resnet", 3, walk_sources=None, branches=2)
+    single = difnet.create_model("test_resnet", 3, walk_sources=None)
+    parts = {part: sum(p.numel() for p in getattr(single, part).parameters()) for part in ("seed_branch",)}
+    assert sum(p.numel() for p in twin.second_branch.parameters()) == parts["seed_branch"]
+    image = torch.rand(2, 3, 48, 64)
+    with torch.no_grad():
+        features = [b(twin.normalize(image))[-1] for b in (twin.seed_branch, twin.second_branch)]
+        score_map = twin.classifier(torch.cat(features, 1))
+        torch.testing.assert_close(twin(image, details=True).score_map, score_map)
+    assert [group["name"] for group in twin.parameter_groups(0.1)] == ["backbone", "head"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"affinity": "gaussian", "temperature": 8}, {"gates": "tied", "learn_temperature": True}, {}],
+)
+def test_options_are_saved_with_the_weights(tmp_path, options):
+    model = build(**options).eval()
+    difnet.save_model(model, tmp_path / "weights.safetensors")
+    loaded, _ = difnet.load_model(tmp_path / "weights.safetensors")
+    assert loaded.diffusion == model.diffusion
+    assert loaded.config["diffusion"] == options  # only what differs from the paper
+    image = torch.rand(1, 3, 48, 64)
+    torch.testing.assert_close(loaded(image), model(image))
+
+
+def test_two_branches_are_saved_with_the_weights(tmp_path):
+    model = difnet.create_model("test_resnet", 3, walk_sources=None, branches=2).eval()
+    difnet.save_model(model, tmp_path / "weights.safetensors")
+    loaded, _ = difnet.load_model(tmp_path / "weights.safetensors")
+    torch.testing.assert_close(loaded(torch.ones(1, 3, 48, 64)), model(torch.ones(1, 3, 48, 64)))
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"affinity": "euclid"}, ValueError, "affinity: expected dot, gaussian, cosine, got 'euclid'"),
+        ({"gates": "free"}, ValueError, "gates: expected learned, mu-fixed, tied, got 'free'"),
+        ({"temperature": 0.0}, ValueError, "temperature: expected a positive number, got 0.0"),
+        ({"temperature": math.nan}, ValueError, "temperature: expected a positive number"),
+        ({"temperature": "warm"}, TypeError, "temperature: expected a number, got 'warm'"),
+        ({"importance": 1}, TypeError, "importance: expected True or False, got 1"),
+        ({"heat": 1}, ValueError, "diffusion: no option 'heat'; known are affinity, temperature"),
+    ],
+)
+def test_options_out_of_range_are_named(options, error, words):
+    with pytest.raises(error, match=words):
+        build(**options)
+
+
+@pytest.mark.parametrize("branches", [0, 3, True, "2"])
+def test_other_numbers_of_branches_are_refused(branches):
+    with pytest.raises(ValueError, match="branches: expected 1 or 2, got"):
+        difnet.create_model("test_resnet", 3, walk_sources=None, branches=branches)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_name_options_of_the_network(name):
+    config = TrainConfig(recipe=name).resolved()
+    options = config.network(3)["diffusion"]
+    recipe = RECIPES[name]
+    assert isinstance(options, DiffusionOptions)
+    assert (options.affinity, options.temperature) == (recipe.affinity, recipe.temperature)
+    assert TrainConfig(recipe=name, temperature=2.5).resolved().network(3)["diffusion"].temperature == 2.5
