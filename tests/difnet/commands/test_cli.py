@@ -454,8 +454,8 @@ def halonet(tmp_path_factory):
         ([], None),
         (
             ["--multi-scale"],
-            "a view of 64 x 64 pixels (--multi-scale and --image-scale resize pictures): backbone 'halonet26t' does not take "
-            "images of 32 x 32 pixels (height x width); it takes 64 x 64",
+            "a view of 64 x 64 pixels (--multi-scale and --image-scale resize pictures): backbone "
+            "'halonet26t' does not take images of 32 x 32 pixels (height x width); it takes 64 x 64",
         ),
     ],
 )
