@@ -18,6 +18,14 @@ from difnet.utils.files import write_atomically
 
 _RUN_FILES = ("best.safetensors", "last.safetensors")
 
+_PACKAGE = Path(__file__).parents[1]
+TRAINED = {
+    "difnet-scenes": _PACKAGE / "weights",
+    "difnet-resnet10t-camvid": _PACKAGE.parent / "weights",
+}
+"""Trained networks by name, and the folder of each: the first is part of the package, the second only of a
+clone, because its data are for non-commercial use. Beside the weights lies a model card."""
+
 
 class SavedWeights(NamedTuple):
     """The content of a weights file.
@@ -48,10 +56,14 @@ def write_weights(path: Path, tensors: dict[str, Tensor], header: dict[str, str]
 def read_weights(path: Path) -> SavedWeights:
     """Read the weights file `path`, or that of the run folder `path`: its best weights, else its last.
 
+    If there is no such file or folder, `path` may be a name in `TRAINED`. These weights are stored in
+    float16, so that the files are small, and are returned in float32.
+
     Raises:
         FileNotFoundError: there is no such file, or none in the folder.
         ValueError: the file is damaged, or another program wrote or changed it.
     """
+    name = str(path)
     path = _find(Path(os.path.expanduser(path)))
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
@@ -78,6 +90,10 @@ def read_weights(path: Path) -> SavedWeights:
             "program changed them on purpose, read them with safetensors.torch.load_file, load them into a "
             "network from difnet.create_model, and save that with difnet.save_model"
         )
+    if path.parent == TRAINED.get(name):
+        tensors = {
+            it: tensor.float() if tensor.is_floating_point() else tensor for it, tensor in tensors.items()
+        }
     return SavedWeights(path, _complete(path, config), metadata, tensors)
 
 
@@ -139,8 +155,18 @@ def _bad_header(path: Path, key: str, value: Any, expected: str) -> ValueError:
 def _find(path: Path) -> Path:
     if path.is_file():
         return path
+    if not path.is_dir() and str(path) in TRAINED:
+        file = TRAINED[str(path)] / f"{path}.safetensors"
+        if not file.is_file():
+            raise FileNotFoundError(
+                f"{path}: {file} does not exist; these weights are in the folder weights/ of a clone of the "
+                "project and not in its package. Name the file itself"
+            )
+        return file
     if not path.is_dir():
-        raise FileNotFoundError(f"{path}: no such file or run folder")
+        raise FileNotFoundError(
+            f"{path}: no such file or run folder, nor the name of trained weights ({', '.join(TRAINED)})"
+        )
     for name in _RUN_FILES:
         if (path / name).is_file():
             return path / name
