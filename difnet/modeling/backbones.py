@@ -83,6 +83,7 @@ class Backbone(nn.Module):
         _use_constant_padding(network)
         self.network: nn.Module = network
         self.channels: list[int] = info.channels()
+        self.strides: list[int] = info.reduction()
         self.mean = _for_channels(network.pretrained_cfg["mean"], in_chans)
         self.std = _for_channels(network.pretrained_cfg["std"], in_chans)
 

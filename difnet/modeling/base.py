@@ -22,9 +22,9 @@ class Details(NamedTuple):
     importance: Tensor
     """M, (B, 1, h, w), in (0, 1)."""
     seed: Tensor
-    """s = M x, (B, k, h, w)."""
+    """s = M x, (B, k, h, w), or, if the nodes are finer than the score map, M x upsampled to them."""
     states: Tensor
-    """y_1 to y_T, (T, B, k, h, w)."""
+    """y_1 to y_T, (T, B, k, h, w), of the size of the seed."""
     mu: Tensor
     """(T,), in (0, 1)."""
     beta: Tensor

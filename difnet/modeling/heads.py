@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from difnet.modeling.options import DiffusionOptions
-from difnet.modeling.resampling import adaptive_max_pool2d
+from difnet.modeling.resampling import adaptive_max_pool2d, upsample_bilinear
 
 DILATIONS = (6, 12, 18, 24)
 EMBEDDING_DIM = 64
@@ -62,7 +62,7 @@ class ImportanceHead(nn.Sequential):
 
 
 class Embedding(nn.Module):
-    """Psi_t: 1x1 convolution with bias, batch norm, adaptive max pool to the size of the score map.
+    """Psi_t: 1x1 convolution with bias, batch norm, adaptive max pool to the grid of the nodes.
 
     Its output is the matrix F of walk t, whose scores F F^T give the transition matrix P_t; (1) and (2) of
     docs/math.md.
@@ -74,12 +74,21 @@ class Embedding(nn.Module):
     Args:
         in_channels: number of channels of the features f_t.
         options: affinity and temperature, by default the paper's.
+        coarse: the features have fewer pixels than there are nodes, and are upsampled instead of pooled.
         dim: d, the size of the embedding; 64 in the paper's experiments.
     """
 
-    def __init__(self, in_channels: int, options: DiffusionOptions | None = None, dim: int = EMBEDDING_DIM):
+    def __init__(
+        self,
+        in_channels: int,
+        options: DiffusionOptions | None = None,
+        *,
+        coarse: bool = False,
+        dim: int = EMBEDDING_DIM,
+    ):
         super().__init__()
         options = options or DiffusionOptions()
+        self.coarse = coarse
         self.cosine = options.affinity == "cosine"
         self.temperature = float(options.temperature)
         self.project = nn.Conv2d(in_channels, dim, 1)
@@ -91,7 +100,8 @@ class Embedding(nn.Module):
 
     def forward(self, features: Tensor, size: tuple[int, int]) -> Tensor:
         """Map features (B, c, H, W) to nodes (B, N, d), N = h * w for `size` = (h, w), row by row."""
-        embedding = adaptive_max_pool2d(self.norm(self.project(features)), size)  # Psi_t(f_t), (B, d, h, w)
+        resize = upsample_bilinear if self.coarse else adaptive_max_pool2d
+        embedding = resize(self.norm(self.project(features)), size)  # Psi_t(f_t), (B, d, h, w)
         nodes = embedding.permute(0, 2, 3, 1).flatten(1, 2)
         if self.cosine:
             nodes = math.sqrt(nodes.shape[-1]) * nn.functional.normalize(nodes, dim=-1)

@@ -15,7 +15,7 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor, nn
 
-from difnet.modeling.backbones import NUM_BLOCKS, Backbone
+from difnet.modeling.backbones import NUM_BLOCKS, OUTPUT_STRIDE, Backbone
 from difnet.modeling.base import Details, SegmentationNetwork
 from difnet.modeling.heads import Embedding, ImportanceHead
 from difnet.modeling.options import DiffusionOptions, whole_number
@@ -129,8 +129,14 @@ class DifNet(SegmentationNetwork):
         self.similarity_branch = (
             Backbone(backbone, blocks, pretrained=pretrained, in_chans=in_chans) if blocks else None
         )
-        channels = [in_chans, *(self.similarity_branch.channels if self.similarity_branch else [])]
-        self.embeddings = nn.ModuleList(Embedding(channels[source], self.diffusion) for source in used)
+        channels, strides = [in_chans], [1]
+        if self.similarity_branch is not None:
+            channels += self.similarity_branch.channels
+            strides += self.similarity_branch.strides
+        stride = self.diffusion.node_stride
+        self.embeddings = nn.ModuleList(
+            Embedding(channels[source], self.diffusion, coarse=strides[source] > stride) for source in used
+        )
         self._sources_used = used
         logits = 1 if self.diffusion.gates == "tied" and self.walk_sources else len(self.walk_sources)
         self.mu_logit = nn.Parameter(torch.zeros(logits), requires_grad=self.diffusion.gates != "mu-fixed")
@@ -157,7 +163,8 @@ class DifNet(SegmentationNetwork):
         sources = self._sources(normalized)  # f_t, (B, c_t, H_t, W_t)
         importance = self._importance(score_map)  # M = H(x), (B, 1, h, w)
         seed = importance * score_map  # s = M x, (B, k, h, w)
-        height, width = seed.shape[-2:]
+        height, width = self._grid(image, seed)
+        seed = self.upsample(seed, (height, width))  # to the nodes, if they are finer than the score map
 
         features = self._embed(sources, (height, width))  # Psi_t, (B, N, 64) each
         mu, beta = self._gate(self.mu_logit, seed.dtype), self._gate(self.beta_logit, seed.dtype)  # (T,)
@@ -183,9 +190,16 @@ class DifNet(SegmentationNetwork):
         its prediction from. They carry no gradient.
         """
         normalized = self._normalized(image)
-        height, width = self.seed_branch(normalized)[-1].shape[-2:]
-        features = self._embed(self._sources(normalized), (height, width))
+        size = self._grid(image, self.seed_branch(normalized)[-1])
+        features = self._embed(self._sources(normalized), size)
         return [(feature, self._bias(feature)) for feature in features]
+
+    def _grid(self, image: Tensor, score_map: Tensor) -> tuple[int, int]:
+        """(h, w) of the nodes: the grid of the score map, or a finer one."""
+        stride = self.diffusion.node_stride
+        if stride == OUTPUT_STRIDE:
+            return score_map.shape[-2], score_map.shape[-1]
+        return (image.shape[-2] + stride - 1) // stride, (image.shape[-1] + stride - 1) // stride
 
     def _importance(self, score_map: Tensor) -> Tensor:
         if self.importance is None:

@@ -35,6 +35,9 @@ class DiffusionOptions:
     """Weight the score map by the importance map M; if not, the seed is the score map."""
     shared_transition: bool = False
     """One matrix P for all walks: that of the last walk."""
+    node_stride: int = 8
+    """Pixels from one node to the next: 8, 4, 2 or 1. Below 8, the seed is upsampled to the nodes before it
+    is diffused, and so are features that are coarser than the nodes."""
 
     def __post_init__(self) -> None:
         for name, choices in (("affinity", get_args(Affinity)), ("gates", get_args(Gates))):
@@ -44,6 +47,8 @@ class DiffusionOptions:
             raise TypeError(f"temperature: expected a number, got {self.temperature!r}")
         if not 0.0 < self.temperature < math.inf:
             raise ValueError(f"temperature: expected a positive number, got {self.temperature}")
+        if whole_number(self.node_stride) not in (1, 2, 4, 8):
+            raise ValueError(f"node_stride: expected 8, 4, 2 or 1, got {self.node_stride!r}")
         for name in ("learn_temperature", "importance", "shared_transition"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name}: expected True or False, got {getattr(self, name)!r}")

@@ -72,6 +72,8 @@ class TrainConfig:
     """Weight the score map by the importance map."""
     shared_transition: Annotated[bool | None, _by_recipe("shared_transition")] = None
     """One transition matrix for all walks, that of the last."""
+    node_stride: Annotated[int | None, _by_recipe("node_stride")] = None
+    """Pixels from one node to the next: 8, 4, 2 or 1; see DiffusionOptions."""
     pretrained: Annotated[bool | None, _by_recipe("pretrained")] = None
     """Start the backbones from timm's ImageNet weights, which are downloaded."""
     init_from: Annotated[Path | None, shown_default("none")] = None

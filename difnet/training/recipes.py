@@ -29,6 +29,7 @@ class Recipe:
     gates: Gates = "learned"
     importance: bool = True
     shared_transition: bool = False
+    node_stride: int = 8
 
 
 PAPER = Recipe(

@@ -29,7 +29,12 @@ def states_of(model, image):
     for walk in range(len(model.walk_sources)):
         psi = model.embeddings[0 if options.shared_transition else walk]
         source = sources[model.walk_sources[-1 if options.shared_transition else walk]]
-        f = nn.functional.adaptive_max_pool2d(psi.norm(psi.project(source)), size).flatten(2).mT
+        f = psi.norm(psi.project(source))
+        if f.shape[-1] < size[-1]:
+            f = nn.functional.interpolate(f, size, mode="bilinear", align_corners=False)
+        else:
+            f = nn.functional.adaptive_max_pool2d(f, size)
+        f = f.flatten(2).mT
         if options.affinity == "cosine":
             norm = f.norm(dim=-1)
             scores = f.shape[-1] * (f @ f.mT) / (norm[:, :, None] * norm[:, None])
@@ -39,7 +44,8 @@ def states_of(model, image):
             scores = f @ f.mT
         temperature = psi.log_temperature.exp() if options.learn_temperature else options.temperature
         transition = (scores / temperature).softmax(-1)
-        assert 0.01 < transition.diagonal(dim1=1, dim2=2).mean() < 0.95  # neither uniform nor the identity
+        assert transition.diagonal(dim1=1, dim2=2).mean() < 0.95  # not the identity
+        assert (transition - 1 / transition.shape[1]).abs().sum(-1).mean() > 0.1  # nor uniform
         mu, beta = details.mu[walk], details.beta[walk]
         state = beta * (mu * transition @ state + (1 - mu) * seed) + (1 - beta) * state
         states.append(state)
@@ -63,6 +69,22 @@ def test_states_follow_the_affinity(affinity, learned, shared):
     for state, right in zip(details.states, expected, strict=True):
         torch.testing.assert_close(state.flatten(2).mT, right)
     assert (details.states[-1] - details.seed).abs().max() > 1e-3 * details.seed.abs().max()
+
+
+@pytest.mark.parametrize(("stride", "grid"), [(8, (7, 9)), (4, (13, 17)), (2, (25, 33)), (1, (50, 66))])
+def test_nodes_of_any_stride(stride, grid):
+    model = build((0, 1, 3), node_stride=stride, affinity="cosine", temperature=20.0).double()
+    image = torch.rand(2, 3, 50, 66, dtype=torch.float64)
+    with torch.no_grad():
+        details, expected = states_of(model, image)
+    assert details.seed.shape == (2, 3, *grid)
+    seed = nn.functional.interpolate(details.importance * details.score_map, grid, mode="bilinear")
+    torch.testing.assert_close(details.seed, seed)
+    for state, right in zip(details.states, expected, strict=True):
+        torch.testing.assert_close(state.flatten(2).mT, right)
+    logits = nn.functional.interpolate(details.states[-1], (50, 66), mode="bilinear")
+    torch.testing.assert_close(details.logits, logits)
+    assert [features.shape[1] for features, _ in model.embed(image)] == [grid[0] * grid[1]] * 3
 
 
 def test_a_learned_temperature_starts_at_the_option_and_gets_a_gradient():
@@ -172,6 +194,7 @@ def test_two_branches_are_saved_with_the_weights(tmp_path):
         ({"temperature": math.nan}, ValueError, "temperature: expected a positive number"),
         ({"temperature": "warm"}, TypeError, "temperature: expected a number, got 'warm'"),
         ({"importance": 1}, TypeError, "importance: expected True or False, got 1"),
+        ({"node_stride": 3}, ValueError, "node_stride: expected 8, 4, 2 or 1, got 3"),
         ({"heat": 1}, ValueError, "diffusion: no option 'heat'; known are affinity, temperature"),
     ],
 )
