@@ -2,6 +2,7 @@
 
     python -m difnet.evaluate --checkpoint RUN --dataset camvid --data-root DIR
     python -m difnet.evaluate --checkpoint RUN --dataset camvid --data-root DIR --multi-scale --flip
+    python -m difnet.evaluate --checkpoint RUN --dataset camvid --data-root DIR --measures
 
 Write ``python -m difnet.evaluate --help`` for all options.
 """
@@ -20,6 +21,7 @@ with train_extra():
     from difnet.data.base import VOID
     from difnet.data.registry import DatasetName
     from difnet.data.transforms import scaled_size
+    from difnet.measures.collect import format_measures, measure
     from difnet.measures.segmentation import format_record
     from difnet.modeling.weights import load_for_pictures
     from difnet.training.data_check import check_sizes, read_all
@@ -52,6 +54,8 @@ class EvaluateConfig:
     """Average class probabilities over scales 0.5, 0.75, 1, 1.25 and 1.5."""
     flip: bool = False
     """Average class probabilities with those of the mirrored image."""
+    measures: bool = False
+    """Also compute boundary scores, fragments and what the walks look at."""
     batch_size: int = 1
     """Images per batch; images of different sizes go to different batches. It changes only speed."""
     workers: int = 2
@@ -65,6 +69,8 @@ class EvaluateConfig:
 def evaluate_checkpoint(config: EvaluateConfig, report: Reporter | None = None) -> dict[str, Any]:
     """Compute metrics of a checkpoint on a data set, in the form of `Evaluation.as_record`.
 
+    With `measures`, the result of `difnet.measures.collect.measure` is added as "measures".
+
     Raises:
         DataError: the data cannot be used.
         ValueError: the data's classes are not those of the checkpoint, or a setting is out of its range.
@@ -74,6 +80,11 @@ def evaluate_checkpoint(config: EvaluateConfig, report: Reporter | None = None) 
         raise ValueError(
             f"--workers must not be negative and --batch-size must be positive, got {config.workers} and "
             f"{config.batch_size}"
+        )
+    if config.measures and (config.multi_scale or config.flip):
+        raise ValueError(
+            "--measures are of the seed, states and logits of single images, which --multi-scale and --flip "
+            "average; leave these out, or --measures"
         )
     report = report or Reporter(enabled=False)
     model, metadata = load_for_pictures(config.checkpoint, default_device(config.device))
@@ -106,7 +117,13 @@ def evaluate_checkpoint(config: EvaluateConfig, report: Reporter | None = None) 
     device = next(model.parameters()).device
     with report.bar("evaluating", len(dataset)) as progress:
         found = evaluate(model, batches, device, views=views, progress=progress)
-    return found.as_record(dataset.classes)
+    record = found.as_record(dataset.classes)
+    if config.measures:
+        # One at a time, so that --batch-size does not decide which images the walks are looked at on.
+        images = evaluation_batches(dataset, config.workers, 1)
+        with report.bar("measuring", len(dataset)) as progress:
+            record["measures"] = measure(model, images, device, dataset.classes, progress)
+    return record
 
 
 def _check_classes(config: EvaluateConfig, known: Any, num_classes: int, classes: list[str]) -> None:
@@ -200,6 +217,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _check_out(config, config.out)
         record = evaluate_checkpoint(config, report)
         report.line(f"{config.checkpoint} on {config.dataset} {config.split}\n{format_record(record)}")
+        if "measures" in record:
+            report.line(format_measures(record["measures"]))
         if config.out is not None:
             write_atomically(config.out, json.dumps(record, indent=2, allow_nan=False) + "\n")
 

@@ -1,0 +1,122 @@
+"""Statistics of transition matrices: cases by hand, and a matrix that is stored whole."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from small_runs import small_network
+
+from difnet.measures.walks import WalkStatistics, mean_statistics, walk_statistics, walks_of_image
+
+
+def stored(features, grid, bias=None):
+    """The statistics in float64, from the whole matrix."""
+    scores = features.double().numpy() @ features.double().numpy().T
+    scores = scores if bias is None else scores + bias.double().numpy()
+    weights = np.exp(scores - scores.max(1, keepdims=True))
+    weights /= weights.sum(1, keepdims=True)
+    places = [(y, x) for y in range(grid[0]) for x in range(grid[1])]
+    distance = np.array([[math.dist(a, b) for b in places] for a in places])
+    logarithms = np.log(np.where(weights > 0, weights, 1))
+    columns = weights.mean(0)
+    return WalkStatistics(
+        spread=float(np.exp(-(weights * logarithms).sum(1)).mean()),
+        self_weight=float(np.diag(weights).mean()),
+        reach=float((weights * distance).sum(1).mean()),
+        hubs=float(1 / (columns**2).sum()),
+        nodes=len(places),
+    )
+
+
+def test_uniform_matrix():
+    # The mean distances in a row of three nodes are 1, 2/3 and 1.
+    found = walk_statistics(torch.zeros(3, 5), (1, 3))
+    assert found == pytest.approx((3.0, 1 / 3, (1 + 2 / 3 + 1) / 3, 3.0, 3.0))
+    # In a square each node has itself, two neighbours at 1 and one at the square root of 2.
+    found = walk_statistics(torch.zeros(4, 5), (2, 2))
+    assert found == pytest.approx((4.0, 1 / 4, (2 + math.sqrt(2)) / 4, 4.0, 4.0))
+
+
+def test_identity():
+    found = walk_statistics(100 * torch.eye(6), (2, 3))
+    assert found == pytest.approx((1.0, 1.0, 0.0, 6.0, 6.0), abs=1e-6)
+
+
+def test_one_hub():
+    bias = torch.full((6,), -torch.inf)
+    bias[4] = 0.0
+    # All rows look at the middle of the second row of the grid. The others are 1 or sqrt(2) away from it.
+    found = walk_statistics(torch.zeros(6, 5), (2, 3), node_bias=bias)
+    assert found == pytest.approx((1.0, 1 / 6, (3 + 2 * math.sqrt(2)) / 6, 1.0, 6.0))
+
+
+def test_two_groups():
+    # Nodes 0 and 2 look at each other and at themselves, and so do nodes 1 and 3.
+    features = 100 * torch.eye(2)[[0, 1, 0, 1]]
+    assert walk_statistics(features, (1, 4)) == pytest.approx((2.0, 1 / 2, 1.0, 4.0, 4.0))
+
+
+def test_one_node():
+    assert walk_statistics(torch.ones(1, 3), (1, 1)) == pytest.approx((1.0, 1.0, 0.0, 1.0, 1.0))
+
+
+@pytest.mark.parametrize("scale", [0.1, 0.4, 2.0])
+@pytest.mark.parametrize("gaussian", [False, True])
+def test_random_matrix(scale, gaussian):
+    torch.manual_seed(0)
+    features = scale * torch.randn(5 * 7, 8)
+    bias = -0.5 * features.square().sum(1) if gaussian else None
+    expected = stored(features, (5, 7), bias)
+    assert walk_statistics(features, (5, 7), node_bias=bias) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5, 34, 35, 100])
+def test_any_number_of_rows_at_once(rows):
+    torch.manual_seed(0)
+    features, bias = 0.5 * torch.randn(5 * 7, 8), torch.randn(35)
+    whole = walk_statistics(features, (5, 7), node_bias=bias)
+    assert walk_statistics(features, (5, 7), node_bias=bias, rows_at_once=rows) == pytest.approx(
+        whole, rel=1e-6
+    )
+
+
+def test_large_images_are_computed_in_parts(monkeypatch):
+    sizes = []
+
+    def spy(features, nodes, **options):
+        sizes.append(len(nodes))
+        return rows(features, nodes, **options)
+
+    from difnet.measures import walks
+
+    rows = walks.transition_rows
+    monkeypatch.setattr(walks, "transition_rows", spy)
+    walk_statistics(torch.zeros(3000, 1), (50, 60))
+    assert sum(sizes) == 3000
+    assert max(sizes) * 3000 <= 2**22
+
+
+def test_another_grid_is_refused():
+    with pytest.raises(ValueError, match="grid: expected 6 nodes, as in features, got 2 x 2"):
+        walk_statistics(torch.zeros(6, 2), (2, 2))
+
+
+@pytest.mark.parametrize("affinity", ["dot", "gaussian"])
+def test_walks_of_a_network(affinity):
+    model = small_network(diffusion={"affinity": affinity, "temperature": 8.0}).eval()
+    image = torch.rand(3, 33, 49, generator=torch.Generator().manual_seed(0))
+    found = walks_of_image(model, image, (5, 7))
+    embedded = model.embed(image[None])
+    assert len(found) == len(embedded) == 2
+    for walk, (features, bias) in zip(found, embedded, strict=True):
+        assert (bias is None) == (affinity == "dot")
+        expected = stored(features[0], (5, 7), None if bias is None else bias[0])
+        assert walk == pytest.approx(expected, rel=1e-4)
+        assert 1.0 < walk.spread < 35.0  # neither the identity nor uniform
+
+
+def test_mean_over_images():
+    one, two = WalkStatistics(1, 2, 3, 4, 5), WalkStatistics(3, 2, 1, 0, 7)
+    assert mean_statistics([[one, two], [two, two]]) == [(2, 2, 2, 2, 6), two]
+    assert mean_statistics([]) == []
