@@ -58,10 +58,9 @@ def test_labels_have_the_size_of_the_picture(reduced, tmp_path):
     small = tvf.resize(image.float() / 255, [20, 28], antialias=True)
     with torch.inference_mode():
         probabilities = model.upsample(model(small[None]), (40, 56)).softmax(1)
-    assert (torch.from_numpy(labels) == probabilities.argmax(1)[0]).float().mean() > 0.99
-    assert torch.equal(
-        torch.from_numpy(labels).long(), predict_labels(model, image, make_views(False, False, 0.5))
-    )
+    assert (labels == probabilities.argmax(1)[0]).float().mean() > 0.99
+    views = make_views(multi_scale=False, flip=False, image_scale=0.5)
+    assert torch.equal(labels.long(), predict_labels(model, image, views))
 
 
 def test_explanation_has_the_size_of_the_picture(reduced, tmp_path):
