@@ -117,4 +117,5 @@ def _group_of(parameter: str) -> str:
     """The optimizer group of a parameter's name."""
     if parameter.startswith(("seed_branch.", "second_branch.", "similarity_branch.")):
         return "backbone"
-    return "gates" if parameter in ("mu_logit", "beta_logit") or "log_temperature" in parameter else "head"
+    gate = parameter in ("mu_logit", "beta_logit") or parameter.endswith(("log_temperature", "log_reach"))
+    return "gates" if gate else "head"

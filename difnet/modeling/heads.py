@@ -89,6 +89,7 @@ class Embedding(nn.Module):
         super().__init__()
         options = options or DiffusionOptions()
         self.coarse = coarse
+        self.node_stride = options.node_stride
         self.cosine = options.affinity == "cosine"
         self.temperature = float(options.temperature)
         self.project = nn.Conv2d(in_channels, dim, 1)
@@ -97,14 +98,30 @@ class Embedding(nn.Module):
         nn.init.zeros_(self.project.get_parameter("bias"))
         if options.learn_temperature:
             self.log_temperature = nn.Parameter(torch.tensor(math.log(self.temperature)))
+        if options.reach > 0.0:
+            self.log_reach = nn.Parameter(torch.tensor(math.log(options.reach)))
 
     def forward(self, features: Tensor, size: tuple[int, int]) -> Tensor:
-        """Map features (B, c, H, W) to nodes (B, N, d), N = h * w for `size` = (h, w), row by row."""
+        """Map features (B, c, H, W) to nodes (B, N, d), N = h * w for `size` = (h, w), row by row.
+
+        With a reach, two channels are appended: the position of each node over the reach.
+        """
         resize = upsample_bilinear if self.coarse else adaptive_max_pool2d
         embedding = resize(self.norm(self.project(features)), size)  # Psi_t(f_t), (B, d, h, w)
         nodes = embedding.permute(0, 2, 3, 1).flatten(1, 2)
         if self.cosine:
             nodes = math.sqrt(nodes.shape[-1]) * nn.functional.normalize(nodes, dim=-1)
         if hasattr(self, "log_temperature"):
-            return nodes * torch.exp(-0.5 * self.log_temperature).to(nodes.dtype)
-        return nodes if self.temperature == 1.0 else nodes * self.temperature**-0.5
+            nodes = nodes * torch.exp(-0.5 * self.log_temperature).to(nodes.dtype)
+        elif self.temperature != 1.0:
+            nodes = nodes * self.temperature**-0.5
+        if hasattr(self, "log_reach"):
+            positions = self._positions(size, nodes.device) * torch.exp(-self.log_reach)
+            nodes = torch.cat([nodes, positions.to(nodes.dtype).expand(nodes.shape[0], -1, -1)], dim=-1)
+        return nodes
+
+    def _positions(self, size: tuple[int, int], device: torch.device) -> Tensor:
+        """Row and column of each node, (N, 2), in pixels from the centre of the grid."""
+        height, width = (torch.arange(length, device=device) - 0.5 * (length - 1) for length in size)
+        rows, columns = torch.meshgrid(height, width, indexing="ij")
+        return self.node_stride * torch.stack([rows.flatten(), columns.flatten()], dim=-1)

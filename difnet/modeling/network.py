@@ -220,9 +220,15 @@ class DifNet(SegmentationNetwork):
         return features * len(self.walk_sources) if self.diffusion.shared_transition else features
 
     def _bias(self, feature: Tensor) -> Tensor | None:
-        """c_j = -|f_j|^2 / 2, (B, N): with it, the softmax is that of the scores -|f_i - f_j|^2 / 2."""
+        """c_j = -|f_j|^2 / 2, (B, N): with it, the softmax is that of the scores -|f_i - f_j|^2 / 2.
+
+        It is taken over the channels whose distance counts: all, the two of the position, or none. The
+        squares are those of the rounded channels, so that the distances are exact in bfloat16 too.
+        """
         if self.diffusion.affinity != "gaussian":
-            return None
+            if self.diffusion.reach == 0.0:
+                return None
+            feature = feature[..., -2:]
         return -0.5 * feature.to(torch.promote_types(feature.dtype, torch.float32)).square().sum(-1)
 
     def _stacked_biases(self, features: list[Tensor]) -> Tensor | None:

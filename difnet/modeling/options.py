@@ -35,6 +35,9 @@ class DiffusionOptions:
     """Weight the score map by the importance map M; if not, the seed is the score map."""
     shared_transition: bool = False
     """One matrix P for all walks: that of the last walk."""
+    reach: float = 0.0
+    """If positive, half the square of the distance of two nodes over the reach, in pixels, is subtracted from
+    their score, so that P is local. Each walk learns its reach from this start. At 0, P ignores distance."""
     node_stride: int = 8
     """Pixels from one node to the next: 8, 4, 2 or 1. Below 8, the seed is upsampled to the nodes before it
     is diffused, and so are features that are coarser than the nodes."""
@@ -43,10 +46,12 @@ class DiffusionOptions:
         for name, choices in (("affinity", get_args(Affinity)), ("gates", get_args(Gates))):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name}: expected {', '.join(choices)}, got {getattr(self, name)!r}")
-        if isinstance(self.temperature, bool) or not isinstance(self.temperature, int | float):
-            raise TypeError(f"temperature: expected a number, got {self.temperature!r}")
-        if not 0.0 < self.temperature < math.inf:
-            raise ValueError(f"temperature: expected a positive number, got {self.temperature}")
+        for name, lowest in (("temperature", "a positive number"), ("reach", "0 or a positive number")):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise TypeError(f"{name}: expected a number, got {value!r}")
+            if not 0.0 <= value < math.inf or (value == 0.0 and name == "temperature"):
+                raise ValueError(f"{name}: expected {lowest}, got {value}")
         if whole_number(self.node_stride) not in (1, 2, 4, 8):
             raise ValueError(f"node_stride: expected 8, 4, 2 or 1, got {self.node_stride!r}")
         for name in ("learn_temperature", "importance", "shared_transition"):

@@ -72,6 +72,8 @@ class TrainConfig:
     """Weight the score map by the importance map."""
     shared_transition: Annotated[bool | None, _by_recipe("shared_transition")] = None
     """One transition matrix for all walks, that of the last."""
+    reach: Annotated[float | None, _by_recipe("reach")] = None
+    """Start of the learned reach of each walk, in pixels; 0 ignores distances. See DiffusionOptions."""
     node_stride: Annotated[int | None, _by_recipe("node_stride")] = None
     """Pixels from one node to the next: 8, 4, 2 or 1; see DiffusionOptions."""
     pretrained: Annotated[bool | None, _by_recipe("pretrained")] = None
@@ -169,7 +171,16 @@ class TrainConfig:
             value = getattr(config, name)
             if value is not None and not value > 0:
                 raise ValueError(f"--{name.replace('_', '-')} must be positive, got {value}")
-        for name in ("workers", "overlays", "seed", "momentum", "weight_decay", "poly_power", "seed_loss"):
+        for name in (
+            "workers",
+            "overlays",
+            "seed",
+            "momentum",
+            "weight_decay",
+            "poly_power",
+            "seed_loss",
+            "reach",
+        ):
             if getattr(config, name) < 0:
                 raise ValueError(
                     f"--{name.replace('_', '-')} must not be negative, got {getattr(config, name)}"

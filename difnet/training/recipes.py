@@ -29,6 +29,7 @@ class Recipe:
     gates: Gates = "learned"
     importance: bool = True
     shared_transition: bool = False
+    reach: float = 0.0
     node_stride: int = 8
 
 

@@ -43,7 +43,12 @@ def states_of(model, image):
         else:
             scores = f @ f.mT
         temperature = psi.log_temperature.exp() if options.learn_temperature else options.temperature
-        transition = (scores / temperature).softmax(-1)
+        scores = scores / temperature
+        if options.reach:
+            spots = [(r, c) for r in range(size[0]) for c in range(size[1])]  # nodes, row by row
+            pixels = options.node_stride * torch.tensor(spots, dtype=f.dtype)
+            scores = scores - torch.cdist(pixels, pixels).square() / (2 * psi.log_reach.exp() ** 2)
+        transition = scores.softmax(-1)
         assert transition.diagonal(dim1=1, dim2=2).mean() < 0.98  # not the identity
         assert (transition - 1 / transition.shape[1]).abs().sum(-1).mean() > 0.01  # nor uniform
         mu, beta = details.mu[walk], details.beta[walk]
@@ -69,6 +74,37 @@ def test_states_follow_the_affinity(affinity, learned, shared):
     for state, right in zip(details.states, expected, strict=True):
         torch.testing.assert_close(state.flatten(2).mT, right)
     assert (details.states[-1] - details.seed).abs().max() > 1e-3 * details.seed.abs().max()
+
+
+@pytest.mark.parametrize("stride", [8, 4])
+@pytest.mark.parametrize("affinity", ["dot", "gaussian", "cosine"])
+def test_reach_lowers_the_scores_of_distant_nodes(affinity, stride):
+    model = build(affinity=affinity, temperature=10.0, reach=12.0, node_stride=stride).double()
+    image = torch.rand(2, 3, 48, 64, dtype=torch.float64)
+    with torch.no_grad():
+        for walk, psi in enumerate(model.embeddings):
+            psi.log_reach += 0.2 * walk
+        details, expected = states_of(model, image)
+    for state, right in zip(details.states, expected, strict=True):
+        torch.testing.assert_close(state.flatten(2).mT, right)
+    model(image).square().sum().backward()
+    assert all(psi.log_reach.grad.abs() > 0 for psi in model.embeddings)
+    assert len(model.parameter_groups(0.1)[1]["params"]) == 2 + 3  # gates: mu, beta and the three reaches
+
+
+def test_distances_are_exact_in_bfloat16():
+    """The scores of positions are differences of large products: both parts must round alike."""
+    model = build((0,), reach=10.0, node_stride=4, affinity="cosine", temperature=100.0).eval()
+    image = torch.rand(1, 3, 120, 480)
+    nodes = torch.tensor([15 * 120 + 3, 15 * 120 + 60])
+    ((exact, exact_bias),) = model.embed(image)
+    with torch.autocast("cpu", torch.bfloat16):
+        ((rounded, rounded_bias),) = model.embed(image)
+    assert rounded.dtype == torch.bfloat16
+    rows = transition_rows(exact, nodes, node_bias=exact_bias)
+    others = transition_rows(rounded, nodes, node_bias=rounded_bias)
+    assert (rows - others).abs().sum(-1).max() < 0.2
+    assert (rows[..., nodes].diagonal(dim1=1, dim2=2) < 0.2).all()  # and the rows are not the identity
 
 
 @pytest.mark.parametrize(("stride", "grid"), [(8, (7, 9)), (4, (13, 17)), (2, (25, 33)), (1, (50, 66))])
@@ -194,6 +230,8 @@ def test_two_branches_are_saved_with_the_weights(tmp_path):
         ({"temperature": math.nan}, ValueError, "temperature: expected a positive number"),
         ({"temperature": "warm"}, TypeError, "temperature: expected a number, got 'warm'"),
         ({"importance": 1}, TypeError, "importance: expected True or False, got 1"),
+        ({"reach": -1.0}, ValueError, "reach: expected 0 or a positive number, got -1.0"),
+        ({"reach": math.inf}, ValueError, "reach: expected 0 or a positive number, got inf"),
         ({"node_stride": 3}, ValueError, "node_stride: expected 8, 4, 2 or 1, got 3"),
         ({"heat": 1}, ValueError, "diffusion: no option 'heat'; known are affinity, temperature"),
     ],
