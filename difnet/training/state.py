@@ -74,7 +74,8 @@ class State(NamedTuple):
         states = _below(self.tensors, "rng.")
         try:
             if process < len(states["cpu"]):
-                torch.set_rng_state(states["cpu"][process])
+                # Of a tensor that starts inside its storage, torch.set_rng_state reads beyond the end.
+                torch.set_rng_state(states["cpu"][process].clone())
                 if "cuda" in states and device.type == "cuda":
                     torch.cuda.set_rng_state(states["cuda"][process], device)
         except (KeyError, IndexError, TypeError, RuntimeError) as error:

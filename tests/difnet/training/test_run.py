@@ -467,6 +467,17 @@ def test_two_processes_agree_with_one(data_root, tmp_path):
     assert losses(tmp_path / "two")[0][1] == pytest.approx(losses(tmp_path / "one")[0][1], rel=0.2)
 
 
+def test_each_process_restores_its_own_random_state(tmp_path):
+    states = []
+    for seed in range(3):
+        torch.manual_seed(seed)
+        states.append(torch.get_rng_state())
+    saved = state_file.State(tmp_path / "state.safetensors", {"rng.cpu": torch.stack(states)}, {})
+    for process in (1, 2, 0):
+        saved.restore_random_states(process, torch.device("cpu"))
+        assert torch.equal(torch.get_rng_state(), states[process])
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
