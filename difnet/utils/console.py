@@ -93,9 +93,15 @@ DEVICE_DEFAULT = shown_default("the best one present")
 
 
 def parse(
-    target: Callable[..., Any], arguments: Sequence[str] | None, module: str, description: str | None
+    target: Callable[..., Any],
+    arguments: Sequence[str] | None,
+    module: str,
+    description: str | None,
+    default: Any = None,
 ) -> Any:
     """Parse the command line of ``python -m difnet.MODULE`` with tyro, and call `target` with the result.
+
+    Options that are not given have the values of `default`, an instance of `target`, if there is one.
 
     A path may begin with "~": a shell expands it in ``--out ~/x`` but not in ``--out=~/x``.
     """
@@ -122,6 +128,7 @@ def parse(
             prog=f"python -m difnet.{module}",
             description=description,
             config=(tyro.conf.OmitArgPrefixes,),
+            **({} if default is None else {"default": default}),
         )
 
 
