@@ -45,7 +45,7 @@ class Summary(NamedTuple):
     seeds: dict[int, float]
 
 
-def _at(path: str, factor: float = 1.0) -> Callable[[Record], float | None]:
+def at(path: str, factor: float = 1.0) -> Callable[[Record], float | None]:
     """Make a function that takes a number from a record by the keys and indices of `path`."""
 
     def value(record: Record) -> float | None:
@@ -67,26 +67,26 @@ def _if_walks(value: Callable[[Record], float | None]) -> Callable[[Record], flo
 
 
 def _gain(record: Record) -> float | None:
-    final, seed = (_at(f"evaluation.{name}", 100.0)(record) for name in ("mean_iou", "seed_mean_iou"))
+    final, seed = (at(f"evaluation.{name}", 100.0)(record) for name in ("mean_iou", "seed_mean_iou"))
     return None if final is None or seed is None else final - seed
 
 
-_MEAN_IOU = _at("evaluation.mean_iou", 100.0)
+_MEAN_IOU = at("evaluation.mean_iou", 100.0)
 _FINAL = "evaluation.measures.final"
 
 COLUMNS: dict[str, Column] = {
     "mean_iou": Column("mean IoU, %", _MEAN_IOU),
     "difference": Column("difference", _MEAN_IOU, sign=True),
-    "seed_mean_iou": Column("of the seed, %", _if_walks(_at("evaluation.seed_mean_iou", 100.0))),
+    "seed_mean_iou": Column("of the seed, %", _if_walks(at("evaluation.seed_mean_iou", 100.0))),
     "gain": Column("gain of the walks", _if_walks(_gain), sign=True),
-    "boundary_f": Column("boundary F, %", _at(f"{_FINAL}.boundary_f", 100.0)),
-    "trimap": Column("trimap 2 px, %", _at(f"{_FINAL}.trimap.2", 100.0)),
-    "fragments": Column("fragments", _at(f"{_FINAL}.fragments.ratio")),
-    "parameters": Column("parameters, M", _at("parameters", 1e-6), spread=False),
-    "gflops": Column("GFLOPs", _at("flops.image", 1e-9), digits=1, spread=False),
-    "minutes": Column("minutes", _at("seconds", 1 / 60), digits=1, spread=False),
-    **{f"mu_{t}": Column(f"mu {t}", _at(f"evaluation.mu.{t - 1}"), digits=3) for t in range(1, 6)},
-    **{f"beta_{t}": Column(f"beta {t}", _at(f"evaluation.beta.{t - 1}"), digits=3) for t in range(1, 6)},
+    "boundary_f": Column("boundary F, %", at(f"{_FINAL}.boundary_f", 100.0)),
+    "trimap": Column("trimap 2 px, %", at(f"{_FINAL}.trimap.2", 100.0)),
+    "fragments": Column("fragments", at(f"{_FINAL}.fragments.ratio")),
+    "parameters": Column("parameters, M", at("parameters", 1e-6), spread=False),
+    "gflops": Column("GFLOPs", at("flops.image", 1e-9), digits=1, spread=False),
+    "minutes": Column("minutes", at("seconds", 1 / 60), digits=1, spread=False),
+    **{f"mu_{t}": Column(f"mu {t}", at(f"evaluation.mu.{t - 1}"), digits=3) for t in range(1, 6)},
+    **{f"beta_{t}": Column(f"beta {t}", at(f"evaluation.beta.{t - 1}"), digits=3) for t in range(1, 6)},
 }
 """All columns by key. Values of "difference" are those of mean IoU minus those of the baseline."""
 
@@ -129,9 +129,9 @@ def make_table(
         for key in experiment.columns:
             if key == "difference":
                 pairs = {} if name == experiment.baseline else {s: base[s] for s in by_seed if s in base}
-                values[key] = _summary({s: _difference(by_seed[s], other) for s, other in pairs.items()})
+                values[key] = summarize({s: _difference(by_seed[s], other) for s, other in pairs.items()})
             else:
-                values[key] = _summary({s: COLUMNS[key].value(it) for s, it in by_seed.items()})
+                values[key] = summarize({s: COLUMNS[key].value(it) for s, it in by_seed.items()})
         rows.append(
             {
                 "variant": name,
@@ -157,7 +157,8 @@ def _difference(record: Record, other: Record) -> float | None:
     return None if one is None or two is None else one - two
 
 
-def _summary(values: dict[int, float | None]) -> Summary:
+def summarize(values: dict[int, float | None]) -> Summary:
+    """Summarize the value of each seed, leaving out those that are None."""
     known = {seed: value for seed, value in sorted(values.items()) if value is not None}
     numbers = list(known.values())
     return Summary(
@@ -225,10 +226,14 @@ def _row(cells: Sequence[str]) -> str:
 
 
 def _cell(key: str, summary: dict[str, Any]) -> str:
-    column = COLUMNS[key]
-    if summary["mean"] is None:
+    return format_summary(COLUMNS[key], Summary(**summary))
+
+
+def format_summary(column: Column, summary: Summary) -> str:
+    """Format a mean over seeds, with the spread if the column shows it and there is one."""
+    if summary.mean is None:
         return ABSENT
-    sign = "+" if column.sign else ""
-    shown = f"{summary['mean']:{sign}.{column.digits}f}"
-    spread = summary["spread"]
-    return f"{shown} ± {spread:.{column.digits}f}" if column.spread and spread is not None else shown
+    shown = f"{summary.mean:{'+' if column.sign else ''}.{column.digits}f}"
+    if not column.spread or summary.spread is None:
+        return shown
+    return f"{shown} ± {summary.spread:.{column.digits}f}"
