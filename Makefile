@@ -20,10 +20,10 @@ CPP = $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp tests/native/*.cpp 
 PARALLEL = -n auto --maxprocesses 8 --dist worksteal
 
 .PHONY: help setup demo test fast smoke lint bare isas compilers sanitize sanitize-threads sanitize-valgrind sanitize-memory accuracy \
-  centring bench tables backbones aot candidates gpu rehearse clean
+  centring bench tables backbones experiments-page aot candidates gpu rehearse clean
 
 help:                          ## print this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-12s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-18s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(VENV)/ready           ## make the environment .venv: install this project and what it needs
 
@@ -117,6 +117,9 @@ tables: $(VENV)/bench          ## write reports, plots and README's table from t
 
 backbones: $(VENV)/ready       ## write docs/backbones.md, the networks of timm that can be a backbone, in twenty minutes
 	$(BIN)/python tools/backbones.py
+
+experiments-page: $(VENV)/bench ## write docs/experiments.md and its figures from the records of experiments
+	PYTHONPATH=benchmarks $(BIN)/python tools/experiments_page.py
 
 aot: $(VENV)/ready             ## compile the GPU kernels for every architecture without a GPU; print registers, spills and cost
 	$(BIN)/python tools/aot_report.py
