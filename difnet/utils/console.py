@@ -103,7 +103,8 @@ def parse(
 
     Options that are not given have the values of `default`, an instance of `target`, if there is one.
 
-    A path may begin with "~": a shell expands it in ``--out ~/x`` but not in ``--out=~/x``.
+    A path may begin with "~": a shell expands it in ``--out ~/x`` but not in ``--out=~/x``. An option that is
+    on, off or left to a recipe, of type ``bool | None``, is on if no word follows it.
     """
     registry = tyro.constructors.ConstructorRegistry()
 
@@ -121,6 +122,20 @@ def parse(
             str_from_instance=lambda value: [str(value)],
         )
 
+    @registry.primitive_rule
+    def switch(
+        info: tyro.constructors.PrimitiveTypeInfo,
+    ) -> tyro.constructors.PrimitiveConstructorSpec[bool | None] | None:
+        if info.type != bool | None:
+            return None
+        return tyro.constructors.PrimitiveConstructorSpec(
+            nargs="*",
+            metavar="[True|False]",
+            instance_from_str=_switch,
+            is_instance=lambda value: value is None or isinstance(value, bool),
+            str_from_instance=lambda value: [str(value)],
+        )
+
     with registry:
         return tyro.cli(
             target,
@@ -130,6 +145,13 @@ def parse(
             config=(tyro.conf.OmitArgPrefixes,),
             **({} if default is None else {"default": default}),
         )
+
+
+def _switch(words: list[str]) -> bool:
+    found = {"": True, "true": True, "false": False}.get(" ".join(words).lower())
+    if found is None:
+        raise ValueError(f"expected True, False or nothing, got {' '.join(words)}")
+    return found
 
 
 def _path(word: str) -> Path:

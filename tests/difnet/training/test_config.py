@@ -100,6 +100,26 @@ def test_recipes(tmp_path):
     assert TrainConfig.from_json(tmp_path / "config.json") == config
 
 
+@pytest.mark.parametrize(
+    ("words", "value"),
+    [
+        ([], None),
+        (["--importance"], True),
+        (["--importance", "True"], True),
+        (["--importance", "false"], False),
+    ],
+)
+def test_switches_that_a_recipe_decides(words, value):
+    config = parse(TrainConfig, [*words, "--lr", "0.5"], "train", None)
+    assert (config.importance, config.lr) == (value, 0.5)
+
+
+def test_a_switch_takes_no_other_word(capsys):
+    with pytest.raises(SystemExit):
+        parse(TrainConfig, ["--pretrained", "maybe"], "train", None)
+    assert "expected True, False or nothing, got maybe" in capsys.readouterr().err
+
+
 def test_class_weights(tmp_path, monkeypatch):
     (tmp_path / "weights.txt").write_text("1\n2.5\n")
     assert class_weights("none", 2) is None
