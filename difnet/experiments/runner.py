@@ -1,7 +1,9 @@
 """Carries out the runs of an experiment one after the other, each in a process of its own.
 
+Several processes may carry out one experiment: each takes the runs that no other has taken.
+
 OUT/table.md, table.json               the table, written again after each run
-OUT/.lock                              locked by the process that runs the experiment
+OUT/VARIANT/.seed-N.lock               locked by the process that carries out the run
 OUT/VARIANT/seed-N/                    a run folder, see `difnet.training.run_folder`
 OUT/VARIANT/seed-N/log.txt             what difnet.train printed, of all starts
 OUT/VARIANT/seed-N/starts.json         seconds of each start
@@ -64,46 +66,83 @@ def run_all(runs: Sequence[Run], out: Path, data: DataSize, launcher: Sequence[s
         report: prints for the user.
 
     Raises:
-        RunError: a run folder holds another configuration, another process runs the experiment, or runs
-            failed.
+        RunError: a run folder holds another configuration, runs failed, or other processes have not finished
+            theirs.
         Interrupted: SIGINT or SIGTERM ended the experiment; the current training has written a checkpoint.
         DataError, ValueError: a network does not take the images or the crops.
     """
     if launcher and shutil.which(launcher[0]) is None:
         raise ValueError(f"--launcher {shlex.join(launcher)}: there is no command {launcher[0]}; install it")
-    with locked(out):
-        for run in runs:
-            check_folder(run, out)
-        due = [run for run in runs if not (out / run.folder / NAME).is_file()]
-        costs = costs_of(due, data)
-        if len(due) < len(runs):
-            report.line(f"{len(runs) - len(due)} of {len(runs)} runs are finished already")
-        failed: list[Run] = []
-        began, done_flops = time.monotonic(), 0.0
-        with _hangup_stops(), _explained_stop(runs, out), StopSignal() as stop:
-            for number, run in enumerate(due, start=1):
-                cost = costs[run.variant.name]
+    prepare_folder(out)
+    for run in runs:
+        check_folder(run, out)
+    due = [run for run in runs if not _is_finished(run, out)]
+    costs = costs_of(due, data)
+    if len(due) < len(runs):
+        report.line(f"{len(runs) - len(due)} of {len(runs)} runs are finished already")
+    failed: list[Run] = []
+    began, done_flops = time.monotonic(), 0.0
+    with _hangup_stops(), _explained_stop(runs, out), StopSignal() as stop:
+        for number, run in enumerate(due, start=1):
+            cost, lock = costs[run.variant.name], run.folder.with_name(f".{run.folder.name}.lock")
+            with locked(out / lock) as ours:
+                if not ours or _is_finished(run, out):
+                    report.line(f"{number} of {len(due)}: {run.name}, left to another process")
+                    continue
                 report.line(f"{number} of {len(due)}: {run.name}, {cost.steps} steps, in {out / run.folder}")
                 problem = _carry_out(run, out, cost, launcher, stop, report)
-                if stop.received:
-                    raise KeyboardInterrupt
-                if problem is not None:
-                    failed.append(run)
-                    report.line(problem)
-                _table(runs, out)
-                done_flops += cost.flops()
-                left = sum(costs[it.variant.name].flops() for it in due[number:])
-                if left > 0.0:
-                    seconds = (time.monotonic() - began) * left / done_flops
-                    report.line(f"{len(due) - number} to go, about {duration(seconds)}")
-        table = _table(runs, out)
-    if failed:
+            if stop.received:
+                raise KeyboardInterrupt
+            if problem is not None:
+                failed.append(run)
+                report.line(problem)
+            _table(runs, out)
+            done_flops += cost.flops()
+            others = [it for it in due[number:] if not _is_finished(it, out)]
+            if others:
+                left = sum(costs[it.variant.name].flops() for it in others)
+                seconds = (time.monotonic() - began) * left / done_flops
+                report.line(f"{len(others)} to go, about {duration(seconds)}")
+    table = _table(runs, out)
+    elsewhere = [run for run in runs if run not in failed and not _is_finished(run, out)]
+    problems = (
+        (failed, "failed; correct what their log.txt says, then the same command tries them again"),
+        (elsewhere, "are left to other processes; the same command makes the table when they have ended"),
+    )
+    if failed or elsewhere:
         report.line(table)
-        raise RunError(
-            f"{len(failed)} of {len(runs)} runs failed ({'; '.join(run.name for run in failed)}), and the "
-            "table is without them; correct what their log.txt says, then the same command tries them again"
-        )
+        parts = [
+            f"{len(those)} of {len(runs)} runs ({', '.join(run.name for run in those)}) {what}"
+            for those, what in problems
+            if those
+        ]
+        raise RunError(f"the table is not complete: {'; '.join(parts)}")
     return table
+
+
+def _is_finished(run: Run, out: Path) -> bool:
+    return (out / run.folder / NAME).is_file()
+
+
+@contextlib.contextmanager
+def locked(file: Path) -> Iterator[bool]:
+    """Lock `file` for the block, and make its folder; yield False if another process has locked it.
+
+    Raises:
+        WriteError: the folder cannot be written to.
+    """
+    prepare_folder(file.parent)
+    lock = FileLock(file)
+    with writing(file.parent):
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            yield False
+            return
+    try:
+        yield True
+    finally:
+        lock.release()
 
 
 def _table(runs: Sequence[Run], out: Path) -> str:
@@ -111,30 +150,6 @@ def _table(runs: Sequence[Run], out: Path) -> str:
     experiment, only = runs[0].experiment, [run.variant.name for run in runs]
     seeds = max(run.seed for run in runs) + 1
     return write_table(make_table(experiment, read_records(experiment, out), seeds, only), out)
-
-
-@contextlib.contextmanager
-def locked(out: Path) -> Iterator[None]:
-    """Make the folder of an experiment, and lock it for the block.
-
-    Raises:
-        RunError: another process has locked it.
-        WriteError: it cannot be written to.
-    """
-    prepare_folder(out)
-    lock = FileLock(out / ".lock")
-    with writing(out):
-        try:
-            lock.acquire(timeout=0)
-        except Timeout as error:
-            raise RunError(
-                f"another process runs an experiment in {out}; wait until it has ended, or choose "
-                "another --out"
-            ) from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _carry_out(

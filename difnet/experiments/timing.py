@@ -54,7 +54,11 @@ def run(out: Path, report: Reporter) -> str:
     """
     rows = out / "model.jsonl"
     words = [] if rows.is_file() else command(out)
-    with locked(out):
+    with locked(out / ".lock") as ours:
+        if not ours:
+            raise RunError(
+                f"another process measures in {out}; wait until it has ended, or choose another --out"
+            )
         if words:
             report.line(shlex.join(words))
             partial = rows.with_suffix(".partial")

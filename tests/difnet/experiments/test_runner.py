@@ -149,7 +149,7 @@ def test_a_failed_run_is_reported_and_the_others_go_on(data_root, tmp_path, one_
     config = ExperimentConfig(data_root=data_root, seeds=1, out=tmp_path / "out", launcher=launcher)
     report = Lines()
     with pytest.raises(
-        RunError, match=r"1 of 2 runs failed \(diverges, seed 0\), and the table is without them"
+        RunError, match=r"the table is not complete: 1 of 2 runs \(diverges, seed 0\) failed; correct"
     ):
         run_experiment(experiment, config, report=report)
     printed = "\n".join(report.lines)
@@ -197,13 +197,30 @@ def test_an_interrupted_experiment_goes_on_where_it_stopped(data_root, tmp_path)
     assert record["seconds"] == pytest.approx(first + second)
 
 
-def test_one_process_at_a_time(data_root, tmp_path):
-    config = ExperimentConfig(data_root=data_root, seeds=1, out=tmp_path / "out")
+def test_processes_share_the_runs(data_root, tmp_path, monkeypatch):
+    """A run that another process has taken is left to it, the others are carried out."""
+    config = ExperimentConfig(data_root=data_root, seeds=2, out=tmp_path / "out")
+    runs = [f"{variant.slug}/seed-{seed}" for variant in EXPERIMENT.variants for seed in (0, 1)]
+    carried_out = []
+
+    def carry_out(run, out, *_):
+        carried_out.append(str(run.folder))
+        (out / run.folder).mkdir(parents=True)
+        (out / run.folder / "record.json").touch()
+
+    monkeypatch.setattr(runner, "_carry_out", carry_out)
+    monkeypatch.setattr(runner, "_table", lambda *_: "the table")
+    monkeypatch.setattr(runner, "check_folder", lambda *_: None)  # the records here are empty
+    variant, seed = runs[1].split("/")
     with (
-        runner.locked(tmp_path / "out"),
-        pytest.raises(RunError, match="another process runs an experiment in"),
+        runner.locked(tmp_path / "out" / variant / f".{seed}.lock") as ours,
+        pytest.raises(RunError, match=r"1 of \d+ runs \(.*, seed 1\) are left to other processes"),
     ):
+        assert ours
         run_experiment(EXPERIMENT, config)
+    assert carried_out == [runs[0], *runs[2:]]
+    assert run_experiment(EXPERIMENT, config) == "the table"
+    assert carried_out == [runs[0], *runs[2:], runs[1]]
 
 
 def test_an_unknown_launcher_is_refused(data_root, tmp_path):
