@@ -12,11 +12,14 @@ REDUCED_BACKBONE, LARGER_BACKBONE = "resnet10t", "resnet14t"
 as a DifNet on the first."""
 
 CAMVID_REDUCED: dict[str, Any] = {
-    **{"image_scale": 1 / 3, "crop": 120, "scale": (0.75, 1.25)},
-    **{"optimizer": "adamw", "lr": 1e-3, "weight_decay": 1e-2, "batch_size": 8},
-    **{"epochs": 40, "eval_every": 10, "precision": "bf16", "workers": 1, "overlays": 0},
+    **{"image_scale": 1 / 3, "crop": 96, "scale": (0.75, 1.25)},
+    **{"optimizer": "adamw", "lr": 3e-3, "weight_decay": 1e-2, "batch_size": 8},
+    **{"class_weights": "median-frequency", "epochs": 40, "eval_every": 5},
+    **{"precision": "bf16", "workers": 1, "overlays": 0},
 }
-"""Settings of the experiments on CamVid at a third of its resolution."""
+"""Settings of the experiments on CamVid at a third of its resolution. The learning rate and the class weights
+were chosen for the network without walks: with 450 steps and seed 0 its mean IoU on val was 42.8 % at 1e-3,
+44.8 % at 3e-3, and 46.6 % at 3e-3 with these weights."""
 
 SCENES_REDUCED: dict[str, Any] = {"max_steps": 180, "workers": 1, "overlays": 0}
 """Settings of the experiment on drawn scenes, which takes less than 30 minutes on two CPU cores."""
