@@ -27,7 +27,7 @@ def main() -> None:
     image = torch.stack([dataset[n][0] for n in range(SCENES)])
     with torch.inference_mode():
         details = model(image, details=True)
-        features = torch.stack([features for features, _ in model.embed(image)])
+        features = torch.stack([features for features, _ in details.transitions])
     recorded = {
         "features": features.half(),
         "seed": details.seed.flatten(2).transpose(1, 2).half(),

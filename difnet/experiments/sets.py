@@ -5,7 +5,7 @@ from typing import Any
 
 from difnet.experiments.plan import DataSize, Experiment, Variant
 from difnet.modeling.options import DiffusionOptions
-from difnet.training.recipes import PAPER, TUNED, Recipe
+from difnet.training.recipes import PAPER, TUNED, WALK_TRAINING, Recipe
 
 REDUCED_BACKBONE, LARGER_BACKBONE = "resnet10t", "resnet14t"
 """Backbone of the experiments on reduced images, and one with which a baseline has about as many parameters
@@ -42,8 +42,8 @@ _COST = ("parameters", "gflops", "minutes")
 
 def walks(recipe: Recipe) -> dict[str, Any]:
     """Return the settings of a recipe that concern the walks."""
-    names = [field.name for field in fields(DiffusionOptions)]
-    return {name: getattr(recipe, name) for name in (*names, "gate_lr_multiplier", "seed_loss")}
+    names = (*WALK_TRAINING, *(field.name for field in fields(DiffusionOptions)))
+    return {name: getattr(recipe, name) for name in names}
 
 
 _PAPER, _TUNED = walks(PAPER), walks(TUNED)

@@ -15,7 +15,7 @@ from torch import Tensor
 from difnet.measures.boundaries import Outline, Trimap
 from difnet.measures.fragments import Fragments
 from difnet.measures.walks import WalkStatistics, mean_statistics, walks_of_image
-from difnet.modeling.network import DifNet, SimDeepLab, has_walks
+from difnet.modeling.network import DifNet, SimDeepLab
 
 WALK_IMAGES = 8
 """How many images the statistics of the walks are the mean of."""
@@ -95,9 +95,8 @@ def measure(
             pixels += np.bincount(one[outline.labelled], minlength=len(pixels))
             for measures, prediction in zip(maps, predicted, strict=True):
                 measures.update(prediction[index], outline)
-            if isinstance(model, DifNet) and has_walks(model) and len(looked) < WALK_IMAGES:
-                grid = (details.seed.shape[-2], details.seed.shape[-1])
-                looked.append(walks_of_image(model, image[index], grid))
+            if details.transitions and len(looked) < WALK_IMAGES:
+                looked.append(walks_of_image(details, index))
         done += image.shape[0]
         if progress is not None:
             progress(done)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from difnet.modeling.network import DifNet
+from difnet.modeling.base import Details
 from difnet_kernels import transition_rows
 
 _PAIRS_AT_ONCE = 2**22
@@ -73,17 +73,12 @@ def walk_statistics(
     return WalkStatistics(spread_sum, own_sum, reach_sum, hubs, float(count))
 
 
-def walks_of_image(model: DifNet, image: Tensor, grid: tuple[int, int]) -> list[WalkStatistics]:
-    """Compute the statistics of every walk on one image.
-
-    Args:
-        model: in evaluation mode.
-        image: (3, H, W) in [0, 1], on the model's device.
-        grid: (h, w), the size of the seed.
-    """
+def walks_of_image(details: Details, index: int) -> list[WalkStatistics]:
+    """Compute the statistics of every walk on image number `index` of a batch; none without walks."""
+    grid = (details.seed.shape[-2], details.seed.shape[-1])
     return [
-        walk_statistics(features[0], grid, node_bias=None if bias is None else bias[0])
-        for features, bias in model.embed(image[None])
+        walk_statistics(features[index], grid, node_bias=None if bias is None else bias[index])
+        for features, bias in details.transitions
     ]
 
 

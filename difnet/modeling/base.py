@@ -29,6 +29,10 @@ class Details(NamedTuple):
     """(T,), in (0, 1)."""
     beta: Tensor
     """(T,), in (0, 1)."""
+    transitions: list[tuple[Tensor, Tensor | None]]
+    """What the transition matrix of each walk is computed from: Psi_t over the square root of the
+    temperature, with the positions if there is a reach, (B, N, d), and the node bias (B, N), or None.
+    `difnet_kernels.transition_rows` of both shows where each node takes its prediction from."""
 
 
 # Without this, an exported program that returns `Details` cannot be saved.

@@ -83,7 +83,7 @@ class SimDeepLab(SegmentationNetwork):
         importance = torch.ones_like(score_map[:, :1])
         none = score_map.new_empty(0)
         states = score_map.new_empty(0, *score_map.shape)
-        return Details(logits, score_map, importance, score_map, states, none, none)
+        return Details(logits, score_map, importance, score_map, states, none, none, [])
 
 
 class DifNet(SegmentationNetwork):
@@ -169,8 +169,9 @@ class DifNet(SegmentationNetwork):
         features = self._embed(sources, (height, width))  # Psi_t, (B, N, 64) each
         mu, beta = self._gate(self.mu_logit, seed.dtype), self._gate(self.beta_logit, seed.dtype)  # (T,)
         nodes = seed.permute(0, 2, 3, 1).flatten(1, 2)  # (B, N, k)
+        biases = [self._bias(feature) for feature in features]  # c_t, (B, N) each, or None
         walked = cascaded_random_walk(  # (4); paper, Eq. 5
-            features, nodes, mu, beta, node_bias=self._stacked_biases(features), return_states=details
+            features, nodes, mu, beta, node_bias=_stacked(biases), return_states=details
         )
 
         state, states = walked if isinstance(walked, tuple) else (walked, None)
@@ -179,20 +180,8 @@ class DifNet(SegmentationNetwork):
         if states is None:
             return logits
         states = states.unflatten(2, (height, width)).permute(0, 1, 4, 2, 3)  # (T, B, k, h, w)
-        return Details(logits, score_map, importance, seed, states, mu, beta)
-
-    @torch.no_grad()
-    def embed(self, image: Tensor) -> list[tuple[Tensor, Tensor | None]]:
-        """Return the features and the node bias of each walk for an image (B, in_chans, H, W) in [0, 1].
-
-        The features are Psi_t over the square root of the temperature, (B, N, 64), the bias is (B, N), or
-        None with the paper's affinity. `difnet_kernels.transition_rows` of both shows where each node takes
-        its prediction from. They carry no gradient.
-        """
-        normalized = self._normalized(image)
-        size = self._grid(image, self.seed_branch(normalized)[-1])
-        features = self._embed(self._sources(normalized), size)
-        return [(feature, self._bias(feature)) for feature in features]
+        transitions = list(zip(features, biases, strict=True))
+        return Details(logits, score_map, importance, seed, states, mu, beta, transitions)
 
     def _grid(self, image: Tensor, score_map: Tensor) -> tuple[int, int]:
         """(h, w) of the nodes: the grid of the score map, or a finer one."""
@@ -231,9 +220,11 @@ class DifNet(SegmentationNetwork):
             feature = feature[..., -2:]
         return -0.5 * feature.to(torch.promote_types(feature.dtype, torch.float32)).square().sum(-1)
 
-    def _stacked_biases(self, features: list[Tensor]) -> Tensor | None:
-        biases = [bias for bias in map(self._bias, features) if bias is not None]
-        return torch.stack(biases) if biases else None  # (T, B, N)
+
+def _stacked(biases: list[Tensor | None]) -> Tensor | None:
+    """The biases of all walks, (T, B, N), of which all or none are None."""
+    present = [bias for bias in biases if bias is not None]
+    return torch.stack(present) if present else None
 
 
 def has_walks(network: nn.Module) -> bool:

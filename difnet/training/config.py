@@ -12,7 +12,15 @@ import tyro
 from difnet.data.base import VOID
 from difnet.data.registry import DatasetName
 from difnet.modeling.options import Affinity, DiffusionOptions, Gates
-from difnet.training.recipes import DEFAULT_RECIPES, PAPER, RECIPES, SCENES, Recipe, RecipeName
+from difnet.training.recipes import (
+    DEFAULT_RECIPES,
+    PAPER,
+    RECIPES,
+    SCENES,
+    WALK_TRAINING,
+    Recipe,
+    RecipeName,
+)
 from difnet.utils.console import shown_default
 
 _SMALLEST, _LARGEST = 1e-37, 1e37
@@ -106,6 +114,9 @@ class TrainConfig:
     """Learning rate of mu, beta and the learned temperatures, as a multiple of --lr."""
     seed_loss: Annotated[float | None, _by_recipe("seed_loss")] = None
     """Weight of a second cross-entropy, that of the upsampled seed, for a network with walks."""
+    transition_loss: Annotated[float | None, _by_recipe("transition_loss")] = None
+    """Weight of a third cross-entropy, that of labels which each walk carries from a random quarter of the
+    nodes to the others. It teaches the features which nodes belong together."""
     poly_power: float = 0.9
     """Exponent of the learning-rate schedule."""
     batch_size: Annotated[int | None, _by_recipe("batch_size")] = None
@@ -179,6 +190,7 @@ class TrainConfig:
             "weight_decay",
             "poly_power",
             "seed_loss",
+            "transition_loss",
             "reach",
         ):
             if getattr(config, name) < 0:
@@ -247,7 +259,7 @@ class TrainConfig:
             values.setdefault("init_from", None)  # earlier versions did not have it
             if "recipe" not in values:  # nor recipes by name: their walks were the paper's
                 values["recipe"] = DEFAULT_RECIPES.get(values.get("dataset", ""), "paper")
-                options = ("gate_lr_multiplier", "seed_loss", *(it.name for it in fields(DiffusionOptions)))
+                options = (*WALK_TRAINING, *(field.name for field in fields(DiffusionOptions)))
                 values = {name: getattr(PAPER, name) for name in options} | values
             if "walks" in values:  # the name of walk_sources in earlier versions
                 values.setdefault("walk_sources", values.pop("walks"))

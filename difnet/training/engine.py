@@ -7,43 +7,14 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from difnet.data.base import VOID
 from difnet.data.transforms import scaled_size
+from difnet.measures import losses
+from difnet.measures.losses import SegmentationLoss
 from difnet.measures.segmentation import Evaluation, SegmentationMetrics
 from difnet.modeling.network import DifNet, SimDeepLab
 from difnet.modeling.resampling import upsample_bilinear
 
 SCALES = (0.5, 0.75, 1.0, 1.25, 1.5)
-
-
-class SegmentationLoss(nn.Module):
-    """Cross-entropy over the labelled pixels; 255 is ignored.
-
-    The logits are flattened to (pixels, k) first: on CUDA the loss over rows has a deterministic
-    implementation, the loss over 2-D maps has none. A batch without a labelled pixel has loss 0, not NaN.
-
-    Args:
-        class_weights: (k,), the weight of each class in the mean; None for equal weights.
-    """
-
-    def __init__(self, class_weights: Tensor | None = None):
-        super().__init__()
-        self.class_weights: Tensor | None
-        self.register_buffer("class_weights", class_weights)
-
-    def forward(self, logits: Tensor, label: Tensor) -> Tensor:
-        """Return the mean loss (0-d) of logits (B, k, H, W) against label (B, H, W)."""
-        rows = logits.float().permute(0, 2, 3, 1).reshape(-1, logits.shape[1])
-        target = label.reshape(-1)
-        loss = nn.functional.cross_entropy(
-            rows, target, weight=self.class_weights, ignore_index=VOID, reduction="sum"
-        )
-        labelled = target != VOID
-        if self.class_weights is None:
-            total = labelled.sum().to(loss.dtype)
-        else:
-            total = (self.class_weights[torch.where(labelled, target, 0)] * labelled).sum()
-        return loss / torch.where(total > 0, total, 1.0)
 
 
 class StepResult(NamedTuple):
@@ -88,6 +59,7 @@ def train_one_epoch(
     step: int,
     lr_factor: Callable[[int], float],
     seed_loss: float = 0.0,
+    transition_loss: float = 0.0,
     is_logged: Callable[[int], bool] = lambda step: False,
 ) -> Iterator["StepResult"]:
     """Train on `batches`, and yield the result of each optimizer step.
@@ -100,9 +72,10 @@ def train_one_epoch(
         lr_factor: maps the number of steps done to the factor of "base_lr".
         seed_loss: weight of the loss of the upsampled seed, which is added to the loss of the logits. The
             gradient of the logits reaches the seed branch only after the walks have averaged it.
+        transition_loss: weight of `difnet.measures.losses.transition_loss`, which is added too.
         is_logged: whether the norms of the gradients are wanted after that number of steps.
     """
-    losses: list[Tensor] = []
+    step_losses: list[Tensor] = []
     for image, label in batches:
         model.train()
         for group in optimizer.param_groups:
@@ -110,11 +83,15 @@ def train_one_epoch(
         with accelerator.accumulate(model):
             image = image.to(accelerator.device, non_blocking=True)
             label = label.to(accelerator.device, non_blocking=True)
-            if seed_loss > 0.0:
+            if seed_loss > 0.0 or transition_loss > 0.0:
                 details = model(image, details=True)
-                loss = loss_function(details.logits, label)
-                seed = upsample_bilinear(details.seed, (label.shape[-2], label.shape[-1]))
-                total = loss + seed_loss * loss_function(seed, label)
+                total = loss = loss_function(details.logits, label)
+                if seed_loss > 0.0:
+                    seed = upsample_bilinear(details.seed, (label.shape[-2], label.shape[-1]))
+                    total = total + seed_loss * loss_function(seed, label)
+                if transition_loss > 0.0:
+                    with accelerator.autocast():  # as the walks of the network
+                        total = total + transition_loss * losses.transition_loss(details, label)
             else:
                 total = loss = loss_function(model(image), label)
             accelerator.backward(total)
@@ -124,11 +101,11 @@ def train_one_epoch(
                 norms = gradient_norms(accelerator.unwrap_model(model))
             optimizer.step()
             optimizer.zero_grad()
-        losses.append(loss.detach())
+        step_losses.append(loss.detach())
         if accelerator.sync_gradients:
             step += 1
-            yield StepResult(step, torch.stack(losses).mean(), norms)
-            losses.clear()
+            yield StepResult(step, torch.stack(step_losses).mean(), norms)
+            step_losses.clear()
 
 
 class NotFiniteError(ValueError):

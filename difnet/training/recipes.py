@@ -23,6 +23,7 @@ class Recipe:
     pretrained: bool = False
     gate_lr_multiplier: float = 1.0
     seed_loss: float = 0.0
+    transition_loss: float = 0.0
     affinity: Affinity = "dot"
     temperature: float = 1.0
     learn_temperature: bool = False
@@ -64,6 +65,9 @@ SCENES = replace(
 )
 """The recipe of the drawn scenes, for a few minutes on two CPU cores. Networks start from random weights and
 train for a few hundred steps, in which AdamW learns several times faster than SGD."""
+
+WALK_TRAINING = ("gate_lr_multiplier", "seed_loss", "transition_loss")
+"""Settings of a training that concern the walks alone, beside the options of the network."""
 
 RECIPES: dict[str, Recipe] = dict(zip(get_args(RecipeName), (PAPER, RELEASE, TUNED, SCENES), strict=True))
 

@@ -10,12 +10,12 @@ from torch import Tensor
 from torch.utils.data import Subset
 
 from difnet.data import SeededView, evaluation_batches, make_loader
+from difnet.measures.losses import SegmentationLoss
 from difnet.measures.segmentation import format_mean, format_record
 from difnet.modeling.network import DifNet, SimDeepLab, has_walks
 from difnet.modeling.weights import save_model
 from difnet.training.engine import (
     NotFiniteError,
-    SegmentationLoss,
     StepResult,
     evaluate,
     poly,
@@ -80,6 +80,7 @@ class Trainer:
             RunError: the loss, the weights or the logits are NaN or infinite.
         """
         run, config, sampler = self.run, self.run.config, self.data.sampler
+        walks = has_walks(self.network)
         batches = make_loader(
             SeededView(self.data.train_set, config.seed),
             config.workers,
@@ -101,7 +102,8 @@ class Trainer:
                     run.accelerator,
                     step=run.step,
                     lr_factor=lambda step: poly(step, run.steps, config.poly_power),
-                    seed_loss=run.recipe.seed_loss if has_walks(self.network) else 0.0,
+                    seed_loss=run.recipe.seed_loss if walks else 0.0,
+                    transition_loss=run.recipe.transition_loss if walks else 0.0,
                     is_logged=lambda step: step % config.log_every == 0,
                 ):
                     run.step = result.step

@@ -46,11 +46,11 @@ def test_maps_are_rows_of_the_transition_matrix(model):
     assert {tuple(values.shape) for values in maps.values()} == {(33, 49)}
     node = node_of((30, 20), (33, 49), (5, 7))
     with torch.no_grad():
-        for number, (embedding, _) in enumerate(model.embed(image[None]), 1):
+        details = model(image[None], details=True)
+        for number, (embedding, _) in enumerate(details.transitions, 1):
             transition = (embedding[0] @ embedding[0].T).softmax(-1)
             row = model.upsample(transition[node].view(1, 1, 5, 7), (33, 49))[0, 0]
             torch.testing.assert_close(maps[f"walk{number}"], row, rtol=1e-4, atol=1e-6)
-        details = model(image[None], details=True)
     assert torch.equal(maps["after"], details.logits[0].argmax(0))
     assert torch.equal(maps["before"], model.upsample(details.seed, (33, 49))[0].argmax(0))
     assert lines[0].startswith("walk 1 (image): mu 0.500, beta 0.500")

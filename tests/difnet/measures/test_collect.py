@@ -76,7 +76,7 @@ def test_every_map_of_a_network(network):
     # Of 40 x 56 pixels 36 x 56 are labelled: 21 x 30 of a, 21 x 26 of b, 15 x 56 of c.
     assert record["class_share"] == pytest.approx({"a": 630 / 2016, "b": 546 / 2016, "c": 840 / 2016})
     grid = details.seed.shape[-2:]
-    walks = mean_statistics([walks_of_image(network, one, grid) for one in image])
+    walks = mean_statistics([walks_of_image(details, index) for index in range(len(image))])
     assert [tuple(walk.values()) for walk in record["walks"]] == [pytest.approx(walk) for walk in walks]
     assert list(record["walks"][0]) == ["spread", "self_weight", "reach", "hubs", "nodes"]
     assert record["walks"][0]["nodes"] == grid[0] * grid[1]

@@ -106,12 +106,13 @@ def test_another_grid_is_refused():
 def test_walks_of_a_network(affinity):
     model = small_network(diffusion={"affinity": affinity, "temperature": 8.0}).eval()
     image = torch.rand(3, 33, 49, generator=torch.Generator().manual_seed(0))
-    found = walks_of_image(model, image, (5, 7))
-    embedded = model.embed(image[None])
+    with torch.no_grad():
+        details = model(torch.stack([torch.rand(3, 33, 49), image]), details=True)
+    found, embedded = walks_of_image(details, 1), details.transitions
     assert len(found) == len(embedded) == 2
     for walk, (features, bias) in zip(found, embedded, strict=True):
         assert (bias is None) == (affinity == "dot")
-        expected = stored(features[0], (5, 7), None if bias is None else bias[0])
+        expected = stored(features[1], (5, 7), None if bias is None else bias[1])
         assert walk == pytest.approx(expected, rel=1e-4)
         assert 1.0 < walk.spread < 35.0  # neither the identity nor uniform
 

@@ -61,7 +61,7 @@ def test_details_follow_the_equations(image):
     with torch.no_grad():
         image = image.double()
         out = model(image, details=True)
-        embeddings = [features for features, _ in model.embed(image)]
+        embeddings = [features for features, _ in out.transitions]
         state = seed = (out.importance * out.score_map).flatten(2).transpose(1, 2)
         for t, psi in enumerate(embeddings):
             assert psi.shape == (2, 9 * 13, 64)
@@ -503,7 +503,8 @@ def test_images_of_other_channels(name, channels):
 def test_walk_0_sees_all_channels_of_the_image():
     model = build("test_resnet", aspp=False, walk_sources=(0,), in_chans=4)
     assert model.embeddings[0].project.weight.shape == (64, 4, 1, 1)
-    assert model.embed(torch.rand(1, 4, 40, 56))[0][0].shape == (1, 35, 64)
+    details = model(torch.rand(2, 4, 40, 56), details=True)
+    assert details.transitions[0][0].shape == (2, 35, 64)
 
 
 def test_pretrained_weights_are_adapted_to_the_channels(monkeypatch):

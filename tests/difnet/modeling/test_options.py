@@ -97,9 +97,9 @@ def test_distances_are_exact_in_bfloat16():
     model = build((0,), reach=10.0, node_stride=4, affinity="cosine", temperature=100.0).eval()
     image = torch.rand(1, 3, 120, 480)
     nodes = torch.tensor([15 * 120 + 3, 15 * 120 + 60])
-    ((exact, exact_bias),) = model.embed(image)
+    ((exact, exact_bias),) = model(image, details=True).transitions
     with torch.autocast("cpu", torch.bfloat16):
-        ((rounded, rounded_bias),) = model.embed(image)
+        ((rounded, rounded_bias),) = model(image, details=True).transitions
     assert rounded.dtype == torch.bfloat16
     rows = transition_rows(exact, nodes, node_bias=exact_bias)
     others = transition_rows(rounded, nodes, node_bias=rounded_bias)
@@ -120,7 +120,7 @@ def test_nodes_of_any_stride(stride, grid):
         torch.testing.assert_close(state.flatten(2).mT, right)
     logits = nn.functional.interpolate(details.states[-1], (50, 66), mode="bilinear")
     torch.testing.assert_close(details.logits, logits)
-    assert [features.shape[1] for features, _ in model.embed(image)] == [grid[0] * grid[1]] * 3
+    assert [features.shape[1] for features, _ in details.transitions] == [grid[0] * grid[1]] * 3
 
 
 def test_a_learned_temperature_starts_at_the_option_and_gets_a_gradient():
@@ -180,7 +180,7 @@ def test_without_importance_the_seed_is_the_score_map():
 def test_one_matrix_for_all_walks_has_one_embedding():
     model = build((0, 1, 2, 3, 4), shared_transition=True)
     assert len(model.embeddings) == 1
-    features = model.embed(torch.rand(1, 3, 48, 64))
+    features = model(torch.rand(2, 3, 48, 64), details=True).transitions
     assert len(features) == 5
     assert all(f is features[0][0] for f, _ in features)
     assert build((), shared_transition=True)(torch.rand(2, 3, 48, 64)).shape == (2, 3, 48, 64)

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 
 import difnet
-from difnet.training.engine import SegmentationLoss, Views, evaluate, make_views, poly
+from difnet.measures.losses import SegmentationLoss
+from difnet.training.engine import Views, evaluate, make_views, poly
 
 
 def test_loss_ignores_void():
