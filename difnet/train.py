@@ -96,7 +96,8 @@ def settings_of_run(request: TrainConfig) -> TrainConfig:
         return _resumed(request).resolved()
     if request.out is None:
         stamp = time.strftime("%Y%m%d-%H%M%S")
-        request = replace(request, out=Path("runs") / f"{request.dataset}-{request.model}-{stamp}")
+        model = request.resolved().settings().model
+        request = replace(request, out=Path("runs") / f"{request.dataset}-{model}-{stamp}")
     return request.resolved()
 
 

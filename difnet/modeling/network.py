@@ -168,7 +168,8 @@ class DifNet(SegmentationNetwork):
 
         features = self._embed(sources, (height, width))  # Psi_t, (B, N, 64) each
         mu, beta = self._gate(self.mu_logit, seed.dtype), self._gate(self.beta_logit, seed.dtype)  # (T,)
-        nodes = seed.permute(0, 2, 3, 1).flatten(1, 2)  # (B, N, k)
+        nodes = seed.detach() if self.diffusion.detach_seed else seed
+        nodes = nodes.permute(0, 2, 3, 1).flatten(1, 2)  # (B, N, k)
         biases = [self._bias(feature) for feature in features]  # c_t, (B, N) each, or None
         walked = cascaded_random_walk(  # (4); paper, Eq. 5
             features, nodes, mu, beta, node_bias=_stacked(biases), return_states=details

@@ -33,6 +33,9 @@ class DiffusionOptions:
     beta for all walks."""
     importance: bool = True
     """Weight the score map by the importance map M; if not, the seed is the score map."""
+    detach_seed: bool = False
+    """Stop the gradient of the walks at the seed. The seed branch then learns from a loss of the seed alone,
+    as a network without walks does, and the walks learn to improve what it predicts."""
     shared_transition: bool = False
     """One matrix P for all walks: that of the last walk."""
     reach: float = 0.0
@@ -54,7 +57,7 @@ class DiffusionOptions:
                 raise ValueError(f"{name}: expected {lowest}, got {value}")
         if whole_number(self.node_stride) not in (1, 2, 4, 8):
             raise ValueError(f"node_stride: expected 8, 4, 2 or 1, got {self.node_stride!r}")
-        for name in ("learn_temperature", "importance", "shared_transition"):
+        for name in ("learn_temperature", "importance", "detach_seed", "shared_transition"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name}: expected True or False, got {getattr(self, name)!r}")
 

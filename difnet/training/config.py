@@ -58,7 +58,7 @@ class TrainConfig:
     """Defaults of the options below: paper (the text of the paper), release (the authors' code), tuned
     (paper, with the walks that helped most in docs/experiments.md), scenes (for drawn scenes, in minutes)."""
 
-    model: str = "difnet18"
+    model: Annotated[str | None, _by_recipe("model")] = None
     """difnet18|34|50|101, simdeeplab18|34|50|101, or any timm backbone."""
     aspp: bool = True
     """DeepLab-v2 ASPP classifier instead of one plain 3x3 classifier."""
@@ -78,6 +78,8 @@ class TrainConfig:
     """mu and beta: learned for each walk, mu-fixed at 1/2, or tied, one of each for all walks."""
     importance: Annotated[bool | None, _by_recipe("importance")] = None
     """Weight the score map by the importance map."""
+    detach_seed: Annotated[bool | None, _by_recipe("detach_seed")] = None
+    """Stop the gradient of the walks at the seed, whose branch then learns from --seed-loss alone."""
     shared_transition: Annotated[bool | None, _by_recipe("shared_transition")] = None
     """One transition matrix for all walks, that of the last."""
     reach: Annotated[float | None, _by_recipe("reach")] = None
@@ -197,6 +199,10 @@ class TrainConfig:
                 raise ValueError(
                     f"--{name.replace('_', '-')} must not be negative, got {getattr(config, name)}"
                 )
+        if config.detach_seed and not config.seed_loss and config.diffusion:
+            raise ValueError(
+                "--detach-seed leaves the seed branch without a loss; give --seed-loss, such as 1"
+            )
         if config.branches not in (1, 2):
             raise ValueError(f"--branches must be 1 or 2, got {config.branches}")
         config._check_range()
@@ -233,7 +239,7 @@ class TrainConfig:
         recipe = self.settings()
         options = {field.name: getattr(recipe, field.name) for field in fields(DiffusionOptions)}
         return {
-            "name": self.model,
+            "name": recipe.model,
             "num_classes": num_classes,
             "aspp": self.aspp,
             "walk_sources": self.walk_sources if self.diffusion else None,

@@ -20,6 +20,7 @@ class Recipe:
     scale: tuple[float, float]
     epochs: int
     eval_batch_size: int
+    model: str = "difnet18"
     pretrained: bool = False
     gate_lr_multiplier: float = 1.0
     seed_loss: float = 0.0
@@ -29,6 +30,7 @@ class Recipe:
     learn_temperature: bool = False
     gates: Gates = "learned"
     importance: bool = True
+    detach_seed: bool = False
     shared_transition: bool = False
     reach: float = 0.0
     node_stride: int = 8

@@ -169,6 +169,17 @@ def test_gates():
     assert torch.equal(details.mu, torch.tensor(1.0).sigmoid().expand(3))
 
 
+def test_a_detached_seed_has_the_same_values_and_no_gradient_from_the_walks():
+    image = torch.rand(2, 3, 48, 64)
+    joint, detached = build(temperature=8.0), build(temperature=8.0, detach_seed=True)
+    torch.testing.assert_close(detached(image), joint(image))
+    details = detached(image, details=True)
+    details.logits.square().sum().backward()
+    touched = {name.partition(".")[0] for name, p in detached.named_parameters() if p.grad is not None}
+    assert touched == {"similarity_branch", "embeddings", "mu_logit", "beta_logit"}
+    assert details.seed.requires_grad  # for the loss of the seed
+
+
 def test_without_importance_the_seed_is_the_score_map():
     model = build(importance=False)
     details = model(torch.rand(2, 3, 48, 64), details=True)
@@ -229,6 +240,7 @@ def test_two_branches_are_saved_with_the_weights(tmp_path):
         ({"temperature": 0.0}, ValueError, "temperature: expected a positive number, got 0.0"),
         ({"temperature": math.nan}, ValueError, "temperature: expected a positive number"),
         ({"temperature": "warm"}, TypeError, "temperature: expected a number, got 'warm'"),
+        ({"detach_seed": 0}, TypeError, "detach_seed: expected True or False, got 0"),
         ({"importance": 1}, TypeError, "importance: expected True or False, got 1"),
         ({"reach": -1.0}, ValueError, "reach: expected 0 or a positive number, got -1.0"),
         ({"reach": math.inf}, ValueError, "reach: expected 0 or a positive number, got inf"),

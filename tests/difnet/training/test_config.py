@@ -28,7 +28,7 @@ from difnet.utils.console import parse
         ("adamw", {"optimizer": "sgd"}, "was saved with another optimizer than"),
         ("sgd", {"max_steps": "4"}, "(max_steps is '4', expected int | None)"),
         ("sgd", {"seed": "x"}, "(seed is 'x', expected int)"),
-        ("sgd", {"model": 3}, "(model is 3, expected str)"),
+        ("sgd", {"model": 3}, "(model is 3, expected str | None)"),
         ("sgd", {"walk_sources": ["0"]}, "(walk_sources is ('0',), expected tuple[int, ...])"),
         ("sgd", {"walk_sources": None}, "(walk_sources is None, expected tuple[int, ...])"),
         ("sgd", {"scale": [1.0]}, "(scale is (1.0,), expected tuple[float, float] | None)"),
@@ -112,6 +112,14 @@ def test_recipes(tmp_path):
 def test_switches_that_a_recipe_decides(words, value):
     config = parse(TrainConfig, [*words, "--lr", "0.5"], "train", None)
     assert (config.importance, config.lr) == (value, 0.5)
+
+
+def test_a_detached_seed_needs_a_loss():
+    with pytest.raises(
+        ValueError, match="--detach-seed leaves the seed branch without a loss; give --seed-loss"
+    ):
+        TrainConfig(detach_seed=True, seed_loss=0.0).resolved()
+    assert TrainConfig(detach_seed=True, seed_loss=0.5).resolved().detach_seed
 
 
 def test_a_switch_takes_no_other_word(capsys):
