@@ -179,7 +179,8 @@ def read_records(experiment: Experiment, out: Path) -> list[Record]:
                 )
             for name, value in record["config"].items():
                 first = records[0] if name in ("dataset", "data_root", "image_scale") else found[0]
-                if name != "seed" and first["config"].get(name) != value:
+                # Records of an earlier version may lack a setting.
+                if name != "seed" and first["config"].get(name, value) != value:
                     raise RunError(
                         f"{where} has {name} = {value}, {out / first['run'] / NAME} has "
                         f"{first['config'].get(name)}; a table compares runs of equal settings: move one away"
