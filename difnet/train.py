@@ -1,7 +1,8 @@
 """Train a network:
 
     python -m difnet.train                                        a small DifNet on drawn scenes, in minutes
-    python -m difnet.train --dataset camvid --data-root DIR       the paper's recipe on photographs
+    python -m difnet.train --dataset camvid --data-root DIR       photographs, recipe of the paper's text
+    python -m difnet.train ... --recipe release|tuned             of the authors' code; with better walks
     python -m difnet.train --resume RUN                           continue an interrupted run, bitwise
     python -m difnet.train --init-from RUN --dataset ...          from the weights of a run on other classes
     torchrun --nproc-per-node 4 -m difnet.train --dataset ...     on several devices
