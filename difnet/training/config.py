@@ -130,7 +130,8 @@ class TrainConfig:
     max_steps: Annotated[int | None, shown_default("from --epochs")] = None
     """Number of optimizer steps, instead of --epochs."""
     class_weights: str = "none"
-    """none, median-frequency, a file with one number per line, or numbers separated by commas."""
+    """none, median-frequency, sqrt-median-frequency (the square roots), a file with one number per line, or
+    numbers separated by commas."""
 
     precision: Literal["no", "bf16", "fp16"] = "no"
     """Mixed precision; fp16 needs a GPU."""

@@ -19,6 +19,10 @@ from difnet.training.setup import Data
 from difnet.utils.console import Reporter
 from difnet.utils.files import read_text
 
+_BY_FREQUENCY = {"median-frequency": 1.0, "sqrt-median-frequency": 0.5}
+"""Choices of --class-weights that the data decide, and the power of the weights. The square root keeps rare
+classes from being predicted in place of frequent ones."""
+
 
 def check_data(run: Run, data: Data, network: DifNet | SimDeepLab) -> Tensor | None:
     """Read all images and labels once, on the main process; return the class weights on every process.
@@ -65,8 +69,9 @@ def _checked_weights(run: Run, data: Data, network: DifNet | SimDeepLab) -> list
     )
     network.train()
     _report_shared_images(data.val_set, train_report, val_report, run.report)
-    if choice == "median-frequency":
-        weights = train_report.median_frequency_weights()
+    if choice in _BY_FREQUENCY:
+        power = _BY_FREQUENCY[choice]
+        weights = [weight**power for weight in train_report.median_frequency_weights()]
     if weights is not None and np.count_nonzero(train_report.pixels * np.array(weights)) < 2:
         raise ValueError(
             f"--class-weights {choice} leaves weight to fewer than two of the classes that occur in the "
@@ -135,12 +140,12 @@ def _report_shared_images(
 
 
 def class_weights(choice: str, num_classes: int) -> list[float] | None:
-    """Parse the option ``--class-weights``; None if it is none or median-frequency.
+    """Parse the option ``--class-weights``; None if it is none, or if the data decide.
 
     Raises:
         ValueError: the option or its file does not hold one non-negative number for each class.
     """
-    if choice in ("none", "median-frequency"):
+    if choice == "none" or choice in _BY_FREQUENCY:
         return None
     weights, source = _numbers(choice), f"--class-weights {choice}"
     if weights is None:
@@ -149,7 +154,7 @@ def class_weights(choice: str, num_classes: int) -> list[float] | None:
             weights = _numbers(read_text(Path(os.path.expanduser(choice))), source)
         except (OSError, UnicodeError) as error:
             raise ValueError(
-                f"--class-weights {choice} is neither none, median-frequency, numbers, nor "
+                f"--class-weights {choice} is neither none, {', '.join(_BY_FREQUENCY)}, numbers, nor "
                 f"a readable file ({error})"
             ) from error
         if weights is None:

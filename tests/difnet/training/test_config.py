@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from small_runs import edit_config, resume_error, tiny
 
@@ -195,6 +196,23 @@ def test_class_weights_and_absent_classes(data_root, tmp_path, capsys):
     assert "val labels: 3 of 3 classes occur; 255 is void" in printed
     assert "also training images" not in printed
     assert re.search(r"done: mean IoU \S+% over 3 of 3 classes, best \S+% over 3 of 3 classes;", printed)
+
+
+def test_class_weights_that_the_data_decide(data_root, tmp_path, monkeypatch):
+    found, check = {}, train.check_data
+
+    def captured(run, data, network):
+        found[run.config.class_weights] = check(run, data, network)
+        return found[run.config.class_weights]
+
+    monkeypatch.setattr(train, "check_data", captured)
+    for choice in ("median-frequency", "sqrt-median-frequency"):
+        options = ("--max-steps", "1", "--overlays", "0", "--class-weights", choice)
+        assert train.main(tiny(data_root, tmp_path / choice, *options)) == 0
+    # Blocks of 12 x 12 pixels are rare, left and right are about as frequent.
+    plain, root = found["median-frequency"], found["sqrt-median-frequency"]
+    assert plain[2] > 2 * plain[:2].max()
+    torch.testing.assert_close(root, plain.sqrt())
 
 
 @pytest.mark.parametrize("option", ["--walk-sources", "--walks"])

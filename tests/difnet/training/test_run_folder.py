@@ -38,7 +38,10 @@ from difnet_kernels.backends import choose
         (["--void-value", "0"], "--void-value and --label-offset are for --dataset folder; scenes numbers"),
         (["--resume", "runs/x", "--void-value", "0"], "leave out every other option except"),
         (["--batch-size", "5000"], "batch_size 5000 is larger than the 1920"),
-        (["--class-weights", "1,2,x"], "neither none, median-frequency, numbers, nor a readable file"),
+        (
+            ["--class-weights", "1,2,x"],
+            "neither none, median-frequency, sqrt-median-frequency, numbers, nor a",
+        ),
         (["--precision", "fp16"], "needs a CUDA"),
         (["--init-from", "nowhere"], "nowhere: no such file or run folder"),
         (["--resume", "runs/x", "--init-from", "x"], "leave out every other option except"),
