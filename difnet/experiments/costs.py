@@ -11,9 +11,9 @@ from difnet.data import DataError, create_dataset
 from difnet.data.base import SegmentationDataset, Split
 from difnet.data.transforms import scaled_size
 from difnet.experiments.plan import DataSize, Experiment
+from difnet.measures.losses import SegmentationLoss, training_losses
 from difnet.modeling.factory import create_model
 from difnet.modeling.network import DifNet, SimDeepLab, has_walks
-from difnet.modeling.resampling import upsample_bilinear
 from difnet.training.config import TrainConfig
 
 
@@ -132,15 +132,21 @@ def training_flops(network: DifNet | SimDeepLab, config: TrainConfig, batch: int
     network.train()
     network.check_size((recipe.crop, recipe.crop), batch=batch)
     with FlopCounterMode(display=False) as counter:
-        forward(network, torch.empty(batch, 3, recipe.crop, recipe.crop, device="meta"), config).backward()
+        losses(network, torch.empty(batch, 3, recipe.crop, recipe.crop, device="meta"), config).backward()
     network.zero_grad()
     return int(counter.get_total_flops())
 
 
-def forward(network: DifNet | SimDeepLab, image: torch.Tensor, config: TrainConfig) -> torch.Tensor:
-    """Return a number from all outputs that the loss of the training depends on."""
-    if not (config.settings().seed_loss > 0.0 and has_walks(network)):
-        return network(image).sum()
-    details = network(image, details=True)
-    seed = upsample_bilinear(details.seed, (image.shape[-2], image.shape[-1]))
-    return details.logits.sum() + seed.sum()
+def losses(network: DifNet | SimDeepLab, image: torch.Tensor, config: TrainConfig) -> torch.Tensor:
+    """Compute what a training minimises, with class 0 everywhere; `config` is resolved."""
+    recipe, walks = config.settings(), has_walks(network)
+    label = image.new_zeros(image.shape[0], *image.shape[-2:], dtype=torch.int64)
+    total, _ = training_losses(
+        network,
+        image,
+        label,
+        SegmentationLoss(),
+        seed_loss=recipe.seed_loss if walks else 0.0,
+        transition_loss=recipe.transition_loss if walks else 0.0,
+    )
+    return total

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import torch
 
-from difnet.experiments.costs import Cost, build, cost_of, forward, training_flops
+from difnet.experiments.costs import Cost, build, cost_of, losses, training_flops
 from difnet.experiments.plan import DataSize, Run
 from difnet.experiments.records import NAME, read_log, read_record
 from difnet.training.config import TrainConfig
@@ -61,7 +61,7 @@ def measure_pace(config: TrainConfig, name: str, classes: int) -> Pace:
     while len(seconds) < 6 and (len(seconds) < 2 or sum(seconds[1:]) < _SECONDS):
         began = time.perf_counter()
         with torch.autocast(device.type, dtype, enabled=config.precision != "no"):
-            result = forward(network, image, config)
+            result = losses(network, image, config)
         result.backward()
         network.zero_grad()
         if device.type != "cpu":

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from difnet.data.base import VOID
 from difnet.modeling.base import Details
+from difnet.modeling.resampling import upsample_bilinear
 from difnet_kernels import random_walk
 
 
@@ -38,7 +39,43 @@ class SegmentationLoss(nn.Module):
         return loss / torch.where(total > 0, total, 1.0)
 
 
-def transition_loss(
+def training_losses(
+    model: nn.Module,
+    image: Tensor,
+    label: Tensor,
+    loss_function: SegmentationLoss,
+    *,
+    seed_loss: float = 0.0,
+    transition_loss: float = 0.0,
+) -> tuple[Tensor, Tensor]:
+    """Compute the losses of one micro-batch.
+
+    Args:
+        model: a network of this package, which may be wrapped.
+        image: (B, 3, H, W) in [0, 1].
+        label: (B, H, W), int64, 255 is void.
+        loss_function: of logits.
+        seed_loss: weight of the loss of the upsampled seed. The gradient of the logits reaches the seed
+            branch only after the walks have averaged it.
+        transition_loss: weight of `loss_of_transitions`.
+
+    Returns:
+        The sum to be minimised, and the loss of the logits alone; both 0-d.
+    """
+    if not (seed_loss > 0.0 or transition_loss > 0.0):
+        loss = loss_function(model(image), label)
+        return loss, loss
+    details = model(image, details=True)
+    total = loss = loss_function(details.logits, label)
+    if seed_loss > 0.0:
+        seed = upsample_bilinear(details.seed, (label.shape[-2], label.shape[-1]))
+        total = total + seed_loss * loss_function(seed, label)
+    if transition_loss > 0.0:
+        total = total + transition_loss * loss_of_transitions(details, label)
+    return total, loss
+
+
+def loss_of_transitions(
     details: Details, label: Tensor, *, visible: float = 0.25, smoothing: float = 1e-4
 ) -> Tensor:
     """Cross-entropy of the labels that each walk carries from some nodes to the others, mean over the walks.

@@ -8,8 +8,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from difnet.data.transforms import scaled_size
-from difnet.measures import losses
-from difnet.measures.losses import SegmentationLoss
+from difnet.measures.losses import SegmentationLoss, training_losses
 from difnet.measures.segmentation import Evaluation, SegmentationMetrics
 from difnet.modeling.network import DifNet, SimDeepLab
 from difnet.modeling.resampling import upsample_bilinear
@@ -70,9 +69,7 @@ def train_one_epoch(
         loss_function: on the accelerator's device.
         step: optimizer steps done so far.
         lr_factor: maps the number of steps done to the factor of "base_lr".
-        seed_loss: weight of the loss of the upsampled seed, which is added to the loss of the logits. The
-            gradient of the logits reaches the seed branch only after the walks have averaged it.
-        transition_loss: weight of `difnet.measures.losses.transition_loss`, which is added too.
+        seed_loss, transition_loss: weights of further losses, see `training_losses`.
         is_logged: whether the norms of the gradients are wanted after that number of steps.
     """
     step_losses: list[Tensor] = []
@@ -83,17 +80,15 @@ def train_one_epoch(
         with accelerator.accumulate(model):
             image = image.to(accelerator.device, non_blocking=True)
             label = label.to(accelerator.device, non_blocking=True)
-            if seed_loss > 0.0 or transition_loss > 0.0:
-                details = model(image, details=True)
-                total = loss = loss_function(details.logits, label)
-                if seed_loss > 0.0:
-                    seed = upsample_bilinear(details.seed, (label.shape[-2], label.shape[-1]))
-                    total = total + seed_loss * loss_function(seed, label)
-                if transition_loss > 0.0:
-                    with accelerator.autocast():  # as the walks of the network
-                        total = total + transition_loss * losses.transition_loss(details, label)
-            else:
-                total = loss = loss_function(model(image), label)
+            with accelerator.autocast():  # the walks of the losses run as those of the network
+                total, loss = training_losses(
+                    model,
+                    image,
+                    label,
+                    loss_function,
+                    seed_loss=seed_loss,
+                    transition_loss=transition_loss,
+                )
             accelerator.backward(total)
             norms = {}
             if accelerator.sync_gradients and is_logged(step + 1):

@@ -51,8 +51,20 @@ PAPER = Recipe(
 RELEASE = replace(PAPER, scale=(0.5, 1.4), pretrained=True)
 """The authors' code: from ImageNet weights; it draws one of ten scale factors from 0.5 to 1.4."""
 
-TUNED = replace(PAPER, gate_lr_multiplier=30.0, seed_loss=1.0, affinity="cosine", temperature=8.0)
-"""The paper's recipe with the walks that helped most in docs/experiments.md."""
+TUNED = replace(
+    PAPER,
+    gate_lr_multiplier=30.0,
+    seed_loss=1.0,
+    transition_loss=1.0,
+    affinity="cosine",
+    temperature=4.0,
+    importance=False,
+    detach_seed=True,
+    reach=24.0,
+    node_stride=4,
+)
+"""The paper's recipe with the walks that helped most in docs/experiments.md. There the images have a third of
+their resolution, and the reach is a third of this one."""
 
 SCENES = replace(
     TUNED,
@@ -64,6 +76,8 @@ SCENES = replace(
     scale=(0.75, 1.25),
     epochs=1,
     eval_batch_size=8,
+    model="resnet10t",
+    reach=8.0,
 )
 """The recipe of the drawn scenes, for a few minutes on two CPU cores. Networks start from random weights and
 train for a few hundred steps, in which AdamW learns several times faster than SGD."""

@@ -14,7 +14,7 @@ from difnet.experiments.plan import DataSize, make_runs
 from difnet.experiments.sets import CAMVID, CONTEXT, EXPERIMENTS, VOC
 from difnet.training.config import TrainConfig
 
-TINY = TrainConfig(model="test_resnet", walk_sources=(0, 2), crop=32, batch_size=4, seed_loss=0.0).resolved()
+TINY = TrainConfig(model="test_resnet", walk_sources=(0, 2), crop=32, batch_size=4, recipe="paper").resolved()
 
 
 def convolution_flops(network: nn.Module, image: torch.Tensor) -> int:

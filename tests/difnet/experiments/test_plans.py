@@ -95,7 +95,13 @@ def test_ablations_change_one_thing_of_the_paper_s_walks():
     assert changed["temperature 8"] == {"temperature": 8.0}
     assert changed["cosine affinity"] == {"affinity": "cosine"}
     assert changed["gaussian affinity"] == {"affinity": "gaussian"}
-    assert changed["tuned walks"] == {"affinity": "cosine", "temperature": 8.0}
+    assert changed["tuned walks"] == {
+        **{"affinity": "cosine", "temperature": 4.0, "importance": False, "detach_seed": True},
+        **{"reach": 24.0, "node_stride": 4},
+    }
+    assert changed["tuned, no reach"] == {
+        name: value for name, value in changed["tuned walks"].items() if name != "reach"
+    }
 
 
 def test_the_paper_s_walks_are_not_those_of_the_recipe_of_drawn_scenes():

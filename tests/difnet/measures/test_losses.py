@@ -6,7 +6,7 @@ import pytest
 import torch
 from small_runs import small_network
 
-from difnet.measures.losses import transition_loss
+from difnet.measures.losses import loss_of_transitions
 
 SIZE = (40, 56)  # 5 x 7 nodes
 
@@ -51,7 +51,7 @@ def test_it_is_that_of_stored_matrices(options):
     details = network(torch.rand(3, 3, *SIZE, dtype=torch.float64), details=True)
     label = make_label()
     torch.manual_seed(5)
-    found = transition_loss(details, label)
+    found = loss_of_transitions(details, label)
     torch.manual_seed(5)
     draw = torch.rand(3, 35)
     shown = (draw < 0.25) | (draw == draw.amin(1, keepdim=True))
@@ -69,7 +69,7 @@ def test_it_is_that_of_stored_matrices(options):
 
 def test_it_teaches_the_similarity_branch_alone():
     network = small_network(diffusion={"temperature": 8.0})
-    transition_loss(network(torch.rand(3, 3, *SIZE), details=True), make_label()).backward()
+    loss_of_transitions(network(torch.rand(3, 3, *SIZE), details=True), make_label()).backward()
     touched = {name.partition(".")[0] for name, p in network.named_parameters() if p.grad is not None}
     assert touched == {"similarity_branch", "embeddings"}
 
@@ -84,7 +84,7 @@ def test_features_that_tell_the_classes_apart_have_a_lower_loss_than_the_identit
     losses = []
     for features in (10 * kinds, 10 * distinct):
         torch.manual_seed(0)
-        losses.append(transition_loss(details._replace(transitions=[(features, None)]), label).item())
+        losses.append(loss_of_transitions(details._replace(transitions=[(features, None)]), label).item())
     assert losses[0] == pytest.approx(0.0, abs=1e-3)
     assert losses[1] > 0.3
 
@@ -93,7 +93,7 @@ def test_features_that_tell_the_classes_apart_have_a_lower_loss_than_the_identit
 def test_extreme_shares(visible):
     network = small_network()
     details = network(torch.rand(3, 3, *SIZE), details=True)
-    loss = transition_loss(details, make_label(), visible=visible)
+    loss = loss_of_transitions(details, make_label(), visible=visible)
     assert loss.isfinite()
     assert (loss == 0.0) == (visible == 1.0)  # no node is hidden
     loss.backward()
@@ -103,7 +103,7 @@ def test_extreme_shares(visible):
 def test_without_a_label_it_is_zero():
     network = small_network()
     details = network(torch.rand(3, 3, *SIZE), details=True)
-    loss = transition_loss(details, torch.full((3, *SIZE), 255))
+    loss = loss_of_transitions(details, torch.full((3, *SIZE), 255))
     loss.backward()
     assert loss == 0.0
     assert all((p.grad == 0).all() for p in network.embeddings.parameters())
