@@ -183,7 +183,18 @@ SCENES = Experiment(
     datasets=("scenes",),
 )
 
+PRECISION = Experiment(
+    name="precision",
+    title="The tuned walks in float32 and with bfloat16",
+    question="Does a training with bfloat16 follow that in float32?",
+    variants=(Variant("float32"), Variant("bfloat16", {"precision": "bf16"})),
+    baseline="float32",
+    columns=(*_QUALITY, *_COST),
+    settings={"model": REDUCED_BACKBONE, **_TUNED_SCENES, **SCENES_REDUCED, "epochs": 2, "eval_every": 1},
+    datasets=("scenes",),
+)
+
 EXPERIMENTS: dict[str, Experiment] = {
-    it.name: it for it in (TABLE1, TABLE2, TABLE3, ABLATIONS, REDUCED, REDUCED_ABLATIONS, SCENES)
+    it.name: it for it in (TABLE1, TABLE2, TABLE3, ABLATIONS, REDUCED, REDUCED_ABLATIONS, SCENES, PRECISION)
 }
 """All experiments that train, by name."""

@@ -129,7 +129,7 @@ def test_dry_run_lists_every_run(fixed_pace, name, capsys, tmp_path):
     assert f"{len(runs)} runs, 0 of them done in 0 s" in printed
     assert f"about {duration(60 * len(runs))} left, an estimate: as on paper" in printed
     assert not out.exists()
-    if name == "scenes-ablation":
+    if EXPERIMENTS[name].datasets[0] == "scenes":
         assert fixed_pace["data"] == DataSize(1920, 96, (96, 96), 6)
     else:
         assert fixed_pace["data"] == CAMVID
