@@ -267,3 +267,32 @@ def test_recipes_name_options_of_the_network(name):
     assert isinstance(options, DiffusionOptions)
     assert (options.affinity, options.temperature) == (recipe.affinity, recipe.temperature)
     assert TrainConfig(recipe=name, temperature=2.5).resolved().network(3)["diffusion"].temperature == 2.5
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"affinity": "gaussian", "temperature": 8.0, "node_stride": 4},
+        {
+            "affinity": "cosine",
+            "temperature": 4.0,
+            "reach": 12.0,
+            "node_stride": 2,
+            "learn_temperature": True,
+        },
+        {"gates": "tied", "shared_transition": True, "importance": False, "detach_seed": True},
+    ],
+)
+def test_options_compile_and_export_for_all_sizes(options):
+    model = build(**options).eval()
+    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="eager")
+    dimensions = {0: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
+    with torch.no_grad():
+        program = torch.export.export(
+            model, (torch.rand(2, 3, 48, 64),), dynamic_shapes={"image": dimensions}
+        ).module()
+        for size in ((48, 64), (65, 97), (50, 38)):
+            image = torch.rand(3, 3, *size)
+            expected = model(image)
+            torch.testing.assert_close(compiled(image), expected)
+            torch.testing.assert_close(program(image), expected)
