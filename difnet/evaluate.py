@@ -32,6 +32,10 @@ with train_extra():
     from difnet.utils.pictures import image_scale_of
 
 
+_LOOKED_AT = 8
+"""Number of images of which --measures looks at the walks."""
+
+
 @dataclass(frozen=True)
 class EvaluateConfig:
     """Evaluate a trained network on the validation images of a data set."""
@@ -119,10 +123,14 @@ def evaluate_checkpoint(config: EvaluateConfig, report: Reporter | None = None) 
         found = evaluate(model, batches, device, views=views, progress=progress)
     record = found.as_record(dataset.classes)
     if config.measures:
-        # One at a time, so that --batch-size does not decide which images the walks are looked at on.
-        images = evaluation_batches(dataset, config.workers, 1)
-        with report.bar("measuring", len(dataset)) as progress:
-            record["measures"] = measure(model, images, device, dataset.classes, progress)
+        # One at a time: batches of equal sizes would change the order. Neighbours are often much alike, so
+        # the images on which the walks are looked at are spread over the data set.
+        images, count = evaluation_batches(dataset, config.workers, 1), len(dataset)
+        looked_at = {number * count // _LOOKED_AT for number in range(_LOOKED_AT)}
+        with report.bar("measuring", count) as progress:
+            record["measures"] = measure(
+                model, images, device, dataset.classes, looked_at=looked_at, progress=progress
+            )
     return record
 
 

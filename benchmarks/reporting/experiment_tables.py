@@ -31,9 +31,10 @@ WALK_COLUMNS = {
     "beta": _Walk("beta", "evaluation.beta.{}", digits=3),
     "walk_iou": _Walk("mean IoU after it, %", "evaluation.walk_mean_iou.{}", 100.0, 2),
     "spread": _Walk("spread", "evaluation.measures.walks.{}.spread"),
-    "reach": _Walk("reach", "evaluation.measures.walks.{}.reach"),
+    "reach": _Walk("reach, pixels", "evaluation.measures.walks.{}.reach"),
     "self_weight": _Walk("weight on itself", "evaluation.measures.walks.{}.self_weight", digits=3),
     "hubs": _Walk("hubs", "evaluation.measures.walks.{}.hubs"),
+    "nodes": _Walk("nodes", "evaluation.measures.walks.{}.nodes", digits=0),
 }
 """What is known of each walk, by the key of its column without the number of the walk."""
 
@@ -44,7 +45,7 @@ class ClassGain(NamedTuple):
     Attributes:
         name: of the class.
         share: of the labelled pixels.
-        gain: in IoU, in points: the difference of the means over the seeds.
+        gain: in IoU, in points: the difference of the means over the seeds that both have.
     """
 
     name: str
@@ -140,11 +141,12 @@ def class_shares(records: Sequence[Record]) -> dict[str, float | None]:
 
 def class_gains(experiment: Experiment, records: Sequence[Record]) -> dict[str, list[ClassGain]]:
     """Return what each variant gains over the baseline, in each class with an IoU in both and a share."""
-    shares, means = class_shares(records), _class_means(experiment, records)
-    base = means.pop(experiment.baseline or "", {})
-    gains = {}
-    for name, of_variant in means.items():
-        rows = [(key, shares.get(key), base.get(key), value) for key, value in of_variant.items()]
+    shares, gains = class_shares(records), {}
+    for name in by_variant(experiment, records):
+        if name == experiment.baseline:
+            continue
+        base, means = _class_means(experiment, records, name)
+        rows = [(key, shares.get(key), base.get(key), value) for key, value in means.items()]
         gains[name] = [
             ClassGain(key, share, value - before)
             for key, share, before, value in rows
@@ -155,11 +157,10 @@ def class_gains(experiment: Experiment, records: Sequence[Record]) -> dict[str, 
 
 def size_correlation(experiment: Experiment, records: Sequence[Record], variant: str) -> GainBySize:
     """Correlate a variant's gain over the baseline in each class with the share of the class."""
-    means, shares = _class_means(experiment, records), class_shares(records)
-    base = means.get(experiment.baseline or "")
-    if base is None or variant not in means or not shares:
+    shares, (base, means) = class_shares(records), _class_means(experiment, records, variant)
+    if not (base and means and shares):
         return GainBySize(None, 0)
-    return gain_by_class_size(base, means[variant], shares)
+    return gain_by_class_size(base, means, shares)
 
 
 def recipe_table() -> str:
@@ -172,13 +173,19 @@ def recipe_table() -> str:
     return markdown_table(["", f"`{first}`", *(f"`{name}`" for name, _ in others)], lines)
 
 
-def _class_means(experiment: Experiment, records: Sequence[Record]) -> dict[str, dict[str, float | None]]:
-    """The mean IoU of each class over the seeds of each variant, in percent."""
-    means: dict[str, dict[str, float | None]] = {}
-    for name, found in by_variant(experiment, records).items():
-        for key in found[0]["evaluation"]["iou"]:
-            known = [value for it in found if (value := it["evaluation"]["iou"][key]) is not None]
-            means.setdefault(name, {})[key] = _percent(statistics.fmean(known) if known else None)
+def _class_means(
+    experiment: Experiment, records: Sequence[Record], variant: str
+) -> tuple[dict[str, float | None], dict[str, float | None]]:
+    """The mean IoU of each class, in percent, of the baseline and of a variant, over the seeds of both."""
+    variants = by_variant(experiment, records)
+    both = [variants.get(name, []) for name in (experiment.baseline or "", variant)]
+    seeds = set.intersection(*({it["seed"] for it in found} for found in both))
+    means: tuple[dict[str, float | None], dict[str, float | None]] = ({}, {})
+    for found, of_class in zip(both, means, strict=True):
+        chosen = [it["evaluation"]["iou"] for it in found if it["seed"] in seeds]
+        for key in chosen[0] if chosen else []:
+            known = [iou[key] for iou in chosen if iou[key] is not None]
+            of_class[key] = _percent(statistics.fmean(known) if known else None)
     return means
 
 

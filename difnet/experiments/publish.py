@@ -36,6 +36,8 @@ _TERMS = {
     ),
 }
 
+_DATASETS = {"difnet-scenes": "scenes", "difnet-resnet10t-camvid": "camvid"}
+
 _DATA = {
     "scenes": (
         "1,920 drawn scenes of 96 x 96 pixels for training and 96 others for validation, six classes, equal "
@@ -76,23 +78,29 @@ def publish(config: PublishConfig, report: Reporter) -> Path:
             f"{config.name} is not the name of a trained network; known are {', '.join(TRAINED)}"
         )
     record = read_record(config.run / NAME)
-    if record["config"]["dataset"] not in _TERMS:
+    settings, dataset = record["config"], _DATASETS[config.name]
+    if settings["dataset"] != dataset:
         raise ValueError(
-            f"{config.run} was trained on {record['config']['dataset']}, whose terms are not known here; "
-            f"publish networks trained on {' or '.join(_TERMS)}"
+            f"{config.run} was trained on {settings['dataset']}, {config.name} is for {dataset}, whose terms "
+            "its model card gives; publish a run on that"
+        )
+    if not (settings["diffusion"] and settings["walk_sources"]) or settings["pretrained"]:
+        raise ValueError(
+            f"{config.run} is not of a DifNet with walks from random weights, as its model card would say; "
+            "publish such a run"
         )
     folder = config.folder or TRAINED[config.name]
     prepare_folder(folder)
     model, metadata = load_model(config.run / "last.safetensors")
-    file = folder / f"{config.name}.safetensors"
-    save_model(model.half(), file, metadata=metadata | {"trained_network": config.name})
+    file, new = folder / f"{config.name}.safetensors", folder / "new.safetensors"
+    save_model(model.half(), new, metadata=metadata | {"trained_network": config.name})
     request = EvaluateConfig(
-        checkpoint=file, dataset=record["config"]["dataset"], data_root=config.data_root, measures=True
+        checkpoint=new, dataset=record["config"]["dataset"], data_root=config.data_root, measures=True
     )
     found = evaluate_checkpoint(request, report)
-    write_atomically(
-        folder / f"{config.name}.md", model_card(config.name, record, found, file.stat().st_size)
-    )
+    new.replace(file)
+    card = model_card(config.name, record, found, file.stat().st_size)
+    write_atomically(file.with_suffix(".md"), card)
     return file
 
 

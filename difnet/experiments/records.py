@@ -164,9 +164,10 @@ def read_records(experiment: Experiment, out: Path) -> list[Record]:
 
     Raises:
         RunError: a record is damaged, or belongs to another experiment, or two records of one variant have
-            other settings than the seed, or two records are of other data.
+            other settings than the seed, or two records differ in what the experiment does not vary.
     """
-    records = []
+    varied = {"seed"} | {name for variant in experiment.variants for name in variant.changes}
+    records: list[Record] = []
     for variant in experiment.variants:
         found = [read_record(file) for file in (out / variant.slug).glob(f"seed-*/{NAME}")]
         records += sorted(found, key=lambda record: record["seed"])
@@ -178,7 +179,8 @@ def read_records(experiment: Experiment, out: Path) -> list[Record]:
                     f"{variant.name}; move it away"
                 )
             for name, value in record["config"].items():
-                first = records[0] if name in ("dataset", "data_root", "image_scale") else found[0]
+                # Variants may differ in what the experiment varies, runs of one variant in the seed alone.
+                first = found[0] if name in varied else records[0]
                 # Records of an earlier version may lack a setting.
                 if name != "seed" and first["config"].get(name, value) != value:
                     raise RunError(

@@ -167,7 +167,7 @@ def _carry_out(
     try:
         record = make_record(run, out, cost, launcher, Reporter(enabled=False))
         write_record(record, folder)
-    except (ValueError, OSError) as error:
+    except Exception as error:  # the other runs go on, whatever it is
         with log.open("a", encoding="utf-8") as file:
             traceback.print_exc(file=file)
         return f"{run.name} was trained, but its evaluation failed: {error}; {log} has the details"

@@ -1,12 +1,11 @@
 """The named experiments. Numbers that a reader may want to change stand at the top."""
 
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 from difnet.experiments.plan import DataSize, Experiment, Variant
-from difnet.modeling.options import DiffusionOptions
 from difnet.training import recipes
-from difnet.training.recipes import PAPER, TUNED, WALK_TRAINING, Recipe
+from difnet.training.recipes import PAPER, TUNED, WALK_OPTIONS, Recipe
 
 REDUCED_BACKBONE, LARGER_BACKBONE = "resnet10t", "resnet14t"
 """Backbone of the experiments on reduced images, and one with which a baseline has about as many parameters
@@ -44,8 +43,7 @@ _COST = ("parameters", "gflops", "minutes")
 
 def walks(recipe: Recipe) -> dict[str, Any]:
     """Return the settings of a recipe that concern the walks."""
-    names = (*WALK_TRAINING, *(field.name for field in fields(DiffusionOptions)))
-    return {name: getattr(recipe, name) for name in names}
+    return {name: getattr(recipe, name) for name in WALK_OPTIONS}
 
 
 _PAPER, _TUNED = walks(PAPER), walks(TUNED)

@@ -97,7 +97,7 @@ NOTES = {
     "fragments": "Fragments are connected components, predicted ones for each labelled one.",
     "gflops": "GFLOPs are those of one validation image, two operations a multiply-add; walks count as "
     "in the form that stores P.",
-    "minutes": "Minutes are the wall-clock time of the training with its evaluations.",
+    "minutes": "Minutes are wall-clock time with evaluations; other runs on the same machine lengthen it.",
 }
 
 

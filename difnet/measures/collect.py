@@ -5,7 +5,7 @@ and to small classes. The difference between two networks shows the same of diff
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,9 +16,6 @@ from difnet.measures.boundaries import Outline, Trimap
 from difnet.measures.fragments import Fragments
 from difnet.measures.walks import WalkStatistics, mean_statistics, walks_of_image
 from difnet.modeling.network import DifNet, SimDeepLab
-
-WALK_IMAGES = 8
-"""How many images the statistics of the walks are the mean of."""
 
 
 class MapMeasures:
@@ -55,6 +52,8 @@ def measure(
     batches: Iterable[tuple[Tensor, Tensor]],
     device: torch.device,
     classes: list[str],
+    *,
+    looked_at: Collection[int] = (),
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, Any]:
     """Compute all measures of `model` on `batches`.
@@ -65,6 +64,7 @@ def measure(
         batches: (image (B, 3, H, W) in [0, 1], label (B, H, W) int64).
         device: where the network runs. The measures are computed on the CPU.
         classes: names of the k classes.
+        looked_at: numbers of the images on which the walks are looked at.
         progress: called with the number of images done.
 
     Returns:
@@ -75,7 +75,7 @@ def measure(
         - seed, states, final: trimap, boundary_f and fragments of the upsampled seed, of the upsampled state
           after each walk, and of the logits. In seed and final, fragments also has them by class. The last
           state has the numbers of the logits, and without walks the seed has them.
-        - walks: `WalkStatistics` of each walk on the first `walk_images` images; empty without walks.
+        - walks: mean `WalkStatistics` of each walk over the images of `looked_at`; empty without walks.
     """
     model.eval()
     walks = len(model.walk_sources) if isinstance(model, DifNet) else 0
@@ -95,7 +95,7 @@ def measure(
             pixels += np.bincount(one[outline.labelled], minlength=len(pixels))
             for measures, prediction in zip(maps, predicted, strict=True):
                 measures.update(prediction[index], outline)
-            if details.transitions and len(looked) < WALK_IMAGES:
+            if details.transitions and done + index in looked_at:
                 looked.append(walks_of_image(details, index))
         done += image.shape[0]
         if progress is not None:
@@ -185,7 +185,7 @@ def format_measures(record: dict[str, Any]) -> str:
         for name, title, digits in (
             ("spread", "nodes that a row looks at", 1),
             ("hubs", "nodes that all rows together look at", 1),
-            ("reach", "distance that a row looks, in nodes", 1),
+            ("reach", "distance that a row looks, in pixels", 1),
             ("self_weight", "weight of a node on itself", 3),
         ):
             rows.append((f"  {title}", ["", *(_decimal(walk[name], digits) for walk in record["walks"])]))

@@ -98,9 +98,12 @@ def loss_of_transitions(
         0-d; 0 if no hidden node has a label.
     """
     count, grid = details.seed.shape[1], (details.seed.shape[-2], details.seed.shape[-1])
-    classes = nn.functional.one_hot(torch.where(label == VOID, count, label), count + 1)
-    maps = classes[..., :count].permute(0, 3, 1, 2).to(details.seed.dtype)  # (B, k, H, W)
-    target = nn.functional.adaptive_avg_pool2d(maps, grid).permute(0, 2, 3, 1).flatten(1, 2)  # (B, N, k)
+    # One class at a time: the maps of all classes would take more memory than the network.
+    shares = [
+        nn.functional.adaptive_avg_pool2d((label == number).to(details.seed.dtype), grid).flatten(1)
+        for number in range(count)
+    ]
+    target = torch.stack(shares, dim=-1)  # (B, N, k), zero where void
     draw = torch.rand(target.shape[:2], device=target.device)  # (B, N)
     shown = (draw < visible) | (draw == draw.amin(1, keepdim=True))
     weight = target * ~shown[..., None]
@@ -108,6 +111,9 @@ def loss_of_transitions(
     one = target.new_ones(())
     losses = []
     for features, bias in details.transitions:
+        device = label.device.type
+        if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+            features = features.to(torch.get_autocast_dtype(device))  # Accelerate has widened them
         hidden = torch.zeros_like(draw) if bias is None else bias
         hidden = torch.where(shown, hidden, -torch.inf)
         carried = random_walk(features, target, target, one, one, node_bias=hidden)  # P target

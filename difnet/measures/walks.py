@@ -18,7 +18,7 @@ class WalkStatistics(NamedTuple):
         spread: exp of a row's entropy, the number of nodes that it looks at: 1 if its whole weight is on one
             node, N if all nodes have the same weight. Mean over the rows.
         self_weight: weight of a node on itself, P_ii. Mean over the rows.
-        reach: distance of a node to the nodes that its row looks at, in nodes, under the row's weights. Mean
+        reach: distance of a node to the nodes that its row looks at, in pixels, under the row's weights. Mean
             over the rows.
         hubs: 1 / sum_j c_j^2, c_j the mean of column j: the number of nodes that the rows together look at.
             N if all nodes are looked at alike, 1 if all rows look at one node.
@@ -36,6 +36,7 @@ def walk_statistics(
     features: Tensor,
     grid: tuple[int, int],
     *,
+    stride: tuple[float, float] = (1.0, 1.0),
     node_bias: Tensor | None = None,
     rows_at_once: int | None = None,
 ) -> WalkStatistics:
@@ -44,6 +45,7 @@ def walk_statistics(
     Args:
         features: F, (N, d).
         grid: (h, w), N = h * w; the nodes are counted row by row.
+        stride: pixels from one node to the next, down and across.
         node_bias: c, (N,), as for `difnet_kernels.transition_rows`.
         rows_at_once: how many rows of P are stored; by default those of four million pairs of nodes.
 
@@ -55,7 +57,7 @@ def walk_statistics(
     if height * width != count:
         raise ValueError(f"grid: expected {count} nodes, as in features, got {height} x {width}")
     node = torch.arange(count, device=features.device)
-    place = torch.stack([node // width, node % width], dim=1).float()
+    place = torch.stack([stride[0] * (node // width), stride[1] * (node % width)], dim=1).float()
     bias = None if node_bias is None else node_bias[None]
     totals, columns = torch.zeros(3, dtype=torch.float64), torch.zeros(count, dtype=torch.float64)
     for rows in node.split(rows_at_once or max(1, _PAIRS_AT_ONCE // count)):
@@ -75,9 +77,15 @@ def walk_statistics(
 
 def walks_of_image(details: Details, index: int) -> list[WalkStatistics]:
     """Compute the statistics of every walk on image number `index` of a batch; none without walks."""
-    grid = (details.seed.shape[-2], details.seed.shape[-1])
+    (rows, columns), (height, width) = details.seed.shape[-2:], details.logits.shape[-2:]
+    stride = (height / rows, width / columns)
     return [
-        walk_statistics(features[index], grid, node_bias=None if bias is None else bias[index])
+        walk_statistics(
+            features[index],
+            (rows, columns),
+            stride=stride,
+            node_bias=None if bias is None else bias[index],
+        )
         for features, bias in details.transitions
     ]
 

@@ -84,16 +84,23 @@ class SegmentationNetwork(nn.Module):
         return grid
 
     def parameter_groups(
-        self, lr: float, *, head_lr_multiplier: float = 1.0, gate_lr_multiplier: float = 1.0
+        self,
+        lr: float,
+        *,
+        weight_decay: float = 0.0,
+        head_lr_multiplier: float = 1.0,
+        gate_lr_multiplier: float = 1.0,
     ) -> list[dict[str, Any]]:
-        """Return the optimizer groups "backbone", "gates" and "head" (the rest) with their learning rates.
+        """Return the optimizer groups "backbone", "gates" and "head" (the rest) with rates and weight decay.
 
-        The gates are the logits of mu and beta, and the temperatures if they are learned. A network without
-        them has no such group. Ten times the rate for the heads is usual with pretrained backbones. The
-        paper's release trains everything at one rate, hence the defaults. Weight decay is left to the
-        optimizer: as in the paper, one value for all parameters. It pulls mu and beta towards 1/2, but
-        weakly. With no gradient, their logits
-        would shrink by 18 % over 30,000 steps at rate 2.5e-3, poly 0.9, momentum 0.9 and decay 5e-4:
+        The gates are the logits of mu and beta, and the temperatures and reaches that are learned. A network
+        without them has no such group. Ten times the rate for the heads is usual with pretrained backbones.
+        The paper's release trains everything at one rate, hence the defaults.
+
+        As in the paper, one weight decay is for all parameters, but for the gates it is divided by their
+        multiplier: at any rate, decay pulls them as at `lr`. It pulls mu and beta towards 1/2, temperatures
+        and reaches towards their start, but weakly. With no gradient, the logits would shrink by 18 % over
+        30,000 steps of SGD at rate 2.5e-3, poly 0.9, momentum 0.9 and decay 5e-4:
         exp(-2.5e-3 * 5e-4 * 30,000 / 1.9 / (1 - 0.9)) = 0.82.
         """
         # A checkpoint numbers the parameters in this order.
@@ -102,7 +109,12 @@ class SegmentationNetwork(nn.Module):
             groups[_group_of(name)].append(parameter)
         multipliers = {"backbone": 1.0, "gates": gate_lr_multiplier, "head": head_lr_multiplier}
         return [
-            {"name": name, "params": parameters, "lr": lr * multipliers[name]}
+            {
+                "name": name,
+                "params": parameters,
+                "lr": lr * multipliers[name],
+                "weight_decay": weight_decay / (gate_lr_multiplier if name == "gates" else 1.0),
+            }
             for name, parameters in groups.items()
             if parameters
         ]

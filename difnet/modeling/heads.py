@@ -96,10 +96,12 @@ class Embedding(nn.Module):
         self.norm = nn.BatchNorm2d(dim)
         nn.init.kaiming_normal_(self.project.weight, nonlinearity="linear")
         nn.init.zeros_(self.project.get_parameter("bias"))
+        self.reach = float(options.reach)
+        # Both are logarithms relative to the start, to which weight decay then pulls.
         if options.learn_temperature:
-            self.log_temperature = nn.Parameter(torch.tensor(math.log(self.temperature)))
-        if options.reach > 0.0:
-            self.log_reach = nn.Parameter(torch.tensor(math.log(options.reach)))
+            self.log_temperature = nn.Parameter(torch.zeros(()))
+        if self.reach > 0.0:
+            self.log_reach = nn.Parameter(torch.zeros(()))
 
     def forward(self, features: Tensor, size: tuple[int, int]) -> Tensor:
         """Map features (B, c, H, W) to nodes (B, N, d), N = h * w for `size` = (h, w), row by row.
@@ -110,14 +112,23 @@ class Embedding(nn.Module):
         embedding = resize(self.norm(self.project(features)), size)  # Psi_t(f_t), (B, d, h, w)
         nodes = embedding.permute(0, 2, 3, 1).flatten(1, 2)
         if self.cosine:
-            nodes = math.sqrt(nodes.shape[-1]) * nn.functional.normalize(nodes, dim=-1)
+            # Of float16, the smallest length that is not taken for zero would itself be zero.
+            wide = nodes.to(torch.promote_types(nodes.dtype, torch.float32))
+            unit = nn.functional.normalize(wide, dim=-1).to(
+                nodes.dtype
+            )  # under autocast on CUDA it is float32
+            nodes = math.sqrt(nodes.shape[-1]) * unit
+        scale = self.temperature**-0.5
         if hasattr(self, "log_temperature"):
-            nodes = nodes * torch.exp(-0.5 * self.log_temperature).to(nodes.dtype)
-        elif self.temperature != 1.0:
-            nodes = nodes * self.temperature**-0.5
+            nodes = nodes * (scale * torch.exp(-0.5 * self.log_temperature)).to(nodes.dtype)
+        elif scale != 1.0:
+            nodes = nodes * scale
         if hasattr(self, "log_reach"):
-            positions = self._positions(size, nodes.device) * torch.exp(-self.log_reach)
-            nodes = torch.cat([nodes, positions.to(nodes.dtype).expand(nodes.shape[0], -1, -1)], dim=-1)
+            positions = self._positions(size, nodes.device) / (self.reach * torch.exp(self.log_reach))
+            # Scores of positions are differences of large products. So the positions are rounded to what
+            # matrix products of every precision take exactly, in the features and in the node bias.
+            positions = positions.to(torch.bfloat16).to(nodes.dtype)
+            nodes = torch.cat([nodes, positions.expand(nodes.shape[0], -1, -1)], dim=-1)
         return nodes
 
     def _positions(self, size: tuple[int, int], device: torch.device) -> Tensor:

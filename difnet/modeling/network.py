@@ -145,7 +145,7 @@ class DifNet(SegmentationNetwork):
     def check_size(self, size: tuple[int, int], *, batch: int = 1) -> tuple[int, int]:
         """See `SegmentationNetwork.check_size`; in training, the importance head needs at least two nodes."""
         grid = super().check_size(size, batch=batch)
-        if self.training and batch * grid[0] * grid[1] == 1:
+        if self.importance is not None and self.training and batch * grid[0] * grid[1] == 1:
             raise ValueError(
                 f"one image of {size[0]} x {size[1]} pixels has one node, and the batch norm of the "
                 "importance head cannot be trained on one value; give it larger images or more at a time"
@@ -168,7 +168,8 @@ class DifNet(SegmentationNetwork):
 
         features = self._embed(sources, (height, width))  # Psi_t, (B, N, 64) each
         mu, beta = self._gate(self.mu_logit, seed.dtype), self._gate(self.beta_logit, seed.dtype)  # (T,)
-        nodes = seed.detach() if self.diffusion.detach_seed else seed
+        detached = self.diffusion.detach_seed and len(self.walk_sources) > 0
+        nodes = seed.detach() if detached else seed
         nodes = nodes.permute(0, 2, 3, 1).flatten(1, 2)  # (B, N, k)
         biases = [self._bias(feature) for feature in features]  # c_t, (B, N) each, or None
         walked = cascaded_random_walk(  # (4); paper, Eq. 5
@@ -212,8 +213,7 @@ class DifNet(SegmentationNetwork):
     def _bias(self, feature: Tensor) -> Tensor | None:
         """c_j = -|f_j|^2 / 2, (B, N): with it, the softmax is that of the scores -|f_i - f_j|^2 / 2.
 
-        It is taken over the channels whose distance counts: all, the two of the position, or none. The
-        squares are those of the rounded channels, so that the distances are exact in bfloat16 too.
+        It is taken over the channels whose distance counts: all, the two of the position, or none.
         """
         if self.diffusion.affinity != "gaussian":
             if self.diffusion.reach == 0.0:

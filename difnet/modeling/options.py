@@ -39,8 +39,9 @@ class DiffusionOptions:
     shared_transition: bool = False
     """One matrix P for all walks: that of the last walk."""
     reach: float = 0.0
-    """If positive, half the square of the distance of two nodes over the reach, in pixels, is subtracted from
-    their score, so that P is local. Each walk learns its reach from this start. At 0, P ignores distance."""
+    """If positive, half the square of the distance of two nodes over the reach is subtracted from their
+    score, so that P is local. It is in pixels of the image that the network is given. Each walk learns its
+    reach from this start. At 0, P ignores distance."""
     node_stride: int = 8
     """Pixels from one node to the next: 8, 4, 2 or 1. Below 8, the seed is upsampled to the nodes before it
     is diffused, and so are features that are coarser than the nodes."""
@@ -57,6 +58,7 @@ class DiffusionOptions:
                 raise ValueError(f"{name}: expected {lowest}, got {value}")
         if whole_number(self.node_stride) not in (1, 2, 4, 8):
             raise ValueError(f"node_stride: expected 8, 4, 2 or 1, got {self.node_stride!r}")
+        object.__setattr__(self, "node_stride", int(self.node_stride))
         for name in ("learn_temperature", "importance", "detach_seed", "shared_transition"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name}: expected True or False, got {getattr(self, name)!r}")

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import asdict
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from torch import nn
 
 from difnet.modeling.factory import MODELS, create_model
 from difnet.modeling.network import DifNet, SimDeepLab
+from difnet.modeling.options import DiffusionOptions
 from difnet.modeling.skeleton import loadable_state, unwrapped
 from difnet.utils.weights_file import SavedWeights, read_weights, write_weights
 
@@ -64,8 +66,8 @@ def load_model(
         device: the device of the returned network.
 
     Returns:
-        The network, in the dtypes in which it was saved, on a CPU with channels-last weights; and the
-        metadata saved with it.
+        The network, in the dtypes in which it was saved (trained weights by name: in float32), on a CPU with
+        channels-last weights; and the metadata saved with it.
 
     Raises:
         FileNotFoundError: there is no such file, or none in the folder.
@@ -124,8 +126,8 @@ def init_from(model: nn.Module, path: str | Path, *, classes: Sequence[str] | No
     """Load the weights of another network on the same backbone, as far as they fit `model`, in place.
 
     The backbones are loaded. The embeddings, mu and beta of the walks are loaded if both networks have the
-    same walk sources, the classifier and the importance head if both have the same classes. All other weights
-    of the model stay as they are.
+    same walk sources, gates and number of transition matrices, the classifier and the importance head if both
+    have the same classes. All other weights of the model stay as they are.
 
     Args:
         model: a network from `difnet.create_model`, which may be wrapped as in `save_model`.
@@ -153,8 +155,7 @@ def init_from(model: nn.Module, path: str | Path, *, classes: Sequence[str] | No
                 f"weights do not fit. Start from weights with the same {key}, or choose {theirs} here"
             )
     other_classes = _why_classes_differ(saved, new["num_classes"], classes)
-    differences = (_why_settings_differ(key, old, new) for key in ("walk_sources", "diffusion"))
-    other_walks = next(filter(None, differences), None)
+    other_walks = _why_settings_differ("walk_sources", old, new) or _why_walks_differ(old, new)
     why_not = {
         "classifier": other_classes or _why_settings_differ("aspp", old, new),
         "importance": other_classes,
@@ -211,6 +212,16 @@ def _why_classes_differ(saved: SavedWeights, count: int, names: Sequence[str] | 
 
 def _why_settings_differ(key: str, old: dict[str, Any], new: dict[str, Any]) -> str | None:
     return None if old[key] == new[key] else f"{key} {old[key]} there, {new[key]} here"
+
+
+def _why_walks_differ(old: dict[str, Any], new: dict[str, Any]) -> str | None:
+    """How the embeddings or gates of two networks differ in what they stand for; None if they do not."""
+    paper = asdict(DiffusionOptions())
+    for key in ("gates", "shared_transition"):
+        theirs, ours = (config["diffusion"].get(key, paper[key]) for config in (old, new))
+        if theirs != ours:
+            return f"{key} {theirs} there, {ours} here"
+    return None
 
 
 def _part(name: str) -> str:

@@ -17,7 +17,7 @@ from difnet.training.recipes import (
     PAPER,
     RECIPES,
     SCENES,
-    WALK_TRAINING,
+    WALK_OPTIONS,
     Recipe,
     RecipeName,
 )
@@ -25,6 +25,15 @@ from difnet.utils.console import shown_default
 
 _SMALLEST, _LARGEST = 1e-37, 1e37
 """Bounds of learning rates: float32 holds 1.2e-38 to 3.4e38, and AdamW divides the first rate by 0.1."""
+
+_POSITIVE = (
+    *("crop", "lr", "batch_size", "accumulation", "epochs", "eval_every", "eval_batch_size", "max_steps"),
+    *("checkpoint_every", "log_every", "head_lr_multiplier", "gate_lr_multiplier", "image_scale"),
+)
+_NOT_NEGATIVE = (
+    *("workers", "overlays", "seed", "momentum", "weight_decay", "poly_power"),
+    *("seed_loss", "transition_loss"),
+)
 
 
 def _by_recipe(name: str) -> Any:
@@ -83,7 +92,8 @@ class TrainConfig:
     shared_transition: Annotated[bool | None, _by_recipe("shared_transition")] = None
     """One transition matrix for all walks, that of the last."""
     reach: Annotated[float | None, _by_recipe("reach")] = None
-    """Start of the learned reach of each walk, in pixels; 0 ignores distances. See DiffusionOptions."""
+    """Start of the learned reach of each walk, in pixels of the resized image (--image-scale); 0 ignores
+    distances. See DiffusionOptions."""
     node_stride: Annotated[int | None, _by_recipe("node_stride")] = None
     """Pixels from one node to the next: 8, 4, 2 or 1; see DiffusionOptions."""
     pretrained: Annotated[bool | None, _by_recipe("pretrained")] = None
@@ -111,9 +121,9 @@ class TrainConfig:
     weight_decay: Annotated[float | None, _by_recipe("weight_decay")] = None
     """Weight decay, of all parameters."""
     head_lr_multiplier: float = 1.0
-    """Learning rate of all parameters outside the backbones, as a multiple of --lr."""
+    """Learning rate of classifier, importance map and embeddings, as a multiple of --lr."""
     gate_lr_multiplier: Annotated[float | None, _by_recipe("gate_lr_multiplier")] = None
-    """Learning rate of mu, beta and the learned temperatures, as a multiple of --lr."""
+    """Learning rate of mu, beta and the learned temperatures and reaches, as a multiple of --lr."""
     seed_loss: Annotated[float | None, _by_recipe("seed_loss")] = None
     """Weight of a second cross-entropy, that of the upsampled seed, for a network with walks."""
     transition_loss: Annotated[float | None, _by_recipe("transition_loss")] = None
@@ -171,43 +181,40 @@ class TrainConfig:
                 raise ValueError(f"--{name.replace('_', '-')} must be finite, got {value}")
         if not config.seed < 2**32:
             raise ValueError(f"--seed must be below 2^32, got {config.seed}")
-        positive: tuple[str, ...] = (
-            "crop",
-            "lr",
-            "batch_size",
-            "accumulation",
-            "epochs",
-            "eval_every",
-            "eval_batch_size",
-        )
-        positive += ("checkpoint_every", "log_every", "max_steps", "head_lr_multiplier", "gate_lr_multiplier")
-        for name in (*positive, "image_scale", "temperature"):
+        for name in _POSITIVE:
             value = getattr(config, name)
             if value is not None and not value > 0:
                 raise ValueError(f"--{name.replace('_', '-')} must be positive, got {value}")
-        for name in (
-            "workers",
-            "overlays",
-            "seed",
-            "momentum",
-            "weight_decay",
-            "poly_power",
-            "seed_loss",
-            "transition_loss",
-            "reach",
-        ):
-            if getattr(config, name) < 0:
-                raise ValueError(
-                    f"--{name.replace('_', '-')} must not be negative, got {getattr(config, name)}"
-                )
-        if config.detach_seed and not config.seed_loss and config.diffusion:
-            raise ValueError(
-                "--detach-seed leaves the seed branch without a loss; give --seed-loss, such as 1"
-            )
-        if config.branches not in (1, 2):
-            raise ValueError(f"--branches must be 1 or 2, got {config.branches}")
+        for name in _NOT_NEGATIVE:
+            if not (value := getattr(config, name)) >= 0:
+                raise ValueError(f"--{name.replace('_', '-')} must not be negative, got {value}")
+        config._check_network()
         config._check_range()
         return config
+
+    def _check_network(self) -> None:
+        """Check the options of the network.
+
+        Raises:
+            ValueError: one is out of its range or contradicts another; the message names the options.
+        """
+        diffuses = self.diffusion and not str(self.model).startswith("simdeeplab")
+        if self.branches not in (1, 2):
+            raise ValueError(f"--branches must be 1 or 2, got {self.branches}")
+        if self.branches == 2 and diffuses:
+            raise ValueError(
+                "--branches 2 is for networks without diffusion; add --no-diffusion, or leave it out"
+            )
+        try:
+            self.network(1)
+        except ValueError as error:
+            option, _, problem = str(error).partition(":")
+            raise ValueError(f"--{option.replace('_', '-')}:{problem}") from error
+        if diffuses and self.walk_sources and self.detach_seed and not self.seed_loss:
+            raise ValueError(
+                f"--seed-loss 0 leaves the seed branch without a loss, because the seed is detached (by "
+                f"--detach-seed or the recipe {self.recipe}); give --detach-seed False, or --seed-loss 1"
+            )
 
     def _check_range(self) -> None:
         """Check that the factors and their products are in the range of float32, the optimizers' dtype.
@@ -264,10 +271,12 @@ class TrainConfig:
         try:
             values: dict[str, Any] = dict(json.loads(path.read_text(encoding="utf-8")))
             values.setdefault("init_from", None)  # earlier versions did not have it
-            if "recipe" not in values:  # nor recipes by name: their walks were the paper's
+            if "recipe" not in values:  # nor recipes by name
                 values["recipe"] = DEFAULT_RECIPES.get(values.get("dataset", ""), "paper")
-                options = (*WALK_TRAINING, *(field.name for field in fields(DiffusionOptions)))
-                values = {name: getattr(PAPER, name) for name in options} | values
+            # An option that the version did not have was the paper's. mu and beta had the rate of the heads.
+            paper = {name: getattr(PAPER, name) for name in WALK_OPTIONS}
+            paper["gate_lr_multiplier"] = values.get("head_lr_multiplier", 1.0)
+            values = paper | values
             if "walks" in values:  # the name of walk_sources in earlier versions
                 values.setdefault("walk_sources", values.pop("walks"))
             for name in ("data_root", "out", "resume", "init_from"):

@@ -1,9 +1,9 @@
 """Recipes: the settings of a training that belong together, by name."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Literal, get_args
 
-from difnet.modeling.options import Affinity, Gates
+from difnet.modeling.options import Affinity, DiffusionOptions, Gates
 
 RecipeName = Literal["paper", "release", "tuned", "scenes"]
 
@@ -82,8 +82,11 @@ SCENES = replace(
 """The recipe of the drawn scenes, for a few minutes on two CPU cores. Networks start from random weights and
 train for a few hundred steps, in which AdamW learns several times faster than SGD."""
 
-WALK_TRAINING = ("gate_lr_multiplier", "seed_loss", "transition_loss")
-"""Settings of a training that concern the walks alone, beside the options of the network."""
+WALK_OPTIONS = (
+    *("gate_lr_multiplier", "seed_loss", "transition_loss"),
+    *(field.name for field in fields(DiffusionOptions)),
+)
+"""The settings of a recipe that concern the walks: of their training, and of the network."""
 
 RECIPES: dict[str, Recipe] = dict(zip(get_args(RecipeName), (PAPER, RELEASE, TUNED, SCENES), strict=True))
 

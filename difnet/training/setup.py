@@ -132,13 +132,14 @@ def make_optimizer(run: Run, network: DifNet | SimDeepLab) -> torch.optim.Optimi
     config, recipe = run.config, run.recipe
     groups = network.parameter_groups(
         recipe.lr,
+        weight_decay=recipe.weight_decay,
         head_lr_multiplier=config.head_lr_multiplier,
         gate_lr_multiplier=recipe.gate_lr_multiplier,
     )
     groups = [{**group, "base_lr": group["lr"]} for group in groups]
     if recipe.optimizer == "sgd":
-        return torch.optim.SGD(groups, momentum=config.momentum, weight_decay=recipe.weight_decay)
-    return torch.optim.AdamW(groups, weight_decay=recipe.weight_decay)
+        return torch.optim.SGD(groups, momentum=config.momentum)
+    return torch.optim.AdamW(groups)
 
 
 def open_logs(run: Run, data: Data, walk_backend: str) -> None:

@@ -38,7 +38,9 @@ class State(NamedTuple):
         saved, built = _below(self.tensors, "model."), model.state_dict()
         for name in [*built, *saved]:
             if name not in saved or name not in built or saved[name].shape != built[name].shape:
-                raise self._other_settings("network", "model, aspp and walk_sources", name)
+                raise self._other_settings(
+                    "network", "model, aspp, walk_sources and the options of the walks", name
+                )
         model.load_state_dict(saved)
 
     def restore_optimizer(self, optimizer: torch.optim.Optimizer) -> None:

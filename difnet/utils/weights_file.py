@@ -159,8 +159,13 @@ def _find(path: Path) -> Path:
         file = TRAINED[str(path)] / f"{path}.safetensors"
         if not file.is_file():
             raise FileNotFoundError(
-                f"{path}: {file} does not exist; these weights are in the folder weights/ of a clone of the "
-                "project and not in its package. Name the file itself"
+                f"{path}: {file} does not exist. "
+                + (
+                    "Install the package anew"
+                    if file.is_relative_to(_PACKAGE)
+                    else "These weights are in the folder weights/ of a clone of the project, not in its "
+                    "package; name the file there"
+                )
             )
         return file
     if not path.is_dir():

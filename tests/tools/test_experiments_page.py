@@ -139,7 +139,7 @@ def test_walks():
     lines = walk_table(EXPERIMENTS[NAME], RECORDS).splitlines()
     assert len(lines) == 2 + 2  # none of the variant without walks
     first = ["1", "0.250 ± 0.000", "0.500 ± 0.000", "52.00 ± 2.83"]
-    first += ["30.0 ± 0.0", "4.0 ± 0.0", "0.125 ± 0.000", "90.0 ± 0.0"]
+    first += ["30.0 ± 0.0", "4.0 ± 0.0", "0.125 ± 0.000", "90.0 ± 0.0", "300 ± 0"]
     assert cells(lines[2])[WALKED] == first
     assert cells(lines[3])[""][:4] == ["2", "0.375 ± 0.000", "0.500 ± 0.000", "64.00 ± 2.83"]
     assert walk_table(EXPERIMENTS[NAME], RECORDS[:2]) == ""

@@ -87,7 +87,7 @@ def test_bugs_keep_their_traceback(bug, capsys):
 @pytest.mark.parametrize(
     ("command", "hints"),
     [
-        (train, ["8 for scenes, 16 for photographs", "0.001 for scenes, 0.0025", "start a new run"]),
+        (train, ["8 for scenes, 16 for photographs", "0.003 for scenes, 0.0025", "start a new run"]),
         (evaluate, ["the best one present", "not written"]),
         (predict, ["the best one present"]),
         (explain, ["the best one present"]),

@@ -63,7 +63,7 @@ def test_a_file_or_folder_of_that_name_comes_first(recorded, tmp_path, monkeypat
 def test_weights_that_are_not_in_the_package_are_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(TRAINED, "difnet-resnet10t-camvid", tmp_path / "nowhere")
-    with pytest.raises(FileNotFoundError, match="these weights are in the folder weights/ of a clone"):
+    with pytest.raises(FileNotFoundError, match="These weights are in the folder weights/ of a clone"):
         difnet.load_model("difnet-resnet10t-camvid")
     with pytest.raises(
         FileNotFoundError, match=r"nor the name of trained weights \(difnet-scenes, difnet-res"
@@ -75,7 +75,7 @@ def test_weights_that_are_not_in_the_package_are_named(tmp_path, monkeypatch):
     ("change", "words"),
     [
         ("difnet-voc", "is not the name of a trained network; known are difnet-scenes"),
-        (None, "whose terms are not"),
+        (None, "whose terms its model card gives"),
     ],
 )
 def test_what_cannot_be_published_is_refused(recorded, tmp_path, capsys, change, words):

@@ -17,7 +17,7 @@ EXPERIMENT = Experiment(
     "walks",
     "Walks",
     "Do walks help?",
-    (Variant("plain"), Variant("with walks"), Variant("never run")),
+    (Variant("plain"), Variant("with walks", {"seed_loss": 1.0}), Variant("never run")),
     "plain",
     COLUMNS,
 )
@@ -165,13 +165,24 @@ def test_records_that_do_not_belong_together_are_refused(tmp_path, change, words
         read_records(EXPERIMENT, tmp_path)
 
 
-def test_variants_may_differ_in_settings_but_not_in_data(tmp_path):
-    config = {"dataset": "folder", "data_root": "streets", "image_scale": 0.5, "lr": 0.2, "seed": 0}
+def test_variants_may_differ_in_what_the_experiment_varies_alone(tmp_path):
+    config = {
+        "dataset": "folder",
+        "data_root": "streets",
+        "image_scale": 0.5,
+        "lr": 0.1,
+        "seed": 0,
+        "seed_loss": 1.0,
+    }
     save(tmp_path, [record("plain", 0, 0.6), record("with walks", 0, 0.6, config=config)])
     assert len(read_records(EXPERIMENT, tmp_path)) == 2
-    save(tmp_path, [record("with walks", 0, 0.6, config=config | {"data_root": "fields"})])
-    with pytest.raises(RunError, match=r"has data_root = fields, .* has streets"):
-        read_records(EXPERIMENT, tmp_path)
+    for name, value, words in (
+        ("data_root", "fields", "fields, .* has streets"),
+        ("lr", 0.3, r"0\.3, .* has 0\.1"),
+    ):
+        save(tmp_path, [record("with walks", 0, 0.6, config=config | {name: value})])
+        with pytest.raises(RunError, match=rf"has {name} = {words}"):
+            read_records(EXPERIMENT, tmp_path)
 
 
 def test_a_damaged_record_is_named(tmp_path):

@@ -59,7 +59,9 @@ def expected_of(predicted, label):
 def test_every_map_of_a_network(network):
     image, label = make_batches()
     done = []
-    record = measure(network, [(image, label)], CPU, CLASSES, done.append)
+    record = measure(
+        network, [(image, label)], CPU, CLASSES, looked_at=range(len(image)), progress=done.append
+    )
     assert done == [3]
     assert record["images"] == record["walk_images"] == 3
     with torch.no_grad():
@@ -84,8 +86,8 @@ def test_every_map_of_a_network(network):
 
 def test_batches_change_nothing(network):
     image, label = make_batches()
-    whole = measure(network, [(image, label)], CPU, CLASSES)
-    parts = measure(network, [(image[:1], label[:1]), (image[1:], label[1:])], CPU, CLASSES)
+    whole = measure(network, [(image, label)], CPU, CLASSES, looked_at=[0, 2])
+    parts = measure(network, [(image[:1], label[:1]), (image[1:], label[1:])], CPU, CLASSES, looked_at=[0, 2])
     # A convolution over one image may be rounded otherwise than over several, which can move a pixel.
     assert parts["walks"] == [pytest.approx(walk, rel=1e-4) for walk in whole["walks"]]
     assert parts["class_share"] == whole["class_share"]
@@ -105,13 +107,13 @@ def test_perfect_prediction(network):
     assert final["boundary_f"] == final["fragments"]["ratio"] == 1.0
 
 
-def test_the_walks_are_those_of_the_first_eight_images():
+def test_the_walks_are_those_of_the_chosen_images():
     model = small_network(diffusion={"temperature": 8.0})
     image, label = make_batches(10, (17, 17))
     batches = [(image[:3], label[:3]), (image[3:], label[3:])]
-    record = measure(model, batches, CPU, CLASSES)
-    assert (record["images"], record["walk_images"]) == (10, 8)
-    expected = measure(model, [(image[:8], label[:8])], CPU, CLASSES)["walks"]
+    record = measure(model, batches, CPU, CLASSES, looked_at=[2, 9])
+    assert (record["images"], record["walk_images"]) == (10, 2)
+    expected = measure(model, [(image[[2, 9]], label[[2, 9]])], CPU, CLASSES, looked_at=[0, 1])["walks"]
     assert record["walks"] == [pytest.approx(walk, rel=1e-4) for walk in expected]
 
 
@@ -170,7 +172,7 @@ def test_table():
         ["walks over 35 nodes, mean of 8 images"],
         ["nodes that a row looks at", "3.2"],
         ["nodes that all rows together look at", "20.0"],
-        ["distance that a row looks, in nodes", "1.0"],
+        ["distance that a row looks, in pixels", "1.0"],
         ["weight of a node on itself", "0.500"],
     ]
     lengths = {

@@ -10,13 +10,13 @@ from small_runs import small_network
 from difnet.measures.walks import WalkStatistics, mean_statistics, walk_statistics, walks_of_image
 
 
-def stored(features, grid, bias=None):
+def stored(features, grid, bias=None, stride=(1, 1)):
     """The statistics in float64, from the whole matrix."""
     scores = features.double().numpy() @ features.double().numpy().T
     scores = scores if bias is None else scores + bias.double().numpy()
     weights = np.exp(scores - scores.max(1, keepdims=True))
     weights /= weights.sum(1, keepdims=True)
-    places = [(y, x) for y in range(grid[0]) for x in range(grid[1])]
+    places = [(y * stride[0], x * stride[1]) for y in range(grid[0]) for x in range(grid[1])]
     distance = np.array([[math.dist(a, b) for b in places] for a in places])
     logarithms = np.log(np.where(weights > 0, weights, 1))
     columns = weights.mean(0)
@@ -112,7 +112,7 @@ def test_walks_of_a_network(affinity):
     assert len(found) == len(embedded) == 2
     for walk, (features, bias) in zip(found, embedded, strict=True):
         assert (bias is None) == (affinity == "dot")
-        expected = stored(features[1], (5, 7), None if bias is None else bias[1])
+        expected = stored(features[1], (5, 7), None if bias is None else bias[1], (33 / 5, 49 / 7))
         assert walk == pytest.approx(expected, rel=1e-4)
         assert 1.0 < walk.spread < 35.0  # neither the identity nor uniform
 

@@ -51,7 +51,8 @@ def test_logits_have_the_size_of_the_image(name, size):
     assert out.importance.shape == (2, 1, h, w)
     assert out.states.shape == (num_walks, 2, K, h, w)
     assert out.mu.shape == out.beta.shape == (num_walks,)
-    assert all(value.isfinite().all() for value in out)
+    assert all(value.isfinite().all() for value in out[:-1])
+    assert all(features.isfinite().all() for features, _ in out.transitions)
 
 
 def test_details_follow_the_equations(image):
@@ -195,7 +196,8 @@ def test_autocast_keeps_seed_and_logits_in_float32(image):
     with torch.autocast("cpu", torch.bfloat16):
         out = model(image, details=True)
     assert embedding_types == [torch.bfloat16] * 5
-    assert {value.dtype for value in out} == {torch.float32}
+    assert {value.dtype for value in out[:-1]} == {torch.float32}
+    assert [features.dtype for features, _ in out.transitions] == [torch.bfloat16] * 5
     F.cross_entropy(out.logits, torch.zeros(2, 65, 97, dtype=torch.long)).backward()
     assert all(p.grad.isfinite().all() for p in model.parameters())
 
@@ -375,6 +377,13 @@ def test_parameter_groups_hold_every_parameter_once():
     assert [id(p) for p in gates["params"]] == [id(model.mu_logit), id(model.beta_logit)]
     branches = [*model.seed_branch.parameters(), *model.similarity_branch.parameters()]
     assert {id(p) for p in backbone["params"]} == {id(p) for p in branches}
+
+
+def test_decay_pulls_the_gates_alike_at_any_rate():
+    """The step of decay is rate times decay, which for the gates is that of the network's rate."""
+    for multiplier in (1.0, 30.0):
+        groups = build().parameter_groups(0.1, weight_decay=0.02, gate_lr_multiplier=multiplier)
+        assert [group["lr"] * group["weight_decay"] for group in groups] == pytest.approx([0.002] * 3)
 
 
 def test_model_names_are_the_documented_ones():

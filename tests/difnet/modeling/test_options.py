@@ -5,12 +5,14 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import difnet
+from difnet.modeling.heads import Embedding
 from difnet.modeling.options import DiffusionOptions
 from difnet.training.config import TrainConfig
 from difnet.training.recipes import RECIPES
-from difnet_kernels import transition_rows
+from difnet_kernels import random_walk, transition_rows
 
 
 def build(walk_sources=(0, 2, 4), **diffusion):
@@ -42,12 +44,16 @@ def states_of(model, image):
             scores = -torch.cdist(f, f, compute_mode="donot_use_mm_for_euclid_dist").square() / 2
         else:
             scores = f @ f.mT
-        temperature = psi.log_temperature.exp() if options.learn_temperature else options.temperature
+        temperature = options.temperature
+        if options.learn_temperature:
+            temperature = temperature * psi.log_temperature.exp()
         scores = scores / temperature
         if options.reach:
             spots = [(r, c) for r in range(size[0]) for c in range(size[1])]  # nodes, row by row
-            pixels = options.node_stride * torch.tensor(spots, dtype=f.dtype)
-            scores = scores - torch.cdist(pixels, pixels).square() / (2 * psi.log_reach.exp() ** 2)
+            centre = torch.tensor([size[0] - 1, size[1] - 1]) / 2
+            pixels = options.node_stride * (torch.tensor(spots) - centre)
+            places = (pixels / (options.reach * psi.log_reach.exp())).to(torch.bfloat16).to(f.dtype)
+            scores = scores - (places[:, None] - places).square().sum(-1) / 2
         transition = scores.softmax(-1)
         assert transition.diagonal(dim1=1, dim2=2).mean() < 0.98  # not the identity
         assert (transition - 1 / transition.shape[1]).abs().sum(-1).mean() > 0.01  # nor uniform
@@ -69,7 +75,7 @@ def test_states_follow_the_affinity(affinity, learned, shared):
         model.beta_logit.copy_(torch.linspace(1, 0, 3))
         if learned:
             for walk, psi in enumerate(model.embeddings):
-                psi.log_temperature.copy_(torch.tensor(math.log(8.0 + 4.0 * walk)))
+                psi.log_temperature.copy_(torch.tensor(math.log(0.8 + 0.4 * walk)))
         details, expected = states_of(model, torch.rand(3, 3, 48, 64, dtype=torch.float64))
     for state, right in zip(details.states, expected, strict=True):
         torch.testing.assert_close(state.flatten(2).mT, right)
@@ -92,7 +98,36 @@ def test_reach_lowers_the_scores_of_distant_nodes(affinity, stride):
     assert len(model.parameter_groups(0.1)[1]["params"]) == 2 + 3  # gates: mu, beta and the three reaches
 
 
-def test_distances_are_exact_in_bfloat16():
+@pytest.mark.parametrize("precision", ["high", "medium"])
+def test_distances_agree_at_every_precision(precision):
+    """Products of positions are large, and their differences are the scores."""
+    model = build((0,), reach=12.3, node_stride=4, affinity="cosine", temperature=100.0).eval()
+    with torch.no_grad():
+        transitions = model(torch.rand(1, 3, 120, 480), details=True).transitions
+    ((features, bias),) = transitions
+    state = torch.rand(1, features.shape[1], 3)
+    one = torch.ones(())
+    exact = random_walk(features.double(), state.double(), state.double(), one, one, node_bias=bias.double())
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision(precision)
+        rounded = random_walk(features, state, state, one, one, node_bias=bias)
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert (rounded - exact).norm() < 0.02 * exact.norm()
+    assert (exact - state).norm() > 0.1 * exact.norm()  # P is not the identity
+
+
+@pytest.mark.parametrize("affinity", ["dot", "gaussian", "cosine"])
+def test_autocast_on_a_gpu_keeps_features_in_16_bits(affinity):
+    """The norm of a vector is float32 under autocast on CUDA, on a CPU it is not."""
+    options = DiffusionOptions(affinity=affinity, temperature=8.0, reach=12.0)
+    with FakeTensorMode(), torch.device("cuda"), torch.autocast("cuda", torch.bfloat16):
+        nodes = Embedding(16, options)(torch.rand(2, 16, 12, 16), (6, 8))
+    assert nodes.dtype == torch.bfloat16
+
+
+def test_distances_agree_in_bfloat16():
     """The scores of positions are differences of large products: both parts must round alike."""
     model = build((0,), reach=10.0, node_stride=4, affinity="cosine", temperature=100.0).eval()
     image = torch.rand(1, 3, 120, 480)

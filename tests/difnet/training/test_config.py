@@ -21,7 +21,7 @@ from difnet.utils.console import parse
     ("optimizer", "changes", "words"),
     [
         ("sgd", {"model": "resnet18"}, "was saved with another network than"),
-        ("sgd", {"model": "simdeeplab18"}, "restore model, aspp and walk_sources in that file"),
+        ("sgd", {"model": "simdeeplab18"}, "restore model, aspp, walk_sources and the options"),
         ("sgd", {"walk_sources": [0]}, "(as mu_logit shows)"),
         ("sgd", {"walk_sources": [2, 0]}, "(as embeddings.0.project.weight shows)"),
         ("sgd", {"aspp": False}, "(as classifier.branches.1.bias shows)"),
@@ -116,11 +116,55 @@ def test_switches_that_a_recipe_decides(words, value):
 
 
 def test_a_detached_seed_needs_a_loss():
-    with pytest.raises(
-        ValueError, match="--detach-seed leaves the seed branch without a loss; give --seed-loss"
-    ):
+    with pytest.raises(ValueError, match="--seed-loss 0 leaves the seed branch without a loss"):
         TrainConfig(detach_seed=True, seed_loss=0.0).resolved()
     assert TrainConfig(detach_seed=True, seed_loss=0.5).resolved().detach_seed
+    for change in ({"diffusion": False}, {"model": "simdeeplab18"}, {"walk_sources": ()}):
+        assert TrainConfig(seed_loss=0.0, **change).resolved().seed_loss == 0.0  # nothing is diffused
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"branches": 2}, "--branches 2 is for networks without diffusion; add --no-diffusion"),
+        ({"branches": 3}, "--branches must be 1 or 2, got 3"),
+        ({"node_stride": 3}, "--node-stride: expected 8, 4, 2 or 1, got 3"),
+        ({"reach": -1.0}, "--reach: expected 0 or a positive number, got -1.0"),
+        ({"temperature": 0.0}, "--temperature: expected a positive number, got 0.0"),
+    ],
+)
+def test_options_of_the_network_are_checked_at_once(change, words):
+    with pytest.raises(ValueError, match=words):
+        TrainConfig(**change).resolved()
+
+
+def test_options_that_an_earlier_version_did_not_have_are_the_paper_s(tmp_path):
+    config = json.loads(TrainConfig(recipe="scenes", head_lr_multiplier=10.0).resolved().to_json())
+    for name in ("reach", "node_stride", "transition_loss", "detach_seed", "gate_lr_multiplier"):
+        del config[name]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    read = TrainConfig.from_json(tmp_path / "config.json").resolved()
+    assert (read.reach, read.node_stride, read.transition_loss, read.detach_seed) == (0.0, 8, 0.0, False)
+    assert read.gate_lr_multiplier == 10.0  # mu and beta had the rate of the heads
+    assert read.affinity == "cosine"  # which the file has
+
+
+@pytest.mark.parametrize("change", [["--walk-sources"], ["--no-diffusion"], [], ["--precision", "bf16"]])
+def test_the_tuned_recipe_trains_with_and_without_walks(data_root, tmp_path, change):
+    arguments = [
+        *(
+            "--dataset",
+            "folder",
+            "--data-root",
+            str(data_root),
+            "--recipe",
+            "tuned",
+            "--model",
+            "test_resnet",
+        ),
+        *("--crop", "32", "--batch-size", "4", "--workers", "0", "--max-steps", "1", "--overlays", "0"),
+    ]
+    assert train.main([*arguments, *change, "--out", str(tmp_path / "run")]) == 0
 
 
 def test_a_switch_takes_no_other_word(capsys):
