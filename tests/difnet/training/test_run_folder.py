@@ -45,7 +45,7 @@ from difnet_kernels.backends import choose
         (["--precision", "fp16"], "needs a CUDA"),
         (["--init-from", "nowhere"], "nowhere: no such file or run folder"),
         (["--resume", "runs/x", "--init-from", "x"], "leave out every other option except"),
-        (["--batch-size", "1", "--crop", "8"], "'resnet18.tv_in1k' cannot be trained on one image of 8 x 8"),
+        (["--batch-size", "1", "--crop", "8"], "'resnet10t' cannot be trained on one image of 8 x 8"),
     ],
 )
 def test_clear_errors(arguments, words, tmp_path, capsys, monkeypatch):
