@@ -30,7 +30,7 @@ WALK_COLUMNS = {
     "mu": _Walk("mu", "evaluation.mu.{}", digits=3),
     "beta": _Walk("beta", "evaluation.beta.{}", digits=3),
     "walk_iou": _Walk("mean IoU after it, %", "evaluation.walk_mean_iou.{}", 100.0, 2),
-    "spread": _Walk("spread", "evaluation.measures.walks.{}.spread"),
+    "nodes_seen": _Walk("nodes seen", "evaluation.measures.walks.{}.nodes_seen"),
     "reach": _Walk("reach, pixels", "evaluation.measures.walks.{}.reach"),
     "self_weight": _Walk("weight on itself", "evaluation.measures.walks.{}.self_weight", digits=3),
     "hubs": _Walk("hubs", "evaluation.measures.walks.{}.hubs"),

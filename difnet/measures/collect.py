@@ -183,7 +183,7 @@ def format_measures(record: dict[str, Any]) -> str:
         nodes = _decimal(record["walks"][0]["nodes"], 0)
         rows.append((f"walks over {nodes} nodes, mean of {record['walk_images']} images", []))
         for name, title, digits in (
-            ("spread", "nodes that a row looks at", 1),
+            ("nodes_seen", "nodes that a row looks at", 1),
             ("hubs", "nodes that all rows together look at", 1),
             ("reach", "distance that a row looks, in pixels", 1),
             ("self_weight", "weight of a node on itself", 3),

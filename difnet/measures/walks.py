@@ -15,8 +15,8 @@ class WalkStatistics(NamedTuple):
     """The rows of one transition matrix P over N nodes, which lie on a grid.
 
     Attributes:
-        spread: exp of a row's entropy, the number of nodes that it looks at: 1 if its whole weight is on one
-            node, N if all nodes have the same weight. Mean over the rows.
+        nodes_seen: exp of a row's entropy, the number of nodes that it looks at: 1 if its whole weight is on
+            one node, N if all nodes have the same weight. Mean over the rows.
         self_weight: weight of a node on itself, P_ii. Mean over the rows.
         reach: distance of a node to the nodes that its row looks at, in pixels, under the row's weights. Mean
             over the rows.
@@ -25,7 +25,7 @@ class WalkStatistics(NamedTuple):
         nodes: N.
     """
 
-    spread: float
+    nodes_seen: float
     self_weight: float
     reach: float
     hubs: float
@@ -64,15 +64,15 @@ def walk_statistics(
         weights = transition_rows(features[None], rows, node_bias=bias)[0]  # (n, N)
         # The matrix form of cdist is inexact for near nodes.
         distance = torch.cdist(place[rows], place, compute_mode="donot_use_mm_for_euclid_dist")
-        spread = torch.special.entr(weights).sum(1).exp()
+        seen = torch.special.entr(weights).sum(1).exp()
         own = weights.gather(1, rows[:, None])[:, 0]
         reach = (weights * distance).sum(1)
         # Not every device has float64.
-        totals += torch.stack([spread.sum(), own.sum(), reach.sum()]).cpu()
+        totals += torch.stack([seen.sum(), own.sum(), reach.sum()]).cpu()
         columns += weights.sum(0).cpu()
-    spread_sum, own_sum, reach_sum = (totals / count).tolist()
+    seen_sum, own_sum, reach_sum = (totals / count).tolist()
     hubs = 1.0 / float((columns / count).square().sum())
-    return WalkStatistics(spread_sum, own_sum, reach_sum, hubs, float(count))
+    return WalkStatistics(seen_sum, own_sum, reach_sum, hubs, float(count))
 
 
 def walks_of_image(details: Details, index: int) -> list[WalkStatistics]:

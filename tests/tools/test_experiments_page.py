@@ -33,7 +33,7 @@ def make_record(variant, seed, iou, walk_iou=(), seed_iou=None):
         "mu": [0.25 + 0.125 * walk for walk in range(walks)],
         "beta": [0.5] * walks,
     }
-    statistics = {"spread": 30.0, "reach": 4.0, "self_weight": 0.125, "hubs": 90.0, "nodes": 300.0}
+    statistics = {"nodes_seen": 30.0, "reach": 4.0, "self_weight": 0.125, "hubs": 90.0, "nodes": 300.0}
     slug = next(it.slug for it in EXPERIMENTS[NAME].variants if it.name == variant)
     norms = {"seed_branch": 0.5, "embeddings": 0.01, "mu_logit": 1e-4, "beta_logit": 1e-5}
     return {

@@ -80,7 +80,7 @@ def test_every_map_of_a_network(network):
     grid = details.seed.shape[-2:]
     walks = mean_statistics([walks_of_image(details, index) for index in range(len(image))])
     assert [tuple(walk.values()) for walk in record["walks"]] == [pytest.approx(walk) for walk in walks]
-    assert list(record["walks"][0]) == ["spread", "self_weight", "reach", "hubs", "nodes"]
+    assert list(record["walks"][0]) == ["nodes_seen", "self_weight", "reach", "hubs", "nodes"]
     assert record["walks"][0]["nodes"] == grid[0] * grid[1]
 
 
@@ -159,7 +159,7 @@ def test_table():
     row = {"trimap": {"1": 0.25, "5": None}, "boundary_f": 0.5}
     state = row | {"fragments": {"predicted": 4.0, "labelled": 2.0, "ratio": 2.0}}
     seed = row | {"fragments": {"predicted": 8.5, "labelled": 2.0, "ratio": 4.25}}
-    walk = {"spread": 3.24, "self_weight": 0.5, "reach": 1.0, "hubs": 20.0, "nodes": 35.0}
+    walk = {"nodes_seen": 3.24, "self_weight": 0.5, "reach": 1.0, "hubs": 20.0, "nodes": 35.0}
     record = {"images": 9, "seed": seed, "states": [state], "final": state, "walks": [walk], "walk_images": 8}
     table = [line.split("  ") for line in format_measures(record).splitlines()]
     cells = [[cell.strip() for cell in line if cell.strip()] for line in table]

@@ -21,7 +21,7 @@ def stored(features, grid, bias=None, stride=(1, 1)):
     logarithms = np.log(np.where(weights > 0, weights, 1))
     columns = weights.mean(0)
     return WalkStatistics(
-        spread=float(np.exp(-(weights * logarithms).sum(1)).mean()),
+        nodes_seen=float(np.exp(-(weights * logarithms).sum(1)).mean()),
         self_weight=float(np.diag(weights).mean()),
         reach=float((weights * distance).sum(1).mean()),
         hubs=float(1 / (columns**2).sum()),
@@ -114,7 +114,7 @@ def test_walks_of_a_network(affinity):
         assert (bias is None) == (affinity == "dot")
         expected = stored(features[1], (5, 7), None if bias is None else bias[1], (33 / 5, 49 / 7))
         assert walk == pytest.approx(expected, rel=1e-4)
-        assert 1.0 < walk.spread < 35.0  # neither the identity nor uniform
+        assert 1.0 < walk.nodes_seen < 35.0  # neither the identity nor uniform
 
 
 def test_mean_over_images():
