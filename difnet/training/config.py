@@ -65,7 +65,7 @@ class TrainConfig:
 
     recipe: Annotated[RecipeName | None, shown_default("scenes for scenes, paper for photographs")] = None
     """Defaults of the options below: paper (the text of the paper), release (the authors' code), tuned
-    (paper, with the walks that helped most in docs/experiments.md), scenes (for drawn scenes, in minutes)."""
+    (paper, with other walks), scenes (for drawn scenes, in minutes)."""
 
     model: Annotated[str | None, _by_recipe("model")] = None
     """difnet18|34|50|101, simdeeplab18|34|50|101, or any timm backbone."""

@@ -63,8 +63,8 @@ TUNED = replace(
     reach=24.0,
     node_stride=4,
 )
-"""The paper's recipe with the walks that helped most in docs/experiments.md. There the images have a third of
-their resolution, and the reach is a third of this one."""
+"""The paper's recipe with the walks that helped most on CamVid at a third of its resolution, where the reach
+was a third of this one."""
 
 SCENES = replace(
     TUNED,
