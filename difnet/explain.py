@@ -110,10 +110,7 @@ def explain(
 
     maps = {"importance": model.upsample(details.importance, size)[0, 0]}
     lines = []
-    sources = model.walk_sources
-    if model.diffusion.shared_transition:
-        sources = sources[-1:] * len(sources)
-    walks = zip(sources, details.transitions, details.mu, details.beta, strict=True)
+    walks = zip(model.transition_sources, details.transitions, details.mu, details.beta, strict=True)
     for number, (source, (features, bias), mu, beta) in enumerate(walks, 1):
         row = transition_rows(features, node, node_bias=bias)[0, 0]
         maps[f"walk{number}"] = model.upsample(row.view(1, 1, *grid), size)[0, 0]

@@ -74,7 +74,7 @@ class Embedding(nn.Module):
     Args:
         in_channels: number of channels of the features f_t.
         options: affinity and temperature, by default the paper's.
-        coarse: the features have fewer pixels than there are nodes, and are upsampled instead of pooled.
+        coarse: the features have a larger stride than the nodes, and are upsampled instead of pooled.
         dim: d, the size of the embedding; 64 in the paper's experiments.
     """
 
@@ -112,12 +112,9 @@ class Embedding(nn.Module):
         embedding = resize(self.norm(self.project(features)), size)  # Psi_t(f_t), (B, d, h, w)
         nodes = embedding.permute(0, 2, 3, 1).flatten(1, 2)
         if self.cosine:
-            # Of float16, the smallest length that is not taken for zero would itself be zero.
+            # In float32: float16 has no number as small as the least length that `normalize` divides by.
             wide = nodes.to(torch.promote_types(nodes.dtype, torch.float32))
-            unit = nn.functional.normalize(wide, dim=-1).to(
-                nodes.dtype
-            )  # under autocast on CUDA it is float32
-            nodes = math.sqrt(nodes.shape[-1]) * unit
+            nodes = (math.sqrt(nodes.shape[-1]) * nn.functional.normalize(wide, dim=-1)).to(nodes.dtype)
         scale = self.temperature**-0.5
         if hasattr(self, "log_temperature"):
             nodes = nodes * (scale * torch.exp(-0.5 * self.log_temperature)).to(nodes.dtype)
@@ -125,8 +122,8 @@ class Embedding(nn.Module):
             nodes = nodes * scale
         if hasattr(self, "log_reach"):
             positions = self._positions(size, nodes.device) / (self.reach * torch.exp(self.log_reach))
-            # Scores of positions are differences of large products. So the positions are rounded to what
-            # matrix products of every precision take exactly, in the features and in the node bias.
+            # The score of two positions is a small difference of large numbers. Matrix products of every
+            # precision take numbers of bfloat16 without rounding them, and the node bias is made of the same.
             positions = positions.to(torch.bfloat16).to(nodes.dtype)
             nodes = torch.cat([nodes, positions.expand(nodes.shape[0], -1, -1)], dim=-1)
         return nodes

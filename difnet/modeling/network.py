@@ -124,8 +124,10 @@ class DifNet(SegmentationNetwork):
         in_chans = self.config["in_chans"]
         self.config |= {"walk_sources": list(self.walk_sources), "diffusion": self.diffusion.changes()}
         self.importance = ImportanceHead(self.num_classes) if self.diffusion.importance else None
-        used = self.walk_sources[-1:] if self.diffusion.shared_transition else self.walk_sources
-        blocks = tuple(range(1, max(used, default=0) + 1))
+        self.transition_sources = self.walk_sources  # the source of the features that make P_t
+        if self.diffusion.shared_transition:
+            self.transition_sources = self.walk_sources[-1:] * len(self.walk_sources)
+        blocks = tuple(range(1, max(self.transition_sources, default=0) + 1))
         self.similarity_branch = (
             Backbone(backbone, blocks, pretrained=pretrained, in_chans=in_chans) if blocks else None
         )
@@ -135,9 +137,9 @@ class DifNet(SegmentationNetwork):
             strides += self.similarity_branch.strides
         stride = self.diffusion.node_stride
         self.embeddings = nn.ModuleList(
-            Embedding(channels[source], self.diffusion, coarse=strides[source] > stride) for source in used
+            Embedding(channels[source], self.diffusion, coarse=strides[source] > stride)
+            for source in self.transition_sources[: 1 if self.diffusion.shared_transition else None]
         )
-        self._sources_used = used
         logits = 1 if self.diffusion.gates == "tied" and self.walk_sources else len(self.walk_sources)
         self.mu_logit = nn.Parameter(torch.zeros(logits), requires_grad=self.diffusion.gates != "mu-fixed")
         self.beta_logit = nn.Parameter(torch.zeros(logits))
@@ -206,7 +208,7 @@ class DifNet(SegmentationNetwork):
         return [normalized, *(self.similarity_branch(normalized) if self.similarity_branch else [])]
 
     def _embed(self, sources: list[Tensor], size: tuple[int, int]) -> list[Tensor]:
-        pairs = zip(self._sources_used, self.embeddings, strict=True)
+        pairs = zip(self.transition_sources, self.embeddings, strict=False)  # a shared P has one embedding
         features = [psi(sources[source], size) for source, psi in pairs]
         return features * len(self.walk_sources) if self.diffusion.shared_transition else features
 

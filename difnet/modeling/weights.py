@@ -3,7 +3,6 @@
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -216,9 +215,9 @@ def _why_settings_differ(key: str, old: dict[str, Any], new: dict[str, Any]) -> 
 
 def _why_walks_differ(old: dict[str, Any], new: dict[str, Any]) -> str | None:
     """How the embeddings or gates of two networks differ in what they stand for; None if they do not."""
-    paper = asdict(DiffusionOptions())
+    options = [DiffusionOptions.make(config["diffusion"]) for config in (old, new)]
     for key in ("gates", "shared_transition"):
-        theirs, ours = (config["diffusion"].get(key, paper[key]) for config in (old, new))
+        theirs, ours = (getattr(it, key) for it in options)
         if theirs != ours:
             return f"{key} {theirs} there, {ours} here"
     return None
