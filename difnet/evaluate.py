@@ -25,11 +25,12 @@ with train_extra():
     from difnet.measures.segmentation import format_record
     from difnet.modeling.weights import load_for_pictures
     from difnet.training.data_check import check_sizes, read_all
-    from difnet.training.engine import check_views, evaluate, make_views
+    from difnet.training.engine import evaluate
     from difnet.utils.console import DEVICE_DEFAULT, Reporter, parse, run_command, shown_default
     from difnet.utils.devices import default_device
     from difnet.utils.files import is_within, prepare_file, write_atomically
     from difnet.utils.pictures import image_scale_of
+    from difnet.utils.views import check_views, make_views
 
 
 _LOOKED_AT = 8

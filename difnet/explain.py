@@ -29,7 +29,7 @@ with train_extra():
     from difnet.data.transforms import scaled_size
     from difnet.modeling.network import DifNet
     from difnet.modeling.weights import load_for_pictures
-    from difnet.training.engine import NotFiniteError, resize_antialiased
+    from difnet.training.engine import NotFiniteError
     from difnet.utils.console import DEVICE_DEFAULT, Reporter, parse, run_command, shown_default
     from difnet.utils.devices import default_device
     from difnet.utils.files import distinct_names, prepare_folder
@@ -41,6 +41,7 @@ with train_extra():
         side_by_side,
         to_array,
     )
+    from difnet.utils.views import resize_antialiased
 
 SOURCES = ("image", "block 1", "block 2", "block 3", "block 4")
 

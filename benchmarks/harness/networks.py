@@ -13,8 +13,8 @@ from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from difnet import create_model
-from difnet.measures.losses import SegmentationLoss
 from difnet.modeling.network import DifNet, SimDeepLab
+from difnet.training.engine import SegmentationLoss
 from difnet_kernels import cascaded_random_walk
 from difnet_kernels.backends import ENVIRONMENT_VARIABLE
 from harness.cases import FORWARD, FORWARD_BACKWARD, Case

@@ -11,10 +11,10 @@ from difnet.data import DataError, create_dataset
 from difnet.data.base import SegmentationDataset, Split
 from difnet.data.transforms import scaled_size
 from difnet.experiments.plan import DataSize, Experiment
-from difnet.measures.losses import SegmentationLoss, training_losses
 from difnet.modeling.factory import create_model
-from difnet.modeling.network import DifNet, SimDeepLab, has_walks
+from difnet.modeling.network import DifNet, SimDeepLab
 from difnet.training.config import TrainConfig
+from difnet.training.engine import SegmentationLoss, loss_weights, training_losses
 
 
 class Cost(NamedTuple):
@@ -139,14 +139,7 @@ def training_flops(network: DifNet | SimDeepLab, config: TrainConfig, batch: int
 
 def losses(network: DifNet | SimDeepLab, image: torch.Tensor, config: TrainConfig) -> torch.Tensor:
     """Compute what a training minimises, with class 0 everywhere; `config` is resolved."""
-    recipe, walks = config.settings(), has_walks(network)
     label = image.new_zeros(image.shape[0], *image.shape[-2:], dtype=torch.int64)
-    total, _ = training_losses(
-        network,
-        image,
-        label,
-        SegmentationLoss(),
-        seed_loss=recipe.seed_loss if walks else 0.0,
-        transition_loss=recipe.transition_loss if walks else 0.0,
-    )
+    weights = loss_weights(config.settings(), network)
+    total, _ = training_losses(network, image, label, SegmentationLoss(), **weights)
     return total

@@ -13,11 +13,11 @@ from difnet.data import DataError, DataReport, SegmentationDataset
 from difnet.data.base import listed
 from difnet.data.transforms import scaled_size
 from difnet.modeling.network import DifNet, SimDeepLab
-from difnet.training.engine import check_views
 from difnet.training.run import Run
 from difnet.training.setup import Data
 from difnet.utils.console import Reporter
 from difnet.utils.files import read_text
+from difnet.utils.views import check_views
 
 _BY_FREQUENCY = {"median-frequency": 1.0, "sqrt-median-frequency": 0.5}
 """Choices of --class-weights that the data decide, and the power of the weights. The square root keeps rare

@@ -1,19 +1,140 @@
-"""Loss, one epoch of training, evaluation: functions of their arguments, without files or printing."""
+"""Losses, one epoch of training, evaluation: functions of their arguments, without files or printing."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from difnet.data.transforms import scaled_size
-from difnet.measures.losses import SegmentationLoss, training_losses
+from difnet.data.base import VOID
 from difnet.measures.segmentation import Evaluation, SegmentationMetrics
-from difnet.modeling.network import DifNet, SimDeepLab
+from difnet.modeling.base import Details
+from difnet.modeling.network import DifNet, SimDeepLab, has_walks
 from difnet.modeling.resampling import upsample_bilinear
+from difnet.training.recipes import Recipe
+from difnet.utils.views import Views
+from difnet_kernels import random_walk
 
-SCALES = (0.5, 0.75, 1.0, 1.25, 1.5)
+
+class SegmentationLoss(nn.Module):
+    """Cross-entropy over the labelled pixels; 255 is ignored.
+
+    The logits are flattened to (pixels, k) first: on CUDA the loss over rows has a deterministic
+    implementation, the loss over 2-D maps has none. A batch without a labelled pixel has loss 0, not NaN.
+
+    Args:
+        class_weights: (k,), the weight of each class in the mean; None for equal weights.
+    """
+
+    def __init__(self, class_weights: Tensor | None = None):
+        super().__init__()
+        self.class_weights: Tensor | None
+        self.register_buffer("class_weights", class_weights)
+
+    def forward(self, logits: Tensor, label: Tensor) -> Tensor:
+        """Return the mean loss (0-d) of logits (B, k, H, W) against label (B, H, W)."""
+        rows = logits.float().permute(0, 2, 3, 1).reshape(-1, logits.shape[1])
+        target = label.reshape(-1)
+        loss = nn.functional.cross_entropy(
+            rows, target, weight=self.class_weights, ignore_index=VOID, reduction="sum"
+        )
+        labelled = target != VOID
+        if self.class_weights is None:
+            total = labelled.sum().to(loss.dtype)
+        else:
+            total = (self.class_weights[torch.where(labelled, target, 0)] * labelled).sum()
+        return loss / torch.where(total > 0, total, 1.0)
+
+
+def loss_weights(recipe: Recipe, network: nn.Module) -> dict[str, float]:
+    """Return the weights of the losses that a network has beside that of its logits."""
+    if not has_walks(network):
+        return {}
+    return {"seed_loss": recipe.seed_loss, "transition_loss": recipe.transition_loss}
+
+
+def training_losses(
+    model: nn.Module,
+    image: Tensor,
+    label: Tensor,
+    loss_function: SegmentationLoss,
+    *,
+    seed_loss: float = 0.0,
+    transition_loss: float = 0.0,
+) -> tuple[Tensor, Tensor]:
+    """Compute the losses of one micro-batch.
+
+    Args:
+        model: a network of this package, which may be wrapped.
+        image: (B, 3, H, W) in [0, 1].
+        label: (B, H, W), int64, 255 is void.
+        loss_function: of logits.
+        seed_loss: weight of the loss of the upsampled seed. The gradient of the logits reaches the seed
+            branch only after the walks have averaged it.
+        transition_loss: weight of `loss_of_transitions`.
+
+    Returns:
+        The sum to be minimised, and the loss of the logits alone; both 0-d.
+    """
+    if not (seed_loss > 0.0 or transition_loss > 0.0):
+        loss = loss_function(model(image), label)
+        return loss, loss
+    details = model(image, details=True)
+    total = loss = loss_function(details.logits, label)
+    if seed_loss > 0.0:
+        seed = upsample_bilinear(details.seed, (label.shape[-2], label.shape[-1]))
+        total = total + seed_loss * loss_function(seed, label)
+    if transition_loss > 0.0:
+        total = total + transition_loss * loss_of_transitions(details, label)
+    return total, loss
+
+
+def loss_of_transitions(
+    details: Details, label: Tensor, *, visible: float = 0.25, smoothing: float = 1e-4
+) -> Tensor:
+    """Cross-entropy of the labels that each walk carries from some nodes to the others, mean over the walks.
+
+    A random part of the nodes shows its label. One step of a walk from these nodes alone gives each hidden
+    node a distribution over the classes, and its own label is the target. So the features learn which nodes
+    belong to one class, whatever the seed is. If a node could take its own label, the identity would be the
+    best P. The affinities of Bertasius et al. (CVPR 2017) are supervised by labels too, but of all pairs.
+
+    Args:
+        details: of a network with walks, on images of the size of the label.
+        label: (B, H, W), int64, 255 is void. The label of a node is the distribution of classes among the
+            pixels of its cell.
+        visible: share of the nodes that show their label; at least one does in each image. They are drawn
+            from torch's global generator.
+        smoothing: added to the weight of each class, so that a class that no visible node has costs a finite
+            amount.
+
+    Returns:
+        0-d; 0 if no hidden node has a label.
+    """
+    count, grid = details.seed.shape[1], (details.seed.shape[-2], details.seed.shape[-1])
+    # One class at a time: the maps of all classes would take more memory than the network.
+    shares = [
+        nn.functional.adaptive_avg_pool2d((label == number).to(details.seed.dtype), grid).flatten(1)
+        for number in range(count)
+    ]
+    target = torch.stack(shares, dim=-1)  # (B, N, k), zero where void
+    draw = torch.rand(target.shape[:2], device=target.device)  # (B, N)
+    shown = (draw < visible) | (draw == draw.amin(1, keepdim=True))
+    weight = target * ~shown[..., None]
+    total = weight.sum()
+    one = target.new_ones(())
+    losses = []
+    for features, bias in details.transitions:
+        device = label.device.type
+        if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+            features = features.to(torch.get_autocast_dtype(device))  # Accelerate has widened them
+        hidden = torch.zeros_like(draw) if bias is None else bias
+        hidden = torch.where(shown, hidden, -torch.inf)
+        carried = random_walk(features, target, target, one, one, node_bias=hidden)  # P target
+        share = (carried + smoothing) / (carried.sum(-1, keepdim=True) + count * smoothing)
+        losses.append(-(weight * share.log()).sum() / torch.where(total > 0, total, 1.0))
+    return torch.stack(losses).mean()
 
 
 class StepResult(NamedTuple):
@@ -57,8 +178,7 @@ def train_one_epoch(
     *,
     step: int,
     lr_factor: Callable[[int], float],
-    seed_loss: float = 0.0,
-    transition_loss: float = 0.0,
+    weights: Mapping[str, float],
     is_logged: Callable[[int], bool] = lambda step: False,
 ) -> Iterator["StepResult"]:
     """Train on `batches`, and yield the result of each optimizer step.
@@ -69,7 +189,7 @@ def train_one_epoch(
         loss_function: on the accelerator's device.
         step: optimizer steps done so far.
         lr_factor: maps the number of steps done to the factor of "base_lr".
-        seed_loss, transition_loss: weights of further losses, see `training_losses`.
+        weights: of the losses beside that of the logits, see `loss_weights`.
         is_logged: whether the norms of the gradients are wanted after that number of steps.
     """
     step_losses: list[Tensor] = []
@@ -81,14 +201,7 @@ def train_one_epoch(
             image = image.to(accelerator.device, non_blocking=True)
             label = label.to(accelerator.device, non_blocking=True)
             with accelerator.autocast():  # the walks of the losses run as those of the network
-                total, loss = training_losses(
-                    model,
-                    image,
-                    label,
-                    loss_function,
-                    seed_loss=seed_loss,
-                    transition_loss=transition_loss,
-                )
+                total, loss = training_losses(model, image, label, loss_function, **weights)
             accelerator.backward(total)
             norms = {}
             if accelerator.sync_gradients and is_logged(step + 1):
@@ -116,7 +229,7 @@ def evaluate(
     batches: Iterable[tuple[Tensor, Tensor]],
     device: torch.device,
     *,
-    views: "Views | None" = None,
+    views: Views | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Evaluation:
     """Compute metrics of `model` on `batches`: of its logits, its seed, and the state after each walk.
@@ -163,69 +276,3 @@ def evaluate(
         mu=mu.tolist(),
         beta=beta.tolist(),
     )
-
-
-class Views:
-    """Test-time augmentation: class probabilities averaged over scales and mirroring.
-
-    Args:
-        scales: factors of the input's size.
-        flip: also average over the mirrored image.
-    """
-
-    def __init__(self, scales: Sequence[float] = SCALES, flip: bool = False):
-        self.scales = tuple(scales)
-        self.flip = flip
-
-    def sizes(self, size: tuple[int, int]) -> list[tuple[int, int]]:
-        """Return (h, w) of an image of `size` = (H, W) at each scale."""
-        return [scaled_size(size, scale) for scale in self.scales]
-
-    def probabilities(self, model: nn.Module, image: Tensor) -> Tensor:
-        """Average the class probabilities, (B, k, H, W), of image (B, 3, H, W) in [0, 1]."""
-        height, width = image.shape[-2:]
-        total: Tensor | None = None
-        count = 0
-        for size in self.sizes((height, width)):
-            scaled = resize_antialiased(image, size)
-            for mirrored in (False, True) if self.flip else (False,):
-                logits = model(scaled.flip(-1) if mirrored else scaled).float()
-                probabilities = upsample_bilinear(logits, (height, width)).softmax(1)
-                probabilities = probabilities.flip(-1) if mirrored else probabilities
-                total = probabilities if total is None else total + probabilities
-                count += 1
-        if total is None:
-            raise ValueError("scales: expected at least one factor, got none")
-        return total / count
-
-
-def make_views(multi_scale: bool, flip: bool, image_scale: float = 1.0) -> Views | None:
-    """Make the views of --multi-scale, --flip and --image-scale; None if they leave the image as it is."""
-    if not (multi_scale or flip) and image_scale == 1.0:
-        return None
-    return Views([image_scale * scale for scale in (SCALES if multi_scale else (1.0,))], flip)
-
-
-def check_views(model: DifNet | SimDeepLab, size: tuple[int, int], views: Views | None) -> None:
-    """Check that `model` takes images of `size` = (H, W), and its views.
-
-    Raises:
-        ValueError: it does not; the message names backbone, size and remedy.
-    """
-    for view in [size] if views is None else views.sizes(size):
-        try:
-            model.check_size(view)
-        except ValueError as error:
-            if view == size:
-                raise
-            raise ValueError(
-                f"a view of {size[0]} x {size[1]} pixels (--multi-scale and --image-scale resize pictures): "
-                f"{error}"
-            ) from error
-
-
-def resize_antialiased(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize an image (B, c, H, W) to `size`, as training resizes its images."""
-    if tuple(image.shape[-2:]) == size:
-        return image
-    return nn.functional.interpolate(image, size, mode="bilinear", align_corners=False, antialias=True)

@@ -10,14 +10,15 @@ from torch import Tensor
 from torch.utils.data import Subset
 
 from difnet.data import SeededView, evaluation_batches, make_loader
-from difnet.measures.losses import SegmentationLoss
 from difnet.measures.segmentation import format_mean, format_record
-from difnet.modeling.network import DifNet, SimDeepLab, has_walks
+from difnet.modeling.network import DifNet, SimDeepLab
 from difnet.modeling.weights import save_model
 from difnet.training.engine import (
     NotFiniteError,
+    SegmentationLoss,
     StepResult,
     evaluate,
+    loss_weights,
     poly,
     train_one_epoch,
 )
@@ -80,7 +81,7 @@ class Trainer:
             RunError: the loss, the weights or the logits are NaN or infinite.
         """
         run, config, sampler = self.run, self.run.config, self.data.sampler
-        walks = has_walks(self.network)
+        weights = loss_weights(run.recipe, self.network)
         batches = make_loader(
             SeededView(self.data.train_set, config.seed),
             config.workers,
@@ -102,8 +103,7 @@ class Trainer:
                     run.accelerator,
                     step=run.step,
                     lr_factor=lambda step: poly(step, run.steps, config.poly_power),
-                    seed_loss=run.recipe.seed_loss if walks else 0.0,
-                    transition_loss=run.recipe.transition_loss if walks else 0.0,
+                    weights=weights,
                     is_logged=lambda step: step % config.log_every == 0,
                 ):
                     run.step = result.step

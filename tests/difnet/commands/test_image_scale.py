@@ -12,7 +12,7 @@ from small_runs import losses, make_folder, tiny
 from difnet import evaluate, explain, load_model, predict, save_model, train
 from difnet.data import create_dataset, eval_transform
 from difnet.predict import predict_labels
-from difnet.training.engine import make_views
+from difnet.utils.views import make_views
 
 
 @pytest.fixture(scope="module")

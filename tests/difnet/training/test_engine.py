@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 
 import difnet
-from difnet.measures.losses import SegmentationLoss
-from difnet.training.engine import Views, evaluate, make_views, poly
+from difnet.training.engine import SegmentationLoss, evaluate, poly
+from difnet.utils.views import Views, make_views
 
 
 def test_loss_ignores_void():

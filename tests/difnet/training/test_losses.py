@@ -6,7 +6,7 @@ import pytest
 import torch
 from small_runs import small_network
 
-from difnet.measures.losses import loss_of_transitions
+from difnet.training.engine import loss_of_transitions
 
 SIZE = (40, 56)  # 5 x 7 nodes
 
