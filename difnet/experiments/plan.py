@@ -164,11 +164,11 @@ def make_runs(
             f"--dataset {dataset} is not for {experiment.name}; choose {' or '.join(experiment.datasets)}"
         )
     runs = []
+    fixed = {name for it in experiment.variants for name in it.changes} | {*_OWN_OPTIONS}
     for variant in experiment.chosen(only):
         plain = TrainConfig(dataset=dataset, data_root=data_root)
         plain = replace(plain, **{**experiment.settings, **variant.changes})
         config = parse(TrainConfig, more, "train", None, default=plain) if more else plain
-        fixed = {name for it in experiment.variants for name in it.changes} | {*_OWN_OPTIONS}
         for name in sorted(fixed):
             if getattr(config, name) != getattr(plain, name):
                 option = f"--{name.replace('_', '-')}"

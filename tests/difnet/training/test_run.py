@@ -87,9 +87,11 @@ def test_run_writes_all_files(data_root, tmp_path, capsys):
     assert "after walk 2" in printed
 
 
+@pytest.mark.parametrize("recipe", ["paper", "tuned"])  # the losses of "tuned" draw random numbers
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_interrupted_run_continues_bitwise(data_root, tmp_path, monkeypatch, capsys, optimizer):
+def test_interrupted_run_continues_bitwise(data_root, tmp_path, monkeypatch, capsys, optimizer, recipe):
     options = ("--epochs", "3", "--optimizer", optimizer, "--accumulation", "2", "--checkpoint-every", "100")
+    options += ("--recipe", recipe)
     assert train.main(tiny(data_root, tmp_path / "whole", *options)) == 0
     with monkeypatch.context() as patched:
         stop_after(patched, step=2)
