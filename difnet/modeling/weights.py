@@ -60,8 +60,8 @@ def load_model(
 
     Args:
         path: the file, or a run folder: then its best.safetensors, or last.safetensors if there is no best.
-            If there is neither, the name of trained weights: "difnet-scenes" (drawn scenes), or, in a clone,
-            "difnet-resnet10t-camvid" (street scenes; for non-commercial use). Model cards lie beside them.
+            If there is neither, the name of trained weights that are installed: "difnet-scenes" (drawn
+            scenes) or "difnet-resnet10t-camvid" (street scenes; for non-commercial use).
         device: the device of the returned network.
 
     Returns:

@@ -63,7 +63,7 @@ def test_a_file_or_folder_of_that_name_comes_first(recorded, tmp_path, monkeypat
 def test_weights_that_are_not_in_the_package_are_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(TRAINED, "difnet-resnet10t-camvid", tmp_path / "nowhere")
-    with pytest.raises(FileNotFoundError, match="These weights are in the folder weights/ of a clone"):
+    with pytest.raises(FileNotFoundError, match="so this installation does not have these weights"):
         difnet.load_model("difnet-resnet10t-camvid")
     with pytest.raises(
         FileNotFoundError, match=r"nor the name of trained weights \(difnet-scenes, difnet-res"
