@@ -23,8 +23,9 @@ TRAINED = {
     "difnet-scenes": _PACKAGE / "weights",
     "difnet-resnet10t-camvid": _PACKAGE.parent / "weights",
 }
-"""Names of trained networks, and the folder in which each is looked for. The first folder is part of the package,
-the second only of a clone, because its data are for non-commercial use. Beside weights lies a model card."""
+"""Names of trained networks, and the folder in which each is looked for. The first folder is part of the
+package, the second only of a clone, because its data are for non-commercial use. Beside weights lies a model
+card."""
 
 
 class SavedWeights(NamedTuple):
@@ -159,8 +160,8 @@ def _find(path: Path) -> Path:
         file = TRAINED[str(path)] / f"{path}.safetensors"
         if not file.is_file():
             raise FileNotFoundError(
-                f"{path}: {file} does not exist, so this installation does not have these weights; name a run "
-                "folder or a weights file"
+                f"{path}: {file} does not exist, so this installation does not have these weights; name a "
+                "run folder or a weights file"
             )
         return file
     if not path.is_dir():
