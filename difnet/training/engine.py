@@ -125,10 +125,11 @@ def loss_of_transitions(
     total = weight.sum()
     one = target.new_ones(())
     losses = []
+    device = label.device.type
+    autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
     for features, bias in details.transitions:
-        device = label.device.type
-        if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
-            features = features.to(torch.get_autocast_dtype(device))  # Accelerate has widened them
+        if autocast:  # Accelerate makes float32 of what a network returns; its walks had this dtype
+            features = features.to(torch.get_autocast_dtype(device))
         hidden = torch.zeros_like(draw) if bias is None else bias
         hidden = torch.where(shown, hidden, -torch.inf)
         carried = random_walk(features, target, target, one, one, node_bias=hidden)  # P target
