@@ -123,6 +123,9 @@ def _ablations(tuned: dict[str, Any]) -> tuple[Variant, ...]:
         Variant("tuned, gaussian affinity", {**tuned, "affinity": "gaussian"}),
         Variant("tuned, with importance", {**tuned, "importance": True}),
         Variant("tuned, gates at the same rate", {**tuned, "gate_lr_multiplier": 1.0}),
+        Variant("tuned, gates at 5 times the rate", {**tuned, "gate_lr_multiplier": 5.0}),
+        Variant("tuned, gates tied", {**tuned, "gates": "tied"}),
+        Variant("tuned, five walks on block 3", {**tuned, "walk_sources": (3, 3, 3, 3, 3)}),
     )
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from difnet.measures.boundaries import Outline, Trimap
 from difnet.measures.fragments import Fragments
+from difnet.measures.segmentation import number, percent
 from difnet.measures.walks import WalkStatistics, mean_statistics, walks_of_image
 from difnet.modeling.network import DifNet, SimDeepLab
 
@@ -40,7 +41,7 @@ class MapMeasures:
         scored = [score for score in self.boundary_f if not math.isnan(score)]
         widths = self.trimap.compute().items()
         return {
-            "trimap": {str(width): _number(float(scores.mean_iou)) for width, scores in widths},
+            "trimap": {str(width): number(float(scores.mean_iou)) for width, scores in widths},
             "boundary_f": float(np.mean(scored)) if scored else None,
             "fragments": self.fragments.as_record(),
         }
@@ -114,7 +115,7 @@ def measure(
         "final": final,
         "walk_images": len(looked),
         "walks": [
-            {name: _number(value) for name, value in walk._asdict().items()}
+            {name: number(value) for name, value in walk._asdict().items()}
             for walk in mean_statistics(looked)
         ],
     }
@@ -173,9 +174,9 @@ def format_measures(record: dict[str, Any]) -> str:
     maps |= {f"walk {walk}": state for walk, state in enumerate(record["states"], 1)}
     rows = [(f"measures of {record['images']} images", list(maps))]
     for width in record["final"]["trimap"]:
-        values = [_percent(item["trimap"][width]) for item in maps.values()]
+        values = [percent(item["trimap"][width], "none") for item in maps.values()]
         rows.append((f"mean IoU within {width} px of a boundary", values))
-    rows.append(("boundary F score", [_percent(item["boundary_f"]) for item in maps.values()]))
+    rows.append(("boundary F score", [percent(item["boundary_f"], "none") for item in maps.values()]))
     labelled = _decimal(record["final"]["fragments"]["labelled"])
     values = [_decimal(item["fragments"]["predicted"]) for item in maps.values()]
     rows.append((f"fragments of an image ({labelled} in its label)", values))
@@ -196,14 +197,6 @@ def format_measures(record: dict[str, Any]) -> str:
 def _with_classes(record: dict[str, Any], measures: MapMeasures, classes: list[str]) -> dict[str, Any]:
     by_class = measures.fragments.by_class(classes)
     return record | {"fragments": record["fragments"] | {"classes": by_class}}
-
-
-def _number(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
-def _percent(value: float | None) -> str:
-    return "none" if value is None else f"{100.0 * value:.2f}%"
 
 
 def _decimal(value: float | None, digits: int = 1) -> str:

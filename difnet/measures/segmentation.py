@@ -1,6 +1,7 @@
 """Segmentation metrics from a confusion matrix, which torchmetrics sums over images and processes."""
 
 import json
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -74,32 +75,33 @@ class Evaluation(NamedTuple):
     def as_record(self, classes: list[str]) -> dict[str, Any]:
         """Convert to plain numbers for JSON; an absent class has IoU null."""
         record: dict[str, Any] = {
-            "mean_iou": _number(self.final.mean_iou),
+            "mean_iou": number(self.final.mean_iou),
             "mean_iou_classes": self.final.classes,
-            "accuracy": _number(self.final.accuracy),
-            "iou": {name: _number(value) for name, value in zip(classes, self.final.iou, strict=True)},
+            "accuracy": number(self.final.accuracy),
+            "iou": {name: number(value) for name, value in zip(classes, self.final.iou, strict=True)},
             "unlabelled": [name for name, seen in zip(classes, self.final.labelled, strict=True) if not seen],
             "mu": self.mu,
             "beta": self.beta,
         }
         if self.seed is not None:
-            record["seed_mean_iou"] = _number(self.seed.mean_iou)
+            record["seed_mean_iou"] = number(self.seed.mean_iou)
             record["seed_mean_iou_classes"] = self.seed.classes
-            record["walk_mean_iou"] = [_number(state.mean_iou) for state in self.states]
+            record["walk_mean_iou"] = [number(state.mean_iou) for state in self.states]
             record["walk_mean_iou_classes"] = [state.classes for state in self.states]
         return record
 
 
-def _number(value: Tensor) -> float | None:
-    return None if bool(value.isnan()) else float(value)
+def number(value: Tensor | float) -> float | None:
+    """Convert to a number for JSON, which knows neither NaN nor infinity: None for these."""
+    return float(value) if math.isfinite(value) else None
 
 
 def format_mean(record: dict[str, Any]) -> str:
     """Format the mean IoU of a record with its number of classes, such as "66.10% over 9 of 11 classes"."""
     if "iou" not in record:  # earlier versions saved only the mean with the best weights
-        return _percent(record["mean_iou"])
+        return percent(record["mean_iou"])
     count = sum(value is not None for value in record["iou"].values())
-    return f"{_percent(record['mean_iou'])} {_over(count, len(record['iou']))}"
+    return f"{percent(record['mean_iou'])} {_over(count, len(record['iou']))}"
 
 
 def format_record(record: dict[str, Any]) -> str:
@@ -109,18 +111,18 @@ def format_record(record: dict[str, Any]) -> str:
     lines = []
     for name, value in record["iou"].items():
         false = "  (predicted, but in no label)" if value is not None and name in record["unlabelled"] else ""
-        lines.append(f"  {name:<{width}} {_percent(value):>9}{false}")
+        lines.append(f"  {name:<{width}} {percent(value):>9}{false}")
     count = _over(record["mean_iou_classes"], classes)
-    lines.append(f"  {'mean IoU':<{width}} {_percent(record['mean_iou']):>9} {count}")
-    lines.append(f"  {'pixel accuracy':<{width}} {_percent(record['accuracy']):>9}")
+    lines.append(f"  {'mean IoU':<{width}} {percent(record['mean_iou']):>9} {count}")
+    lines.append(f"  {'pixel accuracy':<{width}} {percent(record['accuracy']):>9}")
     if record.get("walk_mean_iou"):
-        seed, count = _percent(record["seed_mean_iou"]), _over(record["seed_mean_iou_classes"], classes)
+        seed, count = percent(record["seed_mean_iou"]), _over(record["seed_mean_iou_classes"], classes)
         lines.append(f"  mean IoU of the seed, before diffusion: {seed} {count}")
         walks = zip(record["walk_mean_iou"], record["walk_mean_iou_classes"], strict=True)
-        for walk, (value, number) in enumerate(walks):
+        for walk, (value, known) in enumerate(walks):
             mu, beta = record["mu"][walk], record["beta"][walk]
-            after = f"  mean IoU after walk {walk + 1}: {_percent(value)}"
-            lines.append(f"{after}  (mu {mu:.3f}, beta {beta:.3f}) {_over(number, classes)}")
+            after = f"  mean IoU after walk {walk + 1}: {percent(value)}"
+            lines.append(f"{after}  (mu {mu:.3f}, beta {beta:.3f}) {_over(known, classes)}")
     return "\n".join(lines)
 
 
@@ -128,8 +130,9 @@ def _over(count: int, classes: int) -> str:
     return f"over {count} of {classes} classes"
 
 
-def _percent(value: float | None) -> str:
-    return "absent" if value is None else f"{100.0 * value:.2f}%"
+def percent(value: float | None, missing: str = "absent") -> str:
+    """Format a share as per cent, and None as `missing`."""
+    return missing if value is None else f"{100.0 * value:.2f}%"
 
 
 def to_json(record: dict[str, Any]) -> str:
