@@ -171,9 +171,10 @@ def picture_section(experiment: Experiment, docs: Path) -> list[str]:
 RECIPES_NOTE = """`--recipe NAME` sets these options, unless they are given. An empty cell stands for
 the setting of `{first}`."""
 
-WALKS_NOTE = """Spread is the number of nodes{of_all} that a row of P looks at (exp of its entropy), reach is
-the mean distance to these nodes, in nodes, and the weight on itself is P_ii: means over the rows. Hubs is the
-number of nodes that all rows together look at."""
+WALKS_NOTE = """Means over the rows of P: nodes seen is the number of nodes{of_all} that a row looks at (exp
+of its entropy), reach the mean distance to these nodes, the weight on itself P_ii, and "on its class" the
+weight on nodes of the row's own class, by the labels. Hubs is the number of nodes that all rows look at
+together."""
 
 PICTURES_NOTE = """In these images the walks gain or lose the most pixel accuracy. From left to right: the
 image, the truth, the labels of the seed, those after the walks, and the changes. There, pixels that the walks

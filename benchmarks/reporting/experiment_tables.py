@@ -33,6 +33,7 @@ WALK_COLUMNS = {
     "nodes_seen": _Walk("nodes seen", "evaluation.measures.walks.{}.nodes_seen"),
     "reach": _Walk("reach, pixels", "evaluation.measures.walks.{}.reach"),
     "self_weight": _Walk("weight on itself", "evaluation.measures.walks.{}.self_weight", digits=3),
+    "own_class": _Walk("on its class", "evaluation.measures.walks.{}.own_class", digits=3),
     "hubs": _Walk("hubs", "evaluation.measures.walks.{}.hubs"),
     "nodes": _Walk("nodes", "evaluation.measures.walks.{}.nodes", digits=0),
 }

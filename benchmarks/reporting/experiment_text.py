@@ -7,7 +7,7 @@ No measured figure is typed. A placeholder takes it from the records:
     {EXPERIMENT:VARIANT:COLUMN:seeds}     number of seeds
 
 COLUMN is a column of the main table, iou.CLASS, size_correlation, or mu.T, beta.T, walk_iou.T, nodes_seen.T,
-reach.T, self_weight.T or hubs.T of walk T. A plain brace is written twice.
+reach.T, self_weight.T, own_class.T or hubs.T of walk T. A plain brace is written twice.
 """
 
 import re

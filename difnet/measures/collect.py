@@ -97,7 +97,7 @@ def measure(
             for measures, prediction in zip(maps, predicted, strict=True):
                 measures.update(prediction[index], outline)
             if details.transitions and done + index in looked_at:
-                looked.append(walks_of_image(details, index))
+                looked.append(walks_of_image(details, index, torch.from_numpy(one)))
         done += image.shape[0]
         if progress is not None:
             progress(done)
@@ -188,6 +188,7 @@ def format_measures(record: dict[str, Any]) -> str:
             ("hubs", "nodes that all rows together look at", 1),
             ("reach", "distance that a row looks, in pixels", 1),
             ("self_weight", "weight of a node on itself", 3),
+            ("own_class", "weight of a node on its own class", 3),
         ):
             rows.append((f"  {title}", ["", *(_decimal(walk[name], digits) for walk in record["walks"])]))
     first = max(len(title) for title, _ in rows)

@@ -1,9 +1,10 @@
-"""What the transition matrices of a DifNet look like on images: to how many nodes rows look, and how far."""
+"""What the transition matrices of a DifNet look like on images: to which nodes rows look, and how far."""
 
+import math
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from difnet.modeling.base import Details
 from difnet_kernels import transition_rows
@@ -22,6 +23,8 @@ class WalkStatistics(NamedTuple):
             over the rows.
         hubs: 1 / sum_j c_j^2, c_j the mean of column j: the number of nodes that the rows together look at.
             N if all nodes are looked at alike, 1 if all rows look at one node.
+        own_class: weight of a node on nodes of its own class, where a node of several classes is of each in
+            part. Mean over the rows, each counted by its labelled part; NaN without labels.
         nodes: N.
     """
 
@@ -29,7 +32,28 @@ class WalkStatistics(NamedTuple):
     self_weight: float
     reach: float
     hubs: float
+    own_class: float
     nodes: float
+
+
+def label_shares(label: Tensor, classes: int, grid: tuple[int, int], dtype: torch.dtype) -> Tensor:
+    """Return the share of each class among the pixels of each node's cell, void included in their number.
+
+    Args:
+        label: (B, H, W), int64, 255 is void.
+        classes: k.
+        grid: (h, w), N = h * w.
+        dtype: of the result.
+
+    Returns:
+        (B, N, k). The shares of a node add up to 1 less its void part.
+    """
+    # One class at a time: the maps of all classes would take more memory than a network.
+    shares = [
+        nn.functional.adaptive_avg_pool2d((label == number).to(dtype), grid).flatten(1)
+        for number in range(classes)
+    ]
+    return torch.stack(shares, dim=-1)
 
 
 def walk_statistics(
@@ -38,6 +62,7 @@ def walk_statistics(
     *,
     stride: tuple[float, float] = (1.0, 1.0),
     node_bias: Tensor | None = None,
+    labels: Tensor | None = None,
     rows_at_once: int | None = None,
 ) -> WalkStatistics:
     """Compute the statistics of the transition matrix of some features, in memory linear in N.
@@ -47,6 +72,7 @@ def walk_statistics(
         grid: (h, w), N = h * w; the nodes are counted row by row.
         stride: pixels from one node to the next, down and across.
         node_bias: c, (N,), as for `difnet_kernels.transition_rows`.
+        labels: (N, k), share of each class in each node, as from `label_shares`.
         rows_at_once: how many rows of P are stored; by default those of four million pairs of nodes.
 
     Raises:
@@ -59,7 +85,8 @@ def walk_statistics(
     node = torch.arange(count, device=features.device)
     place = torch.stack([stride[0] * (node // width), stride[1] * (node % width)], dim=1).float()
     bias = None if node_bias is None else node_bias[None]
-    totals, columns = torch.zeros(3, dtype=torch.float64), torch.zeros(count, dtype=torch.float64)
+    labels = features.new_zeros(count, 1) if labels is None else labels
+    totals, columns = torch.zeros(4, dtype=torch.float64), torch.zeros(count, dtype=torch.float64)
     for rows in node.split(rows_at_once or max(1, _PAIRS_AT_ONCE // count)):
         weights = transition_rows(features[None], rows, node_bias=bias)[0]  # (n, N)
         # The matrix form of cdist is inexact for near nodes.
@@ -67,32 +94,52 @@ def walk_statistics(
         seen = torch.special.entr(weights).sum(1).exp()
         own = weights.gather(1, rows[:, None])[:, 0]
         reach = (weights * distance).sum(1)
+        alike = labels[rows] * (weights.to(labels.dtype) @ labels)
         # Not every device has float64.
-        totals += torch.stack([seen.sum(), own.sum(), reach.sum()]).cpu()
+        totals += torch.stack([seen.sum(), own.sum(), reach.sum(), alike.sum()]).cpu()
         columns += weights.sum(0).cpu()
-    seen_sum, own_sum, reach_sum = (totals / count).tolist()
+    seen_sum, own_sum, reach_sum, _ = (totals / count).tolist()
     hubs = 1.0 / float((columns / count).square().sum())
-    return WalkStatistics(seen_sum, own_sum, reach_sum, hubs, float(count))
+    labelled = float(labels.sum())
+    own_class = float(totals[3]) / labelled if labelled > 0.0 else math.nan
+    return WalkStatistics(seen_sum, own_sum, reach_sum, hubs, own_class, float(count))
 
 
-def walks_of_image(details: Details, index: int) -> list[WalkStatistics]:
-    """Compute the statistics of every walk on image number `index` of a batch; none without walks."""
-    (rows, columns), (height, width) = details.seed.shape[-2:], details.logits.shape[-2:]
+def walks_of_image(details: Details, index: int, label: Tensor) -> list[WalkStatistics]:
+    """Compute the statistics of every walk on image number `index` of a batch; none without walks.
+
+    Args:
+        details: of the batch.
+        index: of the image.
+        label: (H, W), its labels, of the size of the logits.
+    """
+    (classes, rows, columns), (height, width) = details.seed.shape[-3:], details.logits.shape[-2:]
     stride = (height / rows, width / columns)
+    labels = label_shares(label[None].to(details.seed.device), classes, (rows, columns), torch.float32)[0]
     return [
         walk_statistics(
             features[index],
             (rows, columns),
             stride=stride,
             node_bias=None if bias is None else bias[index],
+            labels=labels,
         )
         for features, bias in details.transitions
     ]
 
 
 def mean_statistics(images: list[list[WalkStatistics]]) -> list[WalkStatistics]:
-    """Average the statistics of each walk over images."""
+    """Average the statistics of each walk over images; NaN, as of an image without labels, is left out."""
     return [
-        WalkStatistics(*(sum(values) / len(images) for values in zip(*walk, strict=True)))
+        WalkStatistics(
+            *(
+                _mean([value for value in values if not math.isnan(value)])
+                for values in zip(*walk, strict=True)
+            )
+        )
         for walk in zip(*images, strict=True)
     ]
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values) if values else math.nan

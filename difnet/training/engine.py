@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from difnet.data.base import VOID
 from difnet.measures.segmentation import Evaluation, SegmentationMetrics
+from difnet.measures.walks import label_shares
 from difnet.modeling.base import Details
 from difnet.modeling.network import DifNet, SimDeepLab, has_walks
 from difnet.modeling.resampling import upsample_bilinear
@@ -113,12 +114,7 @@ def loss_of_transitions(
         0-d; 0 if no hidden node has a label.
     """
     count, grid = details.seed.shape[1], (details.seed.shape[-2], details.seed.shape[-1])
-    # One class at a time: the maps of all classes would take more memory than the network.
-    shares = [
-        nn.functional.adaptive_avg_pool2d((label == number).to(details.seed.dtype), grid).flatten(1)
-        for number in range(count)
-    ]
-    target = torch.stack(shares, dim=-1)  # (B, N, k), zero where void
+    target = label_shares(label, count, grid, details.seed.dtype)  # (B, N, k)
     draw = torch.rand(target.shape[:2], device=target.device)  # (B, N)
     shown = (draw < visible) | (draw == draw.amin(1, keepdim=True))
     weight = target * ~shown[..., None]

@@ -33,7 +33,8 @@ def make_record(variant, seed, iou, walk_iou=(), seed_iou=None):
         "mu": [0.25 + 0.125 * walk for walk in range(walks)],
         "beta": [0.5] * walks,
     }
-    statistics = {"nodes_seen": 30.0, "reach": 4.0, "self_weight": 0.125, "hubs": 90.0, "nodes": 300.0}
+    statistics = {"nodes_seen": 30.0, "reach": 4.0, "self_weight": 0.125}
+    statistics |= {"own_class": 0.75, "hubs": 90.0, "nodes": 300.0}
     slug = next(it.slug for it in EXPERIMENTS[NAME].variants if it.name == variant)
     norms = {"seed_branch": 0.5, "embeddings": 0.01, "mu_logit": 1e-4, "beta_logit": 1e-5}
     return {
@@ -139,7 +140,7 @@ def test_walks():
     lines = walk_table(EXPERIMENTS[NAME], RECORDS).splitlines()
     assert len(lines) == 2 + 2  # none of the variant without walks
     first = ["1", "0.250 ± 0.000", "0.500 ± 0.000", "52.00 ± 2.83"]
-    first += ["30.0 ± 0.0", "4.0 ± 0.0", "0.125 ± 0.000", "90.0 ± 0.0", "300 ± 0"]
+    first += ["30.0 ± 0.0", "4.0 ± 0.0", "0.125 ± 0.000", "0.750 ± 0.000", "90.0 ± 0.0", "300 ± 0"]
     assert cells(lines[2])[WALKED] == first
     assert cells(lines[3])[""][:4] == ["2", "0.375 ± 0.000", "0.500 ± 0.000", "64.00 ± 2.83"]
     assert walk_table(EXPERIMENTS[NAME], RECORDS[:2]) == ""

@@ -78,9 +78,11 @@ def test_every_map_of_a_network(network):
     # Of 40 x 56 pixels 36 x 56 are labelled: 21 x 30 of a, 21 x 26 of b, 15 x 56 of c.
     assert record["class_share"] == pytest.approx({"a": 630 / 2016, "b": 546 / 2016, "c": 840 / 2016})
     grid = details.seed.shape[-2:]
-    walks = mean_statistics([walks_of_image(details, index) for index in range(len(image))])
+    walks = mean_statistics([walks_of_image(details, index, label[index]) for index in range(len(image))])
     assert [tuple(walk.values()) for walk in record["walks"]] == [pytest.approx(walk) for walk in walks]
-    assert list(record["walks"][0]) == ["nodes_seen", "self_weight", "reach", "hubs", "nodes"]
+    assert list(record["walks"][0]) == [
+        *("nodes_seen", "self_weight", "reach", "hubs", "own_class", "nodes"),
+    ]
     assert record["walks"][0]["nodes"] == grid[0] * grid[1]
 
 
@@ -160,6 +162,7 @@ def test_table():
     state = row | {"fragments": {"predicted": 4.0, "labelled": 2.0, "ratio": 2.0}}
     seed = row | {"fragments": {"predicted": 8.5, "labelled": 2.0, "ratio": 4.25}}
     walk = {"nodes_seen": 3.24, "self_weight": 0.5, "reach": 1.0, "hubs": 20.0, "nodes": 35.0}
+    walk["own_class"] = 0.75
     record = {"images": 9, "seed": seed, "states": [state], "final": state, "walks": [walk], "walk_images": 8}
     table = [line.split("  ") for line in format_measures(record).splitlines()]
     cells = [[cell.strip() for cell in line if cell.strip()] for line in table]
@@ -174,6 +177,7 @@ def test_table():
         ["nodes that all rows together look at", "20.0"],
         ["distance that a row looks, in pixels", "1.0"],
         ["weight of a node on itself", "0.500"],
+        ["weight of a node on its own class", "0.750"],
     ]
     lengths = {
         len(line) for line, row in zip(format_measures(record).splitlines(), cells, strict=True) if row[1:]

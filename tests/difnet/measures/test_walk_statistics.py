@@ -7,10 +7,18 @@ import pytest
 import torch
 from small_runs import small_network
 
-from difnet.measures.walks import WalkStatistics, mean_statistics, walk_statistics, walks_of_image
+from difnet.measures.walks import (
+    WalkStatistics,
+    label_shares,
+    mean_statistics,
+    walk_statistics,
+    walks_of_image,
+)
+
+NAN = math.nan
 
 
-def stored(features, grid, bias=None, stride=(1, 1)):
+def stored(features, grid, bias=None, stride=(1, 1), labels=None):
     """The statistics in float64, from the whole matrix."""
     scores = features.double().numpy() @ features.double().numpy().T
     scores = scores if bias is None else scores + bias.double().numpy()
@@ -25,6 +33,7 @@ def stored(features, grid, bias=None, stride=(1, 1)):
         self_weight=float(np.diag(weights).mean()),
         reach=float((weights * distance).sum(1).mean()),
         hubs=float(1 / (columns**2).sum()),
+        own_class=math.nan if labels is None else float((labels * (weights @ labels)).sum() / labels.sum()),
         nodes=len(places),
     )
 
@@ -32,15 +41,15 @@ def stored(features, grid, bias=None, stride=(1, 1)):
 def test_uniform_matrix():
     # The mean distances in a row of three nodes are 1, 2/3 and 1.
     found = walk_statistics(torch.zeros(3, 5), (1, 3))
-    assert found == pytest.approx((3.0, 1 / 3, (1 + 2 / 3 + 1) / 3, 3.0, 3.0))
+    assert found == pytest.approx((3.0, 1 / 3, (1 + 2 / 3 + 1) / 3, 3.0, NAN, 3.0), nan_ok=True)
     # In a square each node has itself, two neighbours at 1 and one at the square root of 2.
     found = walk_statistics(torch.zeros(4, 5), (2, 2))
-    assert found == pytest.approx((4.0, 1 / 4, (2 + math.sqrt(2)) / 4, 4.0, 4.0))
+    assert found == pytest.approx((4.0, 1 / 4, (2 + math.sqrt(2)) / 4, 4.0, NAN, 4.0), nan_ok=True)
 
 
 def test_identity():
     found = walk_statistics(100 * torch.eye(6), (2, 3))
-    assert found == pytest.approx((1.0, 1.0, 0.0, 6.0, 6.0), abs=1e-6)
+    assert found == pytest.approx((1.0, 1.0, 0.0, 6.0, NAN, 6.0), abs=1e-6, nan_ok=True)
 
 
 def test_one_hub():
@@ -48,17 +57,25 @@ def test_one_hub():
     bias[4] = 0.0
     # All rows look at the middle of the second row of the grid. The others are 1 or sqrt(2) away from it.
     found = walk_statistics(torch.zeros(6, 5), (2, 3), node_bias=bias)
-    assert found == pytest.approx((1.0, 1 / 6, (3 + 2 * math.sqrt(2)) / 6, 1.0, 6.0))
+    assert found == pytest.approx((1.0, 1 / 6, (3 + 2 * math.sqrt(2)) / 6, 1.0, NAN, 6.0), nan_ok=True)
 
 
 def test_two_groups():
     # Nodes 0 and 2 look at each other and at themselves, and so do nodes 1 and 3.
     features = 100 * torch.eye(2)[[0, 1, 0, 1]]
-    assert walk_statistics(features, (1, 4)) == pytest.approx((2.0, 1 / 2, 1.0, 4.0, 4.0))
+    # A node and its partner: both of class 0; of different classes, so that half the weight is on their own.
+    labels = torch.tensor([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    found = walk_statistics(features, (1, 4), labels=labels)
+    assert found == pytest.approx((2.0, 1 / 2, 1.0, 4.0, (1 + 1 / 2 + 1 + 1 / 2) / 4, 4.0))
+    # Void nodes are of no class: nodes 0 and 2 have half their weight on class 0, which is all that counts.
+    labels = torch.tensor([[1.0, 0.0], [0.0, 0.0], [0.0, 0.0], [0.0, 0.0]])
+    assert walk_statistics(features, (1, 4), labels=labels).own_class == pytest.approx(1 / 2)
 
 
 def test_one_node():
-    assert walk_statistics(torch.ones(1, 3), (1, 1)) == pytest.approx((1.0, 1.0, 0.0, 1.0, 1.0))
+    assert walk_statistics(torch.ones(1, 3), (1, 1)) == pytest.approx(
+        (1.0, 1.0, 0.0, 1.0, NAN, 1.0), nan_ok=True
+    )
 
 
 @pytest.mark.parametrize("scale", [0.1, 0.4, 2.0])
@@ -67,18 +84,20 @@ def test_random_matrix(scale, gaussian):
     torch.manual_seed(0)
     features = scale * torch.randn(5 * 7, 8)
     bias = -0.5 * features.square().sum(1) if gaussian else None
-    expected = stored(features, (5, 7), bias)
-    assert walk_statistics(features, (5, 7), node_bias=bias) == pytest.approx(expected, rel=1e-4)
+    labels = torch.rand(5 * 7, 3)
+    expected = stored(features, (5, 7), bias, labels=labels.double().numpy())
+    found = walk_statistics(features, (5, 7), node_bias=bias, labels=labels)
+    assert found == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize("rows", [1, 2, 5, 34, 35, 100])
 def test_any_number_of_rows_at_once(rows):
     torch.manual_seed(0)
     features, bias = 0.5 * torch.randn(5 * 7, 8), torch.randn(35)
-    whole = walk_statistics(features, (5, 7), node_bias=bias)
-    assert walk_statistics(features, (5, 7), node_bias=bias, rows_at_once=rows) == pytest.approx(
-        whole, rel=1e-6
-    )
+    labels = torch.rand(35, 3)
+    whole = walk_statistics(features, (5, 7), node_bias=bias, labels=labels)
+    found = walk_statistics(features, (5, 7), node_bias=bias, labels=labels, rows_at_once=rows)
+    assert found == pytest.approx(whole, rel=1e-6)
 
 
 def test_large_images_are_computed_in_parts(monkeypatch):
@@ -108,16 +127,31 @@ def test_walks_of_a_network(affinity):
     image = torch.rand(3, 33, 49, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         details = model(torch.stack([torch.rand(3, 33, 49), image]), details=True)
-    found, embedded = walks_of_image(details, 1), details.transitions
+    label = torch.arange(3).repeat_interleave(11)[:, None].expand(33, 49).contiguous()
+    label[:, 40:] = 255
+    classes = details.seed.shape[1]
+    labels = label_shares(label[None], classes, (5, 7), torch.float64)[0]
+    assert labels.sum() == pytest.approx(5 * 7 * 40 / 49, rel=0.1)
+    found, embedded = walks_of_image(details, 1, label), details.transitions
     assert len(found) == len(embedded) == 2
     for walk, (features, bias) in zip(found, embedded, strict=True):
         assert (bias is None) == (affinity == "dot")
-        expected = stored(features[1], (5, 7), None if bias is None else bias[1], (33 / 5, 49 / 7))
+        bias_of_image = None if bias is None else bias[1]
+        expected = stored(features[1], (5, 7), bias_of_image, (33 / 5, 49 / 7), labels.numpy())
         assert walk == pytest.approx(expected, rel=1e-4)
         assert 1.0 < walk.nodes_seen < 35.0  # neither the identity nor uniform
 
 
 def test_mean_over_images():
-    one, two = WalkStatistics(1, 2, 3, 4, 5), WalkStatistics(3, 2, 1, 0, 7)
-    assert mean_statistics([[one, two], [two, two]]) == [(2, 2, 2, 2, 6), two]
+    one, two = WalkStatistics(1, 2, 3, 4, 0.5, 5), WalkStatistics(3, 2, 1, 0, NAN, 7)
+    assert mean_statistics([[one, two], [two, two]]) == [
+        (2, 2, 2, 2, 0.5, 6),
+        pytest.approx(two, nan_ok=True),
+    ]
     assert mean_statistics([]) == []
+
+
+def test_label_shares():
+    label = torch.tensor([[[0, 1, 1, 1], [255, 0, 2, 1]]])
+    expected = [[[0.5, 0.25, 0.0], [0.0, 0.75, 0.25]]]
+    assert label_shares(label, 3, (1, 2), torch.float32).tolist() == expected
