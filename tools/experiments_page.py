@@ -115,14 +115,14 @@ def make_page(docs: Path, results: dict[str, Results]) -> str:
 def main_section(experiment: Experiment, records: list[Record]) -> list[str]:
     """The table of `difnet.experiments.tables`, and how the runs were made."""
     seeds = 1 + max(record["seed"] for record in records)
-    commands = [
-        f"# {name}\n{shlex.join(found[0]['command'])}"
-        for name, found in by_variant(experiment, records).items()
-    ]
+    present = by_variant(experiment, records)
+    missing = [it.name for it in experiment.variants if it.name not in present]
+    commands = [f"# {name}\n{shlex.join(found[0]['command'])}" for name, found in present.items()]
     machines = dict.fromkeys(describe_machine(record["environment"][-1]) for record in records)
     return [
         # Its heading is that of a page; here it is that of a section.
-        "#" + to_markdown(make_table(experiment, records, seeds)).strip(),
+        "#" + to_markdown(make_table(experiment, records, seeds, list(present))).strip(),
+        *([f"Not run: {', '.join(missing)}."] if missing else []),
         f"The runs are those of `python -m difnet.experiment {experiment.name}`, on {'; '.join(machines)}.",
         "<details><summary>Command of the first run of each variant</summary>",
         "```sh\n" + "\n".join(commands) + "\n```",

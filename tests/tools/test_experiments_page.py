@@ -121,6 +121,19 @@ def test_experiments_without_records_are_left_out(docs):
             assert experiment.title not in text
 
 
+def test_variants_without_records_are_named(docs):
+    text = page.make_page(docs, page.read(docs))
+    others = [it.name for it in EXPERIMENTS[NAME].variants if it.name not in (BASELINE, WALKED)]
+    assert f"\nNot run: {', '.join(others)}.\n" in text
+    assert not set(others) & set(cells(text))
+    for number, name in enumerate(others):
+        record = make_record(name, 0, (0.9, 0.2, 0.4))
+        write = docs / page.ROOM / "records" / NAME / record["run"] / "record.json"
+        write.parent.mkdir(parents=True)
+        write.write_text(json.dumps(record))
+        assert ("Not run" in page.make_page(docs, page.read(docs))) == (number < len(others) - 1)
+
+
 def test_iou_of_classes():
     table = cells(class_table(EXPERIMENTS[NAME], RECORDS))
     assert table[""] == ["pixels, %", BASELINE, WALKED]
