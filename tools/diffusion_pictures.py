@@ -1,14 +1,14 @@
-"""Draw where diffusion helped and where it hurt: the images whose pixel accuracy it changes most.
+"""Draw where diffusion helped and where it hurt: the images whose pixel accuracy it raises most and least.
 
     python tools/diffusion_pictures.py --checkpoint RUN --out FOLDER
     python tools/diffusion_pictures.py --checkpoint RUN --dataset camvid --data-root DIR --no-photographs \\
         --out FOLDER
 
 The labels of the seed ("before") and of the state after the last walk ("after") are compared with the truth
-on every validation image. Half of the pictures show the images with the largest gain of pixel accuracy, the
-other half those with the largest loss. A picture shows one image, from left to right: the image, the truth,
-before, after, and the changes. There, pixels that the walks corrected are green, pixels that they spoiled are
-red, and all others are grey. FOLDER/pictures.json holds the figures of each picture.
+on every validation image. Half of the pictures show the images that gain the most pixel accuracy, the other
+half those that gain the least or lose the most. A picture shows one image, from left to right: the image, the
+truth, before, after, and the changes. There, pixels that the walks corrected are green, pixels that they
+spoiled are red, and all others are grey. FOLDER/pictures.json holds the figures of each picture.
 
 With --no-photographs the image is left out. Of CamVid, whose terms forbid commercial use, this also leaves
 out the label maps: only the changes are drawn.
@@ -87,22 +87,24 @@ def draw_changes(before: Tensor, after: Tensor, truth: Tensor) -> Image.Image:
 
 
 def choose(changes: Sequence[Changes | None], count: int) -> tuple[list[int], list[int]]:
-    """Choose `count` images: half with the largest gains, largest first, and half with the largest losses.
+    """Choose `count` images: half that gain the most, and half that gain the least or lose the most.
 
-    Of an odd `count`, the gains get one more. Only images that gain are in the list of gains, and only images
-    that lose in the list of losses, so these may be shorter. Of equal images the first is chosen.
+    Of an odd `count`, the first half gets one more. Of equal images the first is chosen. No image is in both
+    halves, so that they are shorter if there are fewer images than `count`.
 
     Returns:
-        The indices of the gains, and those of the losses.
+        The indices of the images that gain the most, the largest gain first, and of the others, the smallest
+        gain first.
 
     Raises:
         ValueError: `count` is below 1.
     """
     if count < 1:
         raise ValueError(f"--count must be positive, got {count}")
-    gains = sorted((-it.gain, index) for index, it in enumerate(changes) if it is not None and it.gain > 0)
-    losses = sorted((it.gain, index) for index, it in enumerate(changes) if it is not None and it.gain < 0)
-    return [index for _, index in gains[: (count + 1) // 2]], [index for _, index in losses[: count // 2]]
+    known = [(found.gain, index) for index, found in enumerate(changes) if found is not None]
+    most = [index for _, index in sorted((-gain, index) for gain, index in known)][: (count + 1) // 2]
+    least = [index for _, index in sorted(known) if index not in most][: count // 2]
+    return most, least
 
 
 @torch.inference_mode()
@@ -173,7 +175,7 @@ def write_pictures(
         image, truth = dataset[index]
         changes.append(measure_changes(*predict(model, image), truth))
     figures = []
-    for kind, indices in zip(("gain", "loss"), choose(changes, count), strict=True):
+    for kind, indices in zip(("most", "least"), choose(changes, count), strict=True):
         for number, index in enumerate(indices, 1):
             found = changes[index]
             assert found is not None
@@ -208,9 +210,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         accuracies = f"pixel accuracy {100 * row['before']:.2f}% before, {100 * row['after']:.2f}% after"
         print(f"{options.out / row['file']}: {row['image']}, {accuracies}")
     if len(figures) < options.count:
-        print(
-            f"{len(figures)} of {options.count} pictures: too few images gained accuracy, or too few lost it"
-        )
+        print(f"{len(figures)} of {options.count} pictures: there are no more images with labels")
     return 0
 
 

@@ -176,10 +176,10 @@ of its entropy), reach the mean distance to these nodes, the weight on itself P_
 weight on nodes of the row's own class, by the labels. Hubs is the number of nodes that all rows look at
 together."""
 
-PICTURES_NOTE = """In these images the walks gain or lose the most pixel accuracy. From left to right: the
-image, the truth, the labels of the seed, those after the walks, and the changes. There, pixels that the walks
-corrected are green, those that they spoiled are red, and all others are grey. Of CamVid, whose terms forbid
-commercial use, only the changes are shown."""
+PICTURES_NOTE = """In these images the walks gain the most pixel accuracy, or the least. From left to right:
+the image, the truth, the labels of the seed, those after the walks, and the changes. There, pixels that the
+walks corrected are green, those that they spoiled are red, and all others are grey. Of CamVid, whose terms
+forbid commercial use, only the changes are shown."""
 
 
 def draw(docs: Path, results: dict[str, Results]) -> list[Path]:

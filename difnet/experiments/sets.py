@@ -35,7 +35,10 @@ CONTEXT = DataSize(
     4_998, 5_105, (375, 500), 60, "PASCAL-Context, 4,998 and 5,105 images of about 375 x 500, 60 classes"
 )
 
-_QUALITY = ("mean_iou", "difference", "seed_mean_iou", "gain", "boundary_f", "trimap", "fragments")
+_QUALITY = (
+    *("mean_iou", "difference", "seed_mean_iou", "gain"),
+    *("accuracy", "boundary_f", "trimap", "fragments"),
+)
 _COST = ("parameters", "gflops", "minutes")
 
 

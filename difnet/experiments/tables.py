@@ -77,6 +77,7 @@ _FINAL = "evaluation.measures.final"
 COLUMNS: dict[str, Column] = {
     "mean_iou": Column("mean IoU, %", _MEAN_IOU),
     "difference": Column("difference", _MEAN_IOU, sign=True),
+    "accuracy": Column("pixel accuracy, %", at("evaluation.accuracy", 100.0)),
     "seed_mean_iou": Column("of the seed, %", _if_walks(at("evaluation.seed_mean_iou", 100.0))),
     "gain": Column("gain of the walks", _if_walks(_gain), sign=True),
     "boundary_f": Column("boundary F, %", at(f"{_FINAL}.boundary_f", 100.0)),

@@ -38,13 +38,14 @@ def changes(*gains):
     return [None if g is None else pictures.Changes(0.5, 0.5 + g, max(g, 0.0), max(-g, 0.0)) for g in gains]
 
 
-def test_largest_gains_and_losses_are_chosen():
+def test_largest_and_smallest_gains_are_chosen():
     found = changes(0.1, None, -0.2, 0.3, 0.0, 0.3, -0.4, 0.2)
     assert pictures.choose(found, 4) == ([3, 5], [6, 2])
     assert pictures.choose(found, 3) == ([3, 5], [6])
     assert pictures.choose(found, 1) == ([3], [])
-    assert pictures.choose(found, 20) == ([3, 5, 7, 0], [6, 2])
-    assert pictures.choose(changes(0.0, 0.1), 2) == ([1], [])
+    assert pictures.choose(found, 20) == ([3, 5, 7, 0, 4, 2, 6], [])
+    assert pictures.choose(found, 8) == ([3, 5, 7, 0], [6, 2, 4])
+    assert pictures.choose(changes(0.3, 0.1, 0.2), 2) == ([0], [1])  # all gain
     with pytest.raises(ValueError, match="--count must be positive, got 0"):
         pictures.choose(found, 0)
 
@@ -93,13 +94,13 @@ def test_panels_of_a_picture(tmp_path, monkeypatch, dataset, photographs, column
     monkeypatch.setattr(pictures, "LEAST_HEIGHT", 1)
     model = Drawn(BEFORE, AFTER)
     rows = pictures.write_pictures(model, OneImage(dataset), tmp_path, 2, photographs=photographs)
-    assert [row["file"] for row in rows] == ["loss-1.png"]
+    assert [row["file"] for row in rows] == ["most-1.png"]
     assert json.loads((tmp_path / pictures.FIGURES).read_text()) == rows
     assert rows[0] == {
-        **{"file": "loss-1.png", "image": "view"},
+        **{"file": "most-1.png", "image": "view"},
         **{"before": 3 / 5, "after": 2 / 5, "corrected": 1 / 5, "spoiled": 2 / 5},
     }
-    sheet = np.array(Image.open(tmp_path / "loss-1.png"))
+    sheet = np.array(Image.open(tmp_path / "most-1.png"))
     assert sheet.shape == (2, 3 * columns + 4 * (columns - 1), 3)
     panels = [sheet[:, 7 * column : 7 * column + 3].tolist() for column in range(columns)]
     black, *labels = [[0, 0, 0], *OneImage.palette.tolist()]
@@ -114,7 +115,7 @@ def test_panels_of_a_picture(tmp_path, monkeypatch, dataset, photographs, column
 
 def test_small_pictures_are_enlarged(tmp_path):
     pictures.write_pictures(Drawn(BEFORE, AFTER), OneImage("camvid"), tmp_path, 2, photographs=False)
-    sheet = np.array(Image.open(tmp_path / "loss-1.png"))
+    sheet = np.array(Image.open(tmp_path / "most-1.png"))
     assert sheet.shape[0] == 2 * 179
     assert (sheet[:179, :179] == GREEN).all()
 
@@ -139,10 +140,11 @@ def test_command_on_scenes(tmp_path, monkeypatch, capsys):
     printed = capsys.readouterr().out
     rows = json.loads((tmp_path / "out" / pictures.FIGURES).read_text())
     files = [tmp_path / "out" / row["file"] for row in rows]
-    assert rows
+    assert [row["file"] for row in rows] == ["most-1.png", "most-2.png", "most-3.png"]
+    gains = [row["after"] - row["before"] for row in rows]
+    assert gains == sorted(gains, reverse=True)
     for row, file in zip(rows, files, strict=True):
         assert row["after"] - row["before"] == pytest.approx(row["corrected"] - row["spoiled"])
-        assert row["file"].startswith("gain" if row["after"] > row["before"] else "loss")
         assert Image.open(file).size == (3 * (5 * 96 + 4 * 4), 3 * 96)
         assert f"{file}: {row['image']}, pixel accuracy {100 * row['before']:.2f}% before" in printed
     first = [file.read_bytes() for file in files]
