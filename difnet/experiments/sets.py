@@ -36,7 +36,7 @@ CONTEXT = DataSize(
 )
 
 _QUALITY = (
-    *("mean_iou", "difference", "seed_mean_iou", "gain"),
+    *("mean_iou", "difference", "seed_mean_iou", "gain", "label_walk"),
     *("accuracy", "boundary_f", "trimap", "fragments"),
 )
 _COST = ("parameters", "gflops", "minutes")

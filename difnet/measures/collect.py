@@ -14,8 +14,8 @@ from torch import Tensor
 
 from difnet.measures.boundaries import Outline, Trimap
 from difnet.measures.fragments import Fragments
-from difnet.measures.segmentation import number, percent
-from difnet.measures.walks import WalkStatistics, mean_statistics, walks_of_image
+from difnet.measures.segmentation import SegmentationMetrics, number, percent
+from difnet.measures.walks import WalkStatistics, mean_statistics, walk_of_labels, walks_of_image
 from difnet.modeling.network import DifNet, SimDeepLab
 
 
@@ -76,6 +76,7 @@ def measure(
         - seed, states, final: trimap, boundary_f and fragments of the upsampled seed, of the upsampled state
           after each walk, and of the logits. In seed and final, fragments also has them by class. The last
           state has the numbers of the logits, and without walks the seed has them.
+        - label_walk_mean_iou: mean IoU of the seed after `walk_of_labels`; None without walks.
         - walks: mean `WalkStatistics` of each walk over the images of `looked_at`; empty without walks.
     """
     model.eval()
@@ -83,6 +84,7 @@ def measure(
     maps = [MapMeasures(model.num_classes) for _ in range(1 + walks)]
     pixels = np.zeros(model.num_classes, np.int64)
     looked: list[list[WalkStatistics]] = []
+    of_labels = SegmentationMetrics(model.num_classes)
     done = 0
     for image, label in batches:
         image = image.to(device, non_blocking=True)
@@ -98,6 +100,9 @@ def measure(
                 measures.update(prediction[index], outline)
             if details.transitions and done + index in looked_at:
                 looked.append(walks_of_image(details, index, torch.from_numpy(one)))
+        if walks:
+            ideal = walk_of_labels(details.seed.float(), label.to(device))
+            of_labels.update(model.upsample(ideal, size).argmax(1).cpu(), label)
         done += image.shape[0]
         if progress is not None:
             progress(done)
@@ -113,6 +118,7 @@ def measure(
         "seed": seed,
         "states": records[1:],
         "final": final,
+        "label_walk_mean_iou": number(of_labels.compute().mean_iou) if walks else None,
         "walk_images": len(looked),
         "walks": [
             {name: number(value) for name, value in walk._asdict().items()}
@@ -180,6 +186,9 @@ def format_measures(record: dict[str, Any]) -> str:
     labelled = _decimal(record["final"]["fragments"]["labelled"])
     values = [_decimal(item["fragments"]["predicted"]) for item in maps.values()]
     rows.append((f"fragments of an image ({labelled} in its label)", values))
+    if record["states"]:
+        ideal = percent(record["label_walk_mean_iou"], "none")
+        rows.append((f"mean IoU after one walk that knows the labels: {ideal}", []))
     if record["walks"]:
         nodes = _decimal(record["walks"][0]["nodes"], 0)
         rows.append((f"walks over {nodes} nodes, mean of {record['walk_images']} images", []))

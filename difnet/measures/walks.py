@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from difnet.modeling.base import Details
-from difnet_kernels import transition_rows
+from difnet_kernels import random_walk, transition_rows
 
 _PAIRS_AT_ONCE = 2**22
 
@@ -54,6 +54,32 @@ def label_shares(label: Tensor, classes: int, grid: tuple[int, int], dtype: torc
         for number in range(classes)
     ]
     return torch.stack(shares, dim=-1)
+
+
+def walk_of_labels(seed: Tensor, label: Tensor, *, reach: float = 16.0) -> Tensor:
+    """Walk one step with the P that knows the labels: y = P s, what the affinities of a network could reach.
+
+    A node averages the seed over nodes of its own class, with Gaussian weights of the distance:
+    P_ij ~ exp(-8 |q_i - q_j|^2 - |x_i - x_j|^2 / (2 reach^2)), with q_i the shares of the classes in node i
+    and x_i its place.
+
+    Args:
+        seed: s, (B, k, h, w), floating point.
+        label: (B, H, W), int64, 255 is void.
+        reach: standard deviation of the Gaussian, in pixels of the label.
+
+    Returns:
+        (B, k, h, w).
+    """
+    (classes, rows, columns), (height, width) = seed.shape[-3:], label.shape[-2:]
+    shares = label_shares(label, classes, (rows, columns), seed.dtype)  # q, (B, N, k)
+    node = torch.arange(rows * columns, device=seed.device)
+    place = torch.stack([height / rows * (node // columns), width / columns * (node % columns)], dim=1)
+    place = (place - place.mean(0)) / reach
+    features = torch.cat([4.0 * shares, place.to(shares.dtype).expand(len(shares), -1, -1)], dim=-1)
+    nodes, one = seed.flatten(2).mT, seed.new_ones(())
+    walked = random_walk(features, nodes, nodes, one, one, node_bias=-0.5 * features.square().sum(-1))
+    return walked.mT.unflatten(-1, (rows, columns))
 
 
 def walk_statistics(

@@ -12,7 +12,8 @@ from difnet import create_model, evaluate
 from difnet.measures.boundaries import Outline, Trimap
 from difnet.measures.collect import format_measures, gain_by_class_size, measure
 from difnet.measures.fragments import Fragments
-from difnet.measures.walks import mean_statistics, walks_of_image
+from difnet.measures.segmentation import SegmentationMetrics
+from difnet.measures.walks import mean_statistics, walk_of_labels, walks_of_image
 
 CPU = torch.device("cpu")
 CLASSES = ["a", "b", "c"]
@@ -75,6 +76,14 @@ def test_every_map_of_a_network(network):
     assert len(record["states"]) == 2
     assert record["seed"]["trimap"] != record["states"][0]["trimap"] != record["final"]["trimap"]
 
+    ideal = network.upsample(walk_of_labels(details.seed, label), (40, 56)).argmax(1)
+    scores = SegmentationMetrics(network.num_classes)
+    scores.update(ideal, label)
+    assert record["label_walk_mean_iou"] == pytest.approx(float(scores.compute().mean_iou))
+    seed_scores = SegmentationMetrics(network.num_classes)
+    seed_scores.update(upsampled[0].argmax(1), label)
+    assert record["label_walk_mean_iou"] != float(seed_scores.compute().mean_iou)
+
     # Of 40 x 56 pixels 36 x 56 are labelled: 21 x 30 of a, 21 x 26 of b, 15 x 56 of c.
     assert record["class_share"] == pytest.approx({"a": 630 / 2016, "b": 546 / 2016, "c": 840 / 2016})
     grid = details.seed.shape[-2:]
@@ -127,6 +136,7 @@ def test_network_without_walks(options):
     record = measure(model, [(image, label)], CPU, CLASSES)
     assert record["walks"] == record["states"] == []
     assert record["walk_images"] == 0
+    assert record["label_walk_mean_iou"] is None
     assert record["seed"] == record["final"] == expected_final(model, image, label)
     head = format_measures(record).splitlines()[0]
     assert head.split() == ["measures", "of", "1", "images", "logits"]
@@ -164,6 +174,7 @@ def test_table():
     walk = {"nodes_seen": 3.24, "self_weight": 0.5, "reach": 1.0, "hubs": 20.0, "nodes": 35.0}
     walk["own_class"] = 0.75
     record = {"images": 9, "seed": seed, "states": [state], "final": state, "walks": [walk], "walk_images": 8}
+    record["label_walk_mean_iou"] = 0.625
     table = [line.split("  ") for line in format_measures(record).splitlines()]
     cells = [[cell.strip() for cell in line if cell.strip()] for line in table]
     assert cells == [
@@ -172,6 +183,7 @@ def test_table():
         ["mean IoU within 5 px of a boundary", "none", "none"],
         ["boundary F score", "50.00%", "50.00%"],
         ["fragments of an image (2.0 in its label)", "8.5", "4.0"],
+        ["mean IoU after one walk that knows the labels: 62.50%"],
         ["walks over 35 nodes, mean of 8 images"],
         ["nodes that a row looks at", "3.2"],
         ["nodes that all rows together look at", "20.0"],

@@ -11,6 +11,7 @@ from difnet.measures.walks import (
     WalkStatistics,
     label_shares,
     mean_statistics,
+    walk_of_labels,
     walk_statistics,
     walks_of_image,
 )
@@ -155,3 +156,28 @@ def test_label_shares():
     label = torch.tensor([[[0, 1, 1, 1], [255, 0, 2, 1]]])
     expected = [[[0.5, 0.25, 0.0], [0.0, 0.75, 0.25]]]
     assert label_shares(label, 3, (1, 2), torch.float32).tolist() == expected
+
+
+def test_walk_of_labels():
+    torch.manual_seed(0)
+    label = torch.randint(0, 3, (2, 6, 8))
+    label[0, :2, :3] = 255
+    seed = torch.randn(2, 3, 3, 4, dtype=torch.float64)
+    found = walk_of_labels(seed, label, reach=3.0)
+    shares = label_shares(label, 3, (3, 4), torch.float64)
+    place = torch.tensor([(2.0 * y, 2.0 * x) for y in range(3) for x in range(4)], dtype=torch.float64)
+    for image in range(2):
+        classes, distance = (torch.cdist(it, it).square() for it in (shares[image], place))
+        weights = torch.softmax(-8 * classes - distance / (2 * 3.0**2), dim=1)
+        expected = (weights @ seed[image].flatten(1).mT).mT.unflatten(1, (3, 4))
+        torch.testing.assert_close(found[image], expected)
+
+
+def test_a_walk_that_knows_the_labels_corrects_single_nodes():
+    label = torch.zeros(1, 32, 32, dtype=torch.int64)
+    label[:, :, 16:] = 1
+    seed = torch.nn.functional.one_hot(label[:, ::4, ::4], 2).permute(0, 3, 1, 2).float()
+    wrong = seed.clone()
+    wrong[0, :, 3, 2], wrong[0, :, 5, 4] = wrong[0, :, 3, 5].clone(), wrong[0, :, 5, 0].clone()
+    assert (wrong.argmax(1) != seed.argmax(1)).sum() == 2
+    assert torch.equal(walk_of_labels(wrong, label).argmax(1), seed.argmax(1))
