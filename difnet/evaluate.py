@@ -42,7 +42,7 @@ class EvaluateConfig:
     """Evaluate a trained network on the validation images of a data set."""
 
     checkpoint: Path
-    """Run folder (its best weights) or weights file."""
+    """Run folder (its best weights), weights file, or name of a trained network."""
     dataset: DatasetName = "scenes"
     """Data set, as in training."""
     data_root: Annotated[Path | None, shown_default("none")] = None

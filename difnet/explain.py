@@ -53,7 +53,7 @@ class ExplainConfig:
     image: Annotated[Path, tyro.conf.Positional]
     """The picture, of any size."""
     checkpoint: Path
-    """Run folder (its best weights) or weights file of a DifNet."""
+    """Run folder (its best weights) or weights file of a DifNet, or name of a trained one."""
     point: str
     """The pixel, as x,y from the upper left corner of the upright picture."""
     out: Path

@@ -41,7 +41,7 @@ class PredictConfig:
     """Label images of any size: a palette PNG and an overlay for each."""
 
     checkpoint: Path
-    """Run folder (its best weights) or weights file."""
+    """Run folder (its best weights), weights file, or name of a trained network."""
     out: Path
     """Folder for the pictures, created if it does not exist."""
     multi_scale: bool = False

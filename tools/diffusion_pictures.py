@@ -1,14 +1,15 @@
 """Draw where diffusion helped and where it hurt: the images whose pixel accuracy it raises most and least.
 
-    python tools/diffusion_pictures.py --checkpoint RUN --out FOLDER
-    python tools/diffusion_pictures.py --checkpoint RUN --dataset camvid --data-root DIR --no-photographs \\
-        --out FOLDER
+    python tools/diffusion_pictures.py --checkpoint RUN/last.safetensors --out FOLDER
+    python tools/diffusion_pictures.py --checkpoint RUN/last.safetensors --dataset camvid --data-root DIR \\
+        --no-photographs --out FOLDER
 
 The labels of the seed ("before") and of the state after the last walk ("after") are compared with the truth
 on every validation image. Half of the pictures show the images that gain the most pixel accuracy, the other
 half those that gain the least or lose the most. A picture shows one image, from left to right: the image, the
 truth, before, after, and the changes. There, pixels that the walks corrected are green, pixels that they
-spoiled are red, and all others are grey. FOLDER/pictures.json holds the figures of each picture.
+spoiled are red, and all others are grey. FOLDER/pictures.json names the weights and holds the figures
+of each picture.
 
 With --no-photographs the image is left out. Of CamVid, whose terms forbid commercial use, this also leaves
 out the label maps: only the changes are drawn.
@@ -89,8 +90,8 @@ def draw_changes(before: Tensor, after: Tensor, truth: Tensor) -> Image.Image:
 def choose(changes: Sequence[Changes | None], count: int) -> tuple[list[int], list[int]]:
     """Choose `count` images: half that gain the most, and half that gain the least or lose the most.
 
-    Of an odd `count`, the first half gets one more. Of equal images the first is chosen. No image is in both
-    halves, so that they are shorter if there are fewer images than `count`.
+    Of an odd number, the first half gets one more. Of equal images the first is chosen. If there are fewer
+    labelled images than `count`, all of them are chosen.
 
     Returns:
         The indices of the images that gain the most, the largest gain first, and of the others, the smallest
@@ -102,6 +103,7 @@ def choose(changes: Sequence[Changes | None], count: int) -> tuple[list[int], li
     if count < 1:
         raise ValueError(f"--count must be positive, got {count}")
     known = [(found.gain, index) for index, found in enumerate(changes) if found is not None]
+    count = min(count, len(known))
     most = [index for _, index in sorted((-gain, index) for gain, index in known)][: (count + 1) // 2]
     least = [index for _, index in sorted(known) if index not in most][: count // 2]
     return most, least
@@ -162,9 +164,12 @@ def open_run(
 
 
 def write_pictures(
-    model: DifNet, dataset: SegmentationDataset, out: Path, count: int, *, photographs: bool
+    model: DifNet, dataset: SegmentationDataset, out: Path, count: int, *, weights: str, photographs: bool
 ) -> list[dict[str, Any]]:
-    """Write the pictures and their figures to `out`; return the figures.
+    """Write the pictures and their figures to `out`, with `weights`, the name of the weights.
+
+    Returns:
+        The figures.
 
     Raises:
         ValueError: `count` is below 1.
@@ -182,7 +187,8 @@ def write_pictures(
             file = f"{kind}-{number}.png"
             save_picture(draw(model, dataset, index, photographs=photographs), out / file)
             figures.append({"file": file, "image": dataset.item_name(index), **found._asdict()})
-    write_atomically(out / FIGURES, json.dumps(figures, indent=2) + "\n")
+    content = {"weights": weights, "pictures": figures}
+    write_atomically(out / FIGURES, json.dumps(content, indent=2) + "\n")
     return figures
 
 
@@ -202,7 +208,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prepare_folder(options.out)
         model, dataset = open_run(options.checkpoint, options.dataset, options.data_root, options.device)
         photographs = not options.no_photographs
-        figures = write_pictures(model, dataset, options.out, options.count, photographs=photographs)
+        weights = "/".join(options.checkpoint.parts[-3:])
+        figures = write_pictures(
+            model, dataset, options.out, options.count, weights=weights, photographs=photographs
+        )
     except (ValueError, OSError) as error:
         print(f"diffusion_pictures: error: {error}", file=sys.stderr)
         return 1

@@ -122,7 +122,7 @@ def main_section(experiment: Experiment, records: list[Record]) -> list[str]:
     return [
         # Its heading is that of a page; here it is that of a section.
         "#" + to_markdown(make_table(experiment, records, seeds, list(present))).strip(),
-        *([f"Not run: {', '.join(missing)}."] if missing else []),
+        *([f"Not run: {'; '.join(missing)}."] if missing else []),
         f"The runs are those of `python -m difnet.experiment {experiment.name}`, on {'; '.join(machines)}.",
         "<details><summary>Command of the first run of each variant</summary>",
         "```sh\n" + "\n".join(commands) + "\n```",
@@ -160,26 +160,27 @@ def picture_section(experiment: Experiment, docs: Path) -> list[str]:
     folder = docs / ROOM / "pictures" / experiment.name
     if not (folder / "pictures.json").is_file():
         return []
-    rows = json.loads((folder / "pictures.json").read_text(encoding="utf-8"))
+    content = json.loads((folder / "pictures.json").read_text(encoding="utf-8"))
+    rows, note = content["pictures"], PICTURES_NOTE.format(weights=content["weights"])
     keys = ("before", "after", "corrected", "spoiled")
     lines = [[it["image"], *(f"{100.0 * it[key]:.2f}" for key in keys)] for it in rows]
     links = [f"![{it['image']}]({ROOM}/pictures/{experiment.name}/{it['file']})" for it in rows]
     table = markdown_table(["pixels of an image, %", "right before", "right after", *keys[2:]], lines)
-    return ["### Where diffusion helps and where it hurts", PICTURES_NOTE, table, *links]
+    return ["### Where diffusion helps the most and the least", note, table, *links]
 
 
 RECIPES_NOTE = """`--recipe NAME` sets these options, unless they are given. An empty cell stands for
 the setting of `{first}`."""
 
-WALKS_NOTE = """Means over the rows of P: nodes seen is the number of nodes{of_all} that a row looks at (exp
-of its entropy), reach the mean distance to these nodes, the weight on itself P_ii, and "on its class" the
-weight on nodes of the row's own class, by the labels. Hubs is the number of nodes that all rows look at
-together."""
+WALKS_NOTE = """All columns are means over the rows of P. Nodes seen is the number of nodes{of_all} that a row
+looks at, exp of its entropy. Reach is the mean distance to these nodes. The weight on itself is P_ii. "On its
+class" is the share of the weight that lies on the row's own class, by the labels; a short reach and small
+nodes raise it. Hubs is the number of nodes that all rows look at together."""
 
-PICTURES_NOTE = """In these images the walks gain the most pixel accuracy, or the least. From left to right:
-the image, the truth, the labels of the seed, those after the walks, and the changes. There, pixels that the
-walks corrected are green, those that they spoiled are red, and all others are grey. Of CamVid, whose terms
-forbid commercial use, only the changes are shown."""
+PICTURES_NOTE = """In these images the walks gain the most pixel accuracy, or the least. The weights are those
+of `{weights}`. From left to right: the image, the truth, the labels of the seed, those after the walks, and
+the changes. There, pixels that the walks corrected are green, those that they spoiled are red, and all others
+are grey. Of CamVid, whose terms forbid commercial use, only the changes are shown."""
 
 
 def draw(docs: Path, results: dict[str, Results]) -> list[Path]:

@@ -77,7 +77,7 @@ _FINAL = "evaluation.measures.final"
 COLUMNS: dict[str, Column] = {
     "mean_iou": Column("mean IoU, %", _MEAN_IOU),
     "difference": Column("difference", _MEAN_IOU, sign=True),
-    "label_walk": Column("with the labels' P, %", at("evaluation.measures.label_walk_mean_iou", 100.0)),
+    "label_walk": Column("ideal walk, %", at("evaluation.measures.label_walk_mean_iou", 100.0)),
     "accuracy": Column("pixel accuracy, %", at("evaluation.accuracy", 100.0)),
     "seed_mean_iou": Column("of the seed, %", _if_walks(at("evaluation.seed_mean_iou", 100.0))),
     "gain": Column("gain of the walks", _if_walks(_gain), sign=True),
@@ -95,8 +95,8 @@ COLUMNS: dict[str, Column] = {
 NOTES = {
     "difference": "Differences are from {baseline}, in points, of equal seeds.",
     "seed_mean_iou": "The seed is the score map before the walks.",
-    "label_walk": "With the labels' P the seed takes one walk that knows the labels: what affinities could "
-    "reach.",
+    "label_walk": "The ideal walk is mean IoU of the seed after one walk of 16 pixels whose P knows the "
+    "labels; it is a comparison, not a limit.",
     "boundary_f": "Boundary F, trimap and fragments are those of difnet.evaluate --measures.",
     "fragments": "Fragments are connected components, predicted ones for each labelled one.",
     "gflops": "GFLOPs are those of one validation image, two operations a multiply-add; walks count as "

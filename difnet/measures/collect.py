@@ -63,7 +63,7 @@ def measure(
         model: on `device`; it is put into evaluation mode. Its logits must be finite, which
             `difnet.training.engine.evaluate` checks.
         batches: (image (B, 3, H, W) in [0, 1], label (B, H, W) int64).
-        device: where the network runs. The measures are computed on the CPU.
+        device: where the network runs and the walks are looked at. Other measures are computed on the CPU.
         classes: names of the k classes.
         looked_at: numbers of the images on which the walks are looked at.
         progress: called with the number of images done.
@@ -101,7 +101,7 @@ def measure(
             if details.transitions and done + index in looked_at:
                 looked.append(walks_of_image(details, index, torch.from_numpy(one)))
         if walks:
-            ideal = walk_of_labels(details.seed.float(), label.to(device))
+            ideal = walk_of_labels(details.seed, label)
             of_labels.update(model.upsample(ideal, size).argmax(1).cpu(), label)
         done += image.shape[0]
         if progress is not None:
@@ -175,7 +175,7 @@ def gain_by_class_size(
 
 
 def format_measures(record: dict[str, Any]) -> str:
-    """Format the record of `measure` as a table for printing, a column for each map of the network."""
+    """Format what `measure` returned as a table for printing, a column for each map of the network."""
     maps = {"seed": record["seed"]} if record["states"] else {"logits": record["final"]}
     maps |= {f"walk {walk}": state for walk, state in enumerate(record["states"], 1)}
     rows = [(f"measures of {record['images']} images", list(maps))]
@@ -188,7 +188,7 @@ def format_measures(record: dict[str, Any]) -> str:
     rows.append((f"fragments of an image ({labelled} in its label)", values))
     if record["states"]:
         ideal = percent(record["label_walk_mean_iou"], "none")
-        rows.append((f"mean IoU after one walk that knows the labels: {ideal}", []))
+        rows.append((f"mean IoU of the seed after one walk of 16 pixels that knows the labels: {ideal}", []))
     if record["walks"]:
         nodes = _decimal(record["walks"][0]["nodes"], 0)
         rows.append((f"walks over {nodes} nodes, mean of {record['walk_images']} images", []))
@@ -197,7 +197,7 @@ def format_measures(record: dict[str, Any]) -> str:
             ("hubs", "nodes that all rows together look at", 1),
             ("reach", "distance that a row looks, in pixels", 1),
             ("self_weight", "weight of a node on itself", 3),
-            ("own_class", "weight of a node on its own class", 3),
+            ("own_class", "share of its weight on its own class", 3),
         ):
             rows.append((f"  {title}", ["", *(_decimal(walk[name], digits) for walk in record["walks"])]))
     first = max(len(title) for title, _ in rows)

@@ -23,8 +23,10 @@ class WalkStatistics(NamedTuple):
             over the rows.
         hubs: 1 / sum_j c_j^2, c_j the mean of column j: the number of nodes that the rows together look at.
             N if all nodes are looked at alike, 1 if all rows look at one node.
-        own_class: weight of a node on nodes of its own class, where a node of several classes is of each in
-            part. Mean over the rows, each counted by its labelled part; NaN without labels.
+        own_class: share of a row's weight on nodes of the row's own class, as far as they are labelled:
+            q_i . (P q)_i / (P l)_i, q_i the shares of the classes in node i and l_i their sum. Mean over the
+            rows weighted with l_i; NaN without labels. It is below 1 for every P where nodes hold several
+            classes, and short reaches raise it: compare walks of one grid and like reach.
         nodes: N.
     """
 
@@ -57,26 +59,30 @@ def label_shares(label: Tensor, classes: int, grid: tuple[int, int], dtype: torc
 
 
 def walk_of_labels(seed: Tensor, label: Tensor, *, reach: float = 16.0) -> Tensor:
-    """Walk one step with the P that knows the labels: y = P s, what the affinities of a network could reach.
+    """Walk one step with a P made of the labels: y = P s, for comparison with what a network has learned.
 
-    A node averages the seed over nodes of its own class, with Gaussian weights of the distance:
+    A node averages the seed over near nodes whose shares of the classes are like its own:
     P_ij ~ exp(-8 |q_i - q_j|^2 - |x_i - x_j|^2 / (2 reach^2)), with q_i the shares of the classes in node i
-    and x_i its place.
+    and x_i its place. Two nodes of one class each, at one place, differ by the factor exp(-16) if these
+    classes differ. It is no upper bound: more steps or another reach can do better.
 
     Args:
         seed: s, (B, k, h, w), floating point.
-        label: (B, H, W), int64, 255 is void.
+        label: (B, H, W), int64, 255 is void; on any device.
         reach: standard deviation of the Gaussian, in pixels of the label.
 
     Returns:
-        (B, k, h, w).
+        (B, k, h, w), in float32, or float64 for a seed in float64.
     """
     (classes, rows, columns), (height, width) = seed.shape[-3:], label.shape[-2:]
-    shares = label_shares(label, classes, (rows, columns), seed.dtype)  # q, (B, N, k)
+    seed = seed.to(torch.promote_types(seed.dtype, torch.float32))
+    shares = label_shares(label.to(seed.device), classes, (rows, columns), seed.dtype)  # q, (B, N, k)
     node = torch.arange(rows * columns, device=seed.device)
     place = torch.stack([height / rows * (node // columns), width / columns * (node % columns)], dim=1)
-    place = (place - place.mean(0)) / reach
-    features = torch.cat([4.0 * shares, place.to(shares.dtype).expand(len(shares), -1, -1)], dim=-1)
+    place = ((place - place.mean(0)) / reach).to(seed.dtype).expand(len(shares), -1, -1)
+    features = torch.cat([4.0 * shares, place], dim=-1)
+    # Matrix products of every precision take numbers of bfloat16 without rounding them.
+    features = features.to(torch.bfloat16).to(seed.dtype)
     nodes, one = seed.flatten(2).mT, seed.new_ones(())
     walked = random_walk(features, nodes, nodes, one, one, node_bias=-0.5 * features.square().sum(-1))
     return walked.mT.unflatten(-1, (rows, columns))
@@ -120,7 +126,9 @@ def walk_statistics(
         seen = torch.special.entr(weights).sum(1).exp()
         own = weights.gather(1, rows[:, None])[:, 0]
         reach = (weights * distance).sum(1)
-        alike = labels[rows] * (weights.to(labels.dtype) @ labels)
+        seen_labels = weights.to(labels.dtype) @ labels  # P q, (n, k)
+        total = seen_labels.sum(1)
+        alike = (labels[rows] * seen_labels).sum(1) / torch.where(total > 0, total, 1.0)
         # Not every device has float64.
         totals += torch.stack([seen.sum(), own.sum(), reach.sum(), alike.sum()]).cpu()
         columns += weights.sum(0).cpu()
@@ -155,17 +163,10 @@ def walks_of_image(details: Details, index: int, label: Tensor) -> list[WalkStat
 
 
 def mean_statistics(images: list[list[WalkStatistics]]) -> list[WalkStatistics]:
-    """Average the statistics of each walk over images; NaN, as of an image without labels, is left out."""
-    return [
-        WalkStatistics(
-            *(
-                _mean([value for value in values if not math.isnan(value)])
-                for values in zip(*walk, strict=True)
-            )
-        )
-        for walk in zip(*images, strict=True)
-    ]
-
-
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values) if values else math.nan
+    """Average the statistics of each walk over images, `own_class` over those that have labels."""
+    means = []
+    for walk in zip(*images, strict=True):
+        labelled = [it.own_class for it in walk if not math.isnan(it.own_class)]
+        mean = WalkStatistics(*(sum(values) / len(images) for values in zip(*walk, strict=True)))
+        means.append(mean._replace(own_class=sum(labelled) / len(labelled) if labelled else math.nan))
+    return means

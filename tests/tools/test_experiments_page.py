@@ -28,6 +28,7 @@ def make_record(variant, seed, iou, walk_iou=(), seed_iou=None):
     mean = sum(iou) / len(iou)
     found = {
         "mean_iou": mean,
+        "accuracy": mean + 0.25,
         "seed_mean_iou": mean if seed_iou is None else seed_iou,
         "walk_mean_iou": list(walk_iou),
         "mu": [0.25 + 0.125 * walk for walk in range(walks)],
@@ -62,6 +63,7 @@ def make_record(variant, seed, iou, walk_iou=(), seed_iou=None):
             "measures": {
                 "class_share": SHARES,
                 "final": {"boundary_f": 0.5, "trimap": {"2": 0.25}, "fragments": {"ratio": 1.5}},
+                "label_walk_mean_iou": 0.75 if walks else None,
                 "walks": [statistics] * walks,
             },
         },
@@ -107,6 +109,8 @@ def test_page_shows_the_figures_of_the_records(docs):
     # By hand: means (50 + 60) / 2 and (62 + 66) / 2; the deviation of two values a, b is |a - b| / sqrt(2).
     assert table[BASELINE][:4] == ["2", "55.00 ± 7.07", "-", "-"]
     assert table[WALKED][:5] == ["2", "64.00 ± 2.83", "+9.00 ± 4.24", "46.00 ± 1.41", "+18.00 ± 1.41"]
+    assert table[WALKED][5:7] == ["75.00 ± 0.00", "89.00 ± 2.83"]
+    assert table[BASELINE][5:7] == ["-", "80.00 ± 7.07"]
     assert "CPU, 2 threads, torch 2.14, commit 0123456" in text
     assert "python -m difnet.train --seed 0" in text
     changed = {**RECORDS[0]["environment"][0], "commit": "0123456789+changes", "gpus": ["GPU"]}
@@ -124,7 +128,7 @@ def test_experiments_without_records_are_left_out(docs):
 def test_variants_without_records_are_named(docs):
     text = page.make_page(docs, page.read(docs))
     others = [it.name for it in EXPERIMENTS[NAME].variants if it.name not in (BASELINE, WALKED)]
-    assert f"\nNot run: {', '.join(others)}.\n" in text
+    assert "\nNot run: no walks, larger backbone; no walks, two branches; paper's walks.\n" in text
     assert not set(others) & set(cells(text))
     for number, name in enumerate(others):
         record = make_record(name, 0, (0.9, 0.2, 0.4))
@@ -250,9 +254,11 @@ def test_pictures_are_shown_with_their_figures(docs):
     folder.mkdir(parents=True)
     shares = {"before": 0.5, "after": 0.75, "corrected": 0.3, "spoiled": 0.05}
     row = {"file": "gain-1.png", "image": "view", **shares}
-    (folder / "pictures.json").write_text(json.dumps([row]))
+    content = {"weights": "walked/seed-0/last.safetensors", "pictures": [row]}
+    (folder / "pictures.json").write_text(json.dumps(content))
     text = page.make_page(docs, page.read(docs))
     assert cells(text)["view"] == ["50.00", "75.00", "30.00", "5.00"]
+    assert "`walked/seed-0/last.safetensors`" in text
     assert f"![view]({page.ROOM}/pictures/{NAME}/gain-1.png)" in text
 
 

@@ -183,13 +183,13 @@ def test_table():
         ["mean IoU within 5 px of a boundary", "none", "none"],
         ["boundary F score", "50.00%", "50.00%"],
         ["fragments of an image (2.0 in its label)", "8.5", "4.0"],
-        ["mean IoU after one walk that knows the labels: 62.50%"],
+        ["mean IoU of the seed after one walk of 16 pixels that knows the labels: 62.50%"],
         ["walks over 35 nodes, mean of 8 images"],
         ["nodes that a row looks at", "3.2"],
         ["nodes that all rows together look at", "20.0"],
         ["distance that a row looks, in pixels", "1.0"],
         ["weight of a node on itself", "0.500"],
-        ["weight of a node on its own class", "0.750"],
+        ["share of its weight on its own class", "0.750"],
     ]
     lengths = {
         len(line) for line, row in zip(format_measures(record).splitlines(), cells, strict=True) if row[1:]

@@ -34,9 +34,17 @@ def stored(features, grid, bias=None, stride=(1, 1), labels=None):
         self_weight=float(np.diag(weights).mean()),
         reach=float((weights * distance).sum(1).mean()),
         hubs=float(1 / (columns**2).sum()),
-        own_class=math.nan if labels is None else float((labels * (weights @ labels)).sum() / labels.sum()),
+        own_class=math.nan if labels is None else own_class(weights, labels),
         nodes=len(places),
     )
+
+
+def own_class(weights, labels):
+    total = 0.0
+    for row, shares in zip(weights, labels, strict=True):
+        on_class = row @ labels
+        total += (shares * on_class).sum() / on_class.sum()
+    return float(total / labels.sum())
 
 
 def test_uniform_matrix():
@@ -68,8 +76,11 @@ def test_two_groups():
     labels = torch.tensor([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
     found = walk_statistics(features, (1, 4), labels=labels)
     assert found == pytest.approx((2.0, 1 / 2, 1.0, 4.0, (1 + 1 / 2 + 1 + 1 / 2) / 4, 4.0))
-    # Void nodes are of no class: nodes 0 and 2 have half their weight on class 0, which is all that counts.
-    labels = torch.tensor([[1.0, 0.0], [0.0, 0.0], [0.0, 0.0], [0.0, 0.0]])
+    # Void nodes do not count: node 0 looks at itself and at void, so all of its weight is on its class.
+    labels = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0], [0.0, 0.0]])
+    assert walk_statistics(features, (1, 4), labels=labels).own_class == pytest.approx(1.0)
+    # A node that is half of each class looks at itself and at void.
+    labels = torch.tensor([[0.5, 0.5], [0.0, 0.0], [0.0, 0.0], [0.0, 0.0]])
     assert walk_statistics(features, (1, 4), labels=labels).own_class == pytest.approx(1 / 2)
 
 
@@ -163,14 +174,17 @@ def test_walk_of_labels():
     label = torch.randint(0, 3, (2, 6, 8))
     label[0, :2, :3] = 255
     seed = torch.randn(2, 3, 3, 4, dtype=torch.float64)
-    found = walk_of_labels(seed, label, reach=3.0)
+    found = walk_of_labels(seed, label, reach=4.0)
     shares = label_shares(label, 3, (3, 4), torch.float64)
     place = torch.tensor([(2.0 * y, 2.0 * x) for y in range(3) for x in range(4)], dtype=torch.float64)
     for image in range(2):
         classes, distance = (torch.cdist(it, it).square() for it in (shares[image], place))
-        weights = torch.softmax(-8 * classes - distance / (2 * 3.0**2), dim=1)
+        weights = torch.softmax(-8 * classes - distance / (2 * 4.0**2), dim=1)
         expected = (weights @ seed[image].flatten(1).mT).mT.unflatten(1, (3, 4))
         torch.testing.assert_close(found[image], expected)
+    low = walk_of_labels(seed.bfloat16(), label, reach=4.0)
+    assert low.dtype == torch.float32
+    torch.testing.assert_close(low.double(), found, atol=0.02, rtol=0.0)
 
 
 def test_a_walk_that_knows_the_labels_corrects_single_nodes():
