@@ -173,8 +173,8 @@ RECIPES_NOTE = """`--recipe NAME` sets these options, unless they are given. An 
 the setting of `{first}`."""
 
 WALKS_NOTE = """All columns are means over the rows of P. Nodes seen is the number of nodes{of_all} that a row
-looks at, exp of its entropy. Reach is the mean distance to these nodes. The weight on itself is P_ii. "On its
-class" is the share of the weight that lies on the row's own class, by the labels; a short reach and small
+looks at, exp of its entropy. Reach is the mean distance to these nodes. The weight on itself is P_ii. "On
+its class" is the share of the weight that lies on the row's own class, by the labels; a short reach and small
 nodes raise it. Hubs is the number of nodes that all rows look at together."""
 
 PICTURES_NOTE = """In these images the walks gain the most pixel accuracy, or the least. The weights are those

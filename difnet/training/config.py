@@ -99,8 +99,8 @@ class TrainConfig:
     pretrained: Annotated[bool | None, _by_recipe("pretrained")] = None
     """Start the backbones from timm's ImageNet weights, which are downloaded."""
     init_from: Annotated[Path | None, shown_default("none")] = None
-    """Start from weights on the same backbone: a run folder (its best weights), a weights file or a name. Parts
-    that do not fit keep their random weights, such as the classifier if the classes differ."""
+    """Start from weights on the same backbone: a run folder (its best weights), a weights file or a name.
+    Parts that do not fit keep their random weights, such as the classifier if the classes differ."""
 
     image_scale: float = 1.0
     """Resize all images and labels by this factor, in training and evaluation. Metrics are of the resized
