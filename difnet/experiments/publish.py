@@ -38,6 +38,9 @@ _TERMS = {
 
 _DATASETS = {"difnet-scenes": "scenes", "difnet-resnet10t-camvid": "camvid"}
 
+_DRAW_A_SCENE = """python -c "from torchvision.io import write_png; from difnet.data.scenes import Scenes; \\
+  write_png(Scenes('val')[0][0], 'scene.png')"
+"""
 _DATA = {
     "scenes": (
         "1,920 drawn scenes of 96 x 96 pixels for training and 96 others for validation, six classes, equal "
@@ -119,7 +122,7 @@ def model_card(name: str, record: Record, found: dict[str, Any], size: int) -> s
     parameters, megabytes = record["parameters"] / 1e6, size / 1e6
     if settings["image_scale"] != 1.0:
         data += f" Images and labels are resized by {settings['image_scale']:.4g}, in the evaluation too."
-    example = "photo.jpg" if settings["dataset"] == "camvid" else "scene.png"
+    example, drawn = ("scene.png", _DRAW_A_SCENE) if settings["dataset"] == "scenes" else ("photo.jpg", "")
     lines = [
         f"mean IoU within 2 pixels of a boundary: {_both(found, lambda it: it['trimap']['2'])}",
         f"boundary F: {_both(found, lambda it: it['boundary_f'])}",
@@ -138,7 +141,7 @@ model, metadata = difnet.load_model("{name}")  # maps images (B, 3, H, W) in [0,
 ```
 
 ```sh
-python -m difnet.predict --checkpoint {name} {example} --out predictions
+{drawn}python -m difnet.predict --checkpoint {name} {example} --out predictions
 python -m difnet.explain --checkpoint {name} {example} --point 40,40 --out explained
 ```
 

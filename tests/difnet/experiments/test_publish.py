@@ -90,8 +90,8 @@ def test_what_cannot_be_published_is_refused(recorded, tmp_path, capsys, change,
 @pytest.mark.parametrize("name", TRAINED)
 def test_shipped_weights_load_and_are_small(name):
     file = TRAINED[name] / f"{name}.safetensors"
-    if not file.is_file():
-        pytest.skip(f"{name} is not in this installation")
+    if name != "difnet-scenes" and not (TRAINED[name].parent / ".git").exists():
+        pytest.skip(f"{name} is part of a clone, and this is none")
     assert file.stat().st_size < 25e6
     model, metadata = difnet.load_model(name)
     assert {p.dtype for p in model.parameters()} == {torch.float32}
