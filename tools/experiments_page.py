@@ -161,7 +161,13 @@ def picture_section(experiment: Experiment, docs: Path) -> list[str]:
     if not (folder / "pictures.json").is_file():
         return []
     content = json.loads((folder / "pictures.json").read_text(encoding="utf-8"))
-    rows, note = content["pictures"], PICTURES_NOTE.format(weights=content["weights"])
+    rows, note = (
+        content["pictures"],
+        PICTURES_NOTE.format(
+            weights=content["weights"],
+            panels=CHANGES_ALONE if experiment.datasets[0] == "camvid" else ALL_PANELS,
+        ),
+    )
     keys = ("before", "after", "corrected", "spoiled")
     lines = [[it["image"], *(f"{100.0 * it[key]:.2f}" for key in keys)] for it in rows]
     links = [f"![{it['image']}]({ROOM}/pictures/{experiment.name}/{it['file']})" for it in rows]
@@ -177,10 +183,14 @@ looks at, exp of its entropy. Reach is the mean distance to these nodes. The wei
 its class" is the share of the weight that lies on the row's own class, by the labels; a short reach and small
 nodes raise it. Hubs is the number of nodes that all rows look at together."""
 
-PICTURES_NOTE = """In these images the walks gain the most pixel accuracy, or the least. The weights are those
-of `{weights}`. From left to right: the image, the truth, the labels of the seed, those after the walks, and
-the changes. There, pixels that the walks corrected are green, those that they spoiled are red, and all others
-are grey. Of CamVid, whose terms forbid commercial use, only the changes are shown."""
+PICTURES_NOTE = """In these images the walks gain the most pixel accuracy, or the least; the table says
+whether the least is a loss. The weights are those of `{weights}`. {panels} Pixels that the walks corrected
+are green, those that they spoiled are red, and all others are grey."""
+
+ALL_PANELS = """From left to right: the image, the truth, the labels of the seed, those after the walks, and
+the changes."""
+
+CHANGES_ALONE = "Of CamVid, whose terms forbid commercial use, only the changes are shown."
 
 
 def draw(docs: Path, results: dict[str, Results]) -> list[Path]:

@@ -242,8 +242,11 @@ def _medians(points: Sequence[tuple[int, float]]) -> tuple[np.ndarray, np.ndarra
 
 def _colours(pyplot: Any, experiment: Experiment) -> dict[str, Any]:
     """A colour for each variant, the same in all figures of the experiment."""
-    palette = pyplot.get_cmap("tab10" if len(experiment.variants) <= 10 else "tab20")
-    return {variant.name: palette(number % 20) for number, variant in enumerate(experiment.variants)}
+    names = [variant.name for variant in experiment.variants]
+    if len(names) > 20:  # hues a golden section apart, so that lines that follow each other differ
+        return {name: pyplot.get_cmap("hsv")(0.618 * number % 1.0) for number, name in enumerate(names)}
+    palette = pyplot.get_cmap("tab10" if len(names) <= 10 else "tab20")
+    return {name: palette(number) for number, name in enumerate(names)}
 
 
 def _panels(pyplot: Any, titles: Sequence[str], **options: Any) -> tuple[Any, list[Any]]:
