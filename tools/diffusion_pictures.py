@@ -8,8 +8,8 @@ The labels of the seed ("before") and of the state after the last walk ("after")
 on every validation image. Half of the pictures show the images that gain the most pixel accuracy, the other
 half those that gain the least or lose the most. A picture shows one image, from left to right: the image, the
 truth, before, after, and the changes. There, pixels that the walks corrected are green, pixels that they
-spoiled are red, and all others are grey. FOLDER/pictures.json names the weights and holds the figures
-of each picture.
+spoiled are red, and all others are grey. FOLDER/pictures.json names the data set and the
+weights, and holds the figures of each picture.
 
 With --no-photographs the image is left out. Of CamVid, whose terms forbid commercial use, this also leaves
 out the label maps: only the changes are drawn.
@@ -187,7 +187,7 @@ def write_pictures(
             file = f"{kind}-{number}.png"
             save_picture(draw(model, dataset, index, photographs=photographs), out / file)
             figures.append({"file": file, "image": dataset.item_name(index), **found._asdict()})
-    content = {"weights": weights, "pictures": figures}
+    content = {"dataset": dataset.name, "weights": weights, "pictures": figures}
     write_atomically(out / FIGURES, json.dumps(content, indent=2) + "\n")
     return figures
 

@@ -161,13 +161,8 @@ def picture_section(experiment: Experiment, docs: Path) -> list[str]:
     if not (folder / "pictures.json").is_file():
         return []
     content = json.loads((folder / "pictures.json").read_text(encoding="utf-8"))
-    rows, note = (
-        content["pictures"],
-        PICTURES_NOTE.format(
-            weights=content["weights"],
-            panels=CHANGES_ALONE if experiment.datasets[0] == "camvid" else ALL_PANELS,
-        ),
-    )
+    rows, panels = content["pictures"], CHANGES_ALONE if content["dataset"] == "camvid" else ALL_PANELS
+    note = PICTURES_NOTE.format(weights=content["weights"], panels=panels)
     keys = ("before", "after", "corrected", "spoiled")
     lines = [[it["image"], *(f"{100.0 * it[key]:.2f}" for key in keys)] for it in rows]
     links = [f"![{it['image']}]({ROOM}/pictures/{experiment.name}/{it['file']})" for it in rows]
@@ -178,10 +173,11 @@ def picture_section(experiment: Experiment, docs: Path) -> list[str]:
 RECIPES_NOTE = """`--recipe NAME` sets these options, unless they are given. An empty cell stands for
 the setting of `{first}`."""
 
-WALKS_NOTE = """All columns are means over the rows of P. Nodes seen is the number of nodes{of_all} that a row
-looks at, exp of its entropy. Reach is the mean distance to these nodes. The weight on itself is P_ii. "On
-its class" is the share of the weight that lies on the row's own class, by the labels; a short reach and small
-nodes raise it. Hubs is the number of nodes that all rows look at together."""
+WALKS_NOTE = """Nodes seen is the number of nodes{of_all} that a row of P looks at, exp of its entropy. Reach
+is the mean distance to these nodes. The weight on itself is P_ii. "On its class" is the share of the weight
+that lies on the row's own class, by the labels; a short reach and small nodes raise it. These four are means
+over the rows. Hubs is the number of nodes that all rows together look at: it is small if all look at the same
+few."""
 
 PICTURES_NOTE = """In these images the walks gain the most pixel accuracy, or the least; the table says
 whether the least is a loss. The weights are those of `{weights}`. {panels} Pixels that the walks corrected

@@ -41,7 +41,7 @@ class MapMeasures:
         scored = [score for score in self.boundary_f if not math.isnan(score)]
         widths = self.trimap.compute().items()
         return {
-            "trimap": {str(width): number(float(scores.mean_iou)) for width, scores in widths},
+            "trimap": {str(width): number(scores.mean_iou) for width, scores in widths},
             "boundary_f": float(np.mean(scored)) if scored else None,
             "fragments": self.fragments.as_record(),
         }

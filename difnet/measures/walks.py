@@ -58,6 +58,12 @@ def label_shares(label: Tensor, classes: int, grid: tuple[int, int], dtype: torc
     return torch.stack(shares, dim=-1)
 
 
+def _places(grid: tuple[int, int], stride: tuple[float, float], device: torch.device) -> Tensor:
+    """Rows and columns of the nodes of a grid, (N, 2), float32, in pixels from the first node."""
+    node = torch.arange(grid[0] * grid[1], device=device)
+    return torch.stack([stride[0] * (node // grid[1]), stride[1] * (node % grid[1])], dim=1).float()
+
+
 def walk_of_labels(seed: Tensor, label: Tensor, *, reach: float = 16.0) -> Tensor:
     """Walk one step with a P made of the labels: y = P s, for comparison with what a network has learned.
 
@@ -77,8 +83,7 @@ def walk_of_labels(seed: Tensor, label: Tensor, *, reach: float = 16.0) -> Tenso
     (classes, rows, columns), (height, width) = seed.shape[-3:], label.shape[-2:]
     seed = seed.to(torch.promote_types(seed.dtype, torch.float32))
     shares = label_shares(label.to(seed.device), classes, (rows, columns), seed.dtype)  # q, (B, N, k)
-    node = torch.arange(rows * columns, device=seed.device)
-    place = torch.stack([height / rows * (node // columns), width / columns * (node % columns)], dim=1)
+    place = _places((rows, columns), (height / rows, width / columns), seed.device)
     place = ((place - place.mean(0)) / reach).to(seed.dtype).expand(len(shares), -1, -1)
     features = torch.cat([4.0 * shares, place], dim=-1)
     # Matrix products of every precision take numbers of bfloat16 without rounding them.
@@ -115,7 +120,7 @@ def walk_statistics(
     if height * width != count:
         raise ValueError(f"grid: expected {count} nodes, as in features, got {height} x {width}")
     node = torch.arange(count, device=features.device)
-    place = torch.stack([stride[0] * (node // width), stride[1] * (node % width)], dim=1).float()
+    place = _places(grid, stride, features.device)
     bias = None if node_bias is None else node_bias[None]
     labels = features.new_zeros(count, 1) if labels is None else labels
     totals, columns = torch.zeros(4, dtype=torch.float64), torch.zeros(count, dtype=torch.float64)

@@ -96,7 +96,7 @@ def test_panels_of_a_picture(tmp_path, monkeypatch, dataset, photographs, column
     options = {"weights": "run/last.safetensors", "photographs": photographs}
     rows = pictures.write_pictures(model, OneImage(dataset), tmp_path, 2, **options)
     assert [row["file"] for row in rows] == ["most-1.png"]
-    content = {"weights": "run/last.safetensors", "pictures": rows}
+    content = {"dataset": dataset, "weights": "run/last.safetensors", "pictures": rows}
     assert json.loads((tmp_path / pictures.FIGURES).read_text()) == content
     assert rows[0] == {
         **{"file": "most-1.png", "image": "view"},

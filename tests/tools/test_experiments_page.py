@@ -255,8 +255,10 @@ def test_pictures_are_shown_with_their_figures(docs):
     shares = {"before": 0.5, "after": 0.75, "corrected": 0.3, "spoiled": 0.05}
     row = {"file": "gain-1.png", "image": "view", **shares}
     content = {"weights": "walked/seed-0/last.safetensors", "pictures": [row]}
-    (folder / "pictures.json").write_text(json.dumps(content))
-    text = page.make_page(docs, page.read(docs))
+    for dataset, note in (("scenes", page.ALL_PANELS), ("camvid", page.CHANGES_ALONE)):
+        (folder / "pictures.json").write_text(json.dumps(content | {"dataset": dataset}))
+        text = page.make_page(docs, page.read(docs))
+        assert note in text
     assert cells(text)["view"] == ["50.00", "75.00", "30.00", "5.00"]
     assert "`walked/seed-0/last.safetensors`" in text
     assert f"![view]({page.ROOM}/pictures/{NAME}/gain-1.png)" in text
