@@ -9,6 +9,7 @@
 namespace difnet {
 
 enum class Type { float64, float32, bfloat16, float16 };
+inline int64_t bytes_of(Type type) { return type == Type::float64 ? 8 : type == Type::float32 ? 4 : 2; }
 
 // A strided array of up to three axes (B, N, columns). Kernels only read from it.
 struct Array {

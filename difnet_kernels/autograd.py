@@ -7,7 +7,7 @@ summed over the walks. Features, mu, beta and node bias of each walk have gradie
 (7) and (10).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -39,15 +39,9 @@ class CascadedRandomWalk(torch.autograd.Function):
         node_bias: Tensor | None,
         *features: Tensor,
     ) -> tuple[Tensor, ...]:
-        walk = ops.walk_forward(backend)
-        states, zs, lses = [], [], []
-        for t, feature in enumerate(features):
-            bias = None if node_bias is None else node_bias[t]
-            state, z, lse = walk(feature, state, seed, mu[t], beta[t], bias, float32_precision)
-            states.append(state)
-            zs.append(z)
-            lses.append(lse)
-        return (*states, *zs, *lses)
+        # The operators need not record derivatives: this Function has its own.
+        with torch._C._AutoDispatchBelowAutograd():
+            return _walk(backend, float32_precision, seed, mu, beta, state, node_bias, *features)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -71,10 +65,16 @@ class CascadedRandomWalk(torch.autograd.Function):
         _, _, need_seed, need_mu, need_beta, need_state, need_bias, *need_feature = ctx.needs_input_grad
 
         walk_backward = ops.walk_backward(ctx.backend)
+        if not torch.is_grad_enabled():  # otherwise the operators record that they have no second derivative
+            walk_backward = _below_autograd(walk_backward)
         grad_features: list[Tensor | None] = [None] * num_walks
         grad_seed: Tensor | None = None
-        grad_mu, grad_beta = list(torch.zeros_like(mu).unbind()), list(torch.zeros_like(beta).unbind())
-        grad_bias = [] if node_bias is None else list(torch.zeros_like(node_bias).unbind())
+        mus, betas = mu.unbind(), beta.unbind()
+        biases = (None,) * num_walks if node_bias is None else node_bias.unbind()
+        # None stands for zeros: the state is not differentiated from this walk on.
+        grad_mu: list[Tensor | None] = [None] * num_walks
+        grad_beta: list[Tensor | None] = [None] * num_walks
+        grad_bias: list[Tensor | None] = [None] * num_walks
         grad: Tensor | None = None
         for t in reversed(range(num_walks)):
             grad = _add(grad, grads[t])
@@ -86,8 +86,7 @@ class CascadedRandomWalk(torch.autograd.Function):
                 earlier = need_seed or need_mu or need_beta or need_bias or any(need_feature[:t])
                 need_input_state = need_state or earlier
             mask = [need_feature[t], need_input_state, need_seed, need_mu, need_beta, need_bias]
-            bias = None if node_bias is None else node_bias[t]
-            walk = SavedWalk(features[t], states[t], seed, zs[t], lses[t], mu[t], beta[t], bias)
+            walk = SavedWalk(features[t], states[t], seed, zs[t], lses[t], mus[t], betas[t], biases[t])
             d_feature, d_state, d_seed, d_mu, d_beta, d_bias = walk_backward(
                 grad, *walk, ctx.float32_precision, mask
             )
@@ -107,10 +106,10 @@ class CascadedRandomWalk(torch.autograd.Function):
             None,
             None,
             None if grad_seed is None else in_layout(seed_layout, grad_seed),
-            torch.stack(grad_mu) if need_mu else None,
-            torch.stack(grad_beta) if need_beta else None,
+            _stack(grad_mu, mus) if need_mu else None,
+            _stack(grad_beta, betas) if need_beta else None,
             in_layout(state_layout, grad) if need_state and grad is not None else None,
-            torch.stack(grad_bias) if need_bias else None,
+            _stack(grad_bias, biases) if need_bias else None,
             *grad_features,
         )
 
@@ -141,6 +140,22 @@ class CascadedRandomWalk(torch.autograd.Function):
         return tuple(x.unflatten(0, (count, -1)) for x in outputs), 0
 
 
+class _EagerCascadedRandomWalk(CascadedRandomWalk):
+    """The same outside of transforms such as `torch.vmap`.
+
+    They need a `setup_context`, but with one PyTorch binds all arguments to the signature of `forward` at each
+    call, which takes longer than a walk over 64 nodes.
+    """
+
+    setup_context = torch.autograd.Function.setup_context
+
+    @staticmethod
+    def forward(ctx: Any, *args: Any) -> tuple[Tensor, ...]:
+        output = CascadedRandomWalk.forward(*args)
+        CascadedRandomWalk.setup_context(ctx, args, output)
+        return output
+
+
 def cascade(backend: str, seed: Tensor, *tensors: Tensor | None) -> tuple[Tensor, ...]:
     """Apply `CascadedRandomWalk` at the current precision of float32 products.
 
@@ -149,16 +164,56 @@ def cascade(backend: str, seed: Tensor, *tensors: Tensor | None) -> tuple[Tensor
     return _apply(backend, float32_precision(seed.device), seed, *tensors)
 
 
-def _apply(backend: str, precision: str, *tensors: Tensor | None) -> tuple[Tensor, ...]:
+def _apply(backend: str, precision: str, *tensors: Any) -> tuple[Tensor, ...]:
     """Apply `CascadedRandomWalk`, or in a compiled graph the operators of its walks.
 
     The operators have derivatives of their own. torch.compile does not vectorise a Function, and
     differentiates it only once: its second derivative would be zero, without an error.
     """
-    apply: Callable[..., tuple[Tensor, ...]] = (
-        CascadedRandomWalk.forward if torch.compiler.is_compiling() else CascadedRandomWalk.apply
+    if torch.compiler.is_compiling():
+        return _walk(backend, precision, *tensors)
+    if torch._C._are_functorch_transforms_active():
+        return CascadedRandomWalk.apply(backend, precision, *tensors)
+    return _EagerCascadedRandomWalk.apply(backend, precision, *tensors)
+
+
+def _walk(
+    backend: str,
+    precision: str,
+    seed: Tensor,
+    mu: Tensor,
+    beta: Tensor,
+    state: Tensor,
+    node_bias: Tensor | None,
+    *features: Tensor,
+) -> tuple[Tensor, ...]:
+    """The operators of T walks, one after the other: y_1 .. y_T, z_1 .. z_T, lse_1 .. lse_T."""
+    walk = ops.walk_forward(backend)
+    biases = (None,) * len(features) if node_bias is None else node_bias.unbind()
+    states, zs, lses = [], [], []
+    for feature, mu_t, beta_t, bias in zip(features, mu.unbind(), beta.unbind(), biases, strict=True):
+        state, z, lse = walk(feature, state, seed, mu_t, beta_t, bias, precision)
+        states.append(state)
+        zs.append(z)
+        lses.append(lse)
+    return (*states, *zs, *lses)
+
+
+def _below_autograd(operator: Callable[..., Any]) -> Callable[..., Any]:
+    """The operator's kernel, without its derivative."""
+
+    def call(*args: Any) -> Any:
+        with torch._C._AutoDispatchBelowAutograd():
+            return operator(*args)
+
+    return call
+
+
+def _stack(grads: Sequence[Tensor | None], like: Sequence[Tensor | None]) -> Tensor:
+    """The gradients of all walks in one tensor; None is zero."""
+    return torch.stack(
+        [torch.zeros_like(x) if grad is None else grad for grad, x in zip(grads, like, strict=True)]  # type: ignore[arg-type]
     )
-    return apply(backend, precision, *tensors)
 
 
 class _LayoutDerivative(Derivative):

@@ -12,6 +12,7 @@ inline namespace DIFNET_ISA {
 #if !defined(DIFNET_GROUPS_PER_THREAD)
 #define DIFNET_GROUPS_PER_THREAD 4
 #endif
+constexpr int64_t kGroupsPerThread = DIFNET_GROUPS_PER_THREAD;
 
 // body(index) for every index in [0, count), on the threads of the pool.
 template <class F>
@@ -95,23 +96,17 @@ class Grid {
   template <class F>
   void for_each_pair(const Pool& pool, const F& body) const {
     // Groups are paired as blocks are. While a pair of groups is computed, the data of both stay in the caches.
-    const int64_t wanted = DIFNET_GROUPS_PER_THREAD * pool.threads;
+    const int64_t wanted = kGroupsPerThread * pool.threads;
     const int64_t group_size = std::clamp<int64_t>(blocks() / wanted, 1, 8);
     const int64_t groups = (blocks_ + group_size - 1) / group_size;
     // In step s, group g is paired with group (g + s) mod groups. ceil(groups / 2) + 1 steps cover every pair of
     // blocks, because the sizes of groups differ by at most one block.
-    const int64_t steps = (groups + 1) / 2 + 1;
-    // Images are computed in batches. A batch has only as many images as give every thread enough groups, so that its
-    // data fit the caches. Batches have about equal sizes, so that the last one does not leave threads without work.
-    const int64_t enough = (wanted + groups - 1) / groups, batches = std::max<int64_t>(sizes_.batch / enough, 1);
-    const int64_t images = (sizes_.batch + batches - 1) / batches, units_per_batch = images * groups * steps;
-    Buffer<Progress> progress(sizes_.batch * groups);
+    const int64_t steps = (groups + 1) / 2 + 1, units_per_step = sizes_.batch * groups;
+    Buffer<Progress> progress(units_per_step);
     std::atomic<int64_t> next{0};
     for_each(pool, pool.threads, [&](int64_t) {
-      for (int64_t unit = next++; unit < sizes_.batch * groups * steps; unit = next++) {
-        const int64_t start = unit / units_per_batch * images, now = std::min(images, sizes_.batch - start);
-        const int64_t rest = unit % units_per_batch, step = rest / (now * groups);
-        const int64_t b = start + rest % (now * groups) / groups, group = rest % groups;
+      for (int64_t unit = next++; unit < units_per_step * steps; unit = next++) {
+        const int64_t step = unit / units_per_step, b = unit % units_per_step / groups, group = unit % groups;
         Progress* of_image = progress.data() + b * groups;
         // Pair (I, J) of this unit waits for (I, J - 1) and (I + 1, J). They are in this unit too, where they come
         // first, or in the previous step: (I, J - 1) in that of this group, (I + 1, J) in that of the next group.

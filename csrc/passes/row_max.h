@@ -4,6 +4,7 @@
 #pragma once
 
 #include "centre.h"
+#include "shared_range.h"
 
 namespace difnet {
 inline namespace DIFNET_ISA {
@@ -41,7 +42,8 @@ class ExponentTerms {
         weight(features.grid.places()),
         order(features.grid.sizes().batch),
         features_(features),
-        grid_(features.grid) {
+        grid_(features.grid),
+        range_(features.grid.sizes().nodes) {
     set_terms(norms, pool);
     search_rows(pool);
   }
@@ -63,8 +65,8 @@ class ExponentTerms {
   // Sets the maxima of every image, and the features of the node with the largest bias, rounded as products round them.
   // The exponentials of an image are shared if all its weights and norms are in the range that this takes.
   void find_maxima(const NodeNorms<T>& norms, const Pool& pool, Buffer<Maxima>& maxima, Buffer<T>& most_biased) {
-    // Weights go down to e^-60. At |g|^2 / 2 = 1e4, rounding it to float32 changes an exponent by up to 2^-11.
-    constexpr double kMaxSpread = 60 * kLog2e<T>, kMaxHalfNorm = 1e4 * kLog2e<T>;
+    // At |g|^2 / 2 = 1e4, rounding it to float32 changes an exponent by up to 2^-11.
+    constexpr double kMaxHalfNorm = 1e4 * kLog2e<T>;
     const int64_t d = features_.width();
     for_each(pool, grid_.sizes().batch, [&](int64_t b) {
       Maxima max;
@@ -82,7 +84,7 @@ class ExponentTerms {
       max.usable &= max.logarithm > -kInfinity;
       max.bias = features_.bias[most];
       for (int64_t c = 0; c < d; ++c) most_biased[b * d + c] = round_to_terms<Unit, Terms>(features_.g[most * d + c]);
-      const bool shared = max.usable && max.logarithm - least < kMaxSpread;
+      const bool shared = max.usable && max.logarithm - least < range_.max_spread;
       order[b] = shared ? ExponentOrder::shared : ExponentOrder::score_first;
       maxima[b] = max;
     });
@@ -120,17 +122,18 @@ class ExponentTerms {
     }
   }
 
-  // Sets w_j of (15) and the terms of a shared exponential, (14). The weight is computed from the rounded |g_j|^2 / 2
-  // that is in the exponent, so that its rounding error cancels. Where operands are rounded to bfloat16 terms, weights
-  // are powers of two, so that weighted states are rounded as states are. The rest of the weight's logarithm is added
-  // to column_j, and to row_j, so that exponents stay symmetric: along a row, that is a constant factor.
+  // Sets w_j of (15) and the terms of a shared exponential, (14), both multiplied by 2^half. The weight is computed from
+  // the rounded column_j that is in the exponent, so that its rounding error cancels. Where operands are rounded to
+  // bfloat16 terms, weights are powers of two, so that weighted states are rounded as states are. The rest of the
+  // weight's logarithm is added to column_j, and to row_j, so that exponents stay symmetric: along a row, that is a
+  // constant factor.
   void set_shared(int64_t j, T half_norm, double max_logarithm) {
     const double logarithm = features_.bias[j] + half_norm - max_logarithm;
     const double in_weight = Unit::kPack == 1 ? logarithm : std::rint(logarithm);
-    weight[j] = static_cast<T>(std::exp2(in_weight));  // (15)
-    column[j] = -half_norm;                            // (14)
-    column[j] += static_cast<T>(logarithm - in_weight);
-    row[j] = column[j];
+    const double exact = range_.half / 2.0 + (logarithm - in_weight) - half_norm;
+    column[j] = row[j] = static_cast<T>(exact);  // (14)
+    const double error = Unit::kPack == 1 ? exact - column[j] : 0;
+    weight[j] = static_cast<T>(std::exp2(in_weight + error + range_.half));  // (15)
   }
 
   // Sets row_i from two bounds of the row's maximum. Returns false if the bounds are too far apart, or if row_i is too
@@ -202,6 +205,7 @@ class ExponentTerms {
 
   const CentredFeatures<Unit, Terms>& features_;
   const Grid& grid_;
+  const SharedRange<T> range_;
 };
 
 }  // namespace DIFNET_ISA

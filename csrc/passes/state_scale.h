@@ -7,13 +7,7 @@ namespace difnet {
 inline namespace DIFNET_ISA {
 
 // The scale of each image and class: the power of two that brings the largest state of a node that is not masked to
-// about 1. If exponentials are not shared, they may take nearly all of T's range.
-//
-// Shared exponentials are at most 1. Then a small state is scaled up, because its products with weights down to e^-60
-// would be subnormal. A large state is scaled down only as far as a sum over 2^20 nodes needs to stay finite, so that
-// the small states beside it keep their digits.
-//
-// The scale is 1 if a state is infinite or NaN.
+// about 1, because exponentials times weights may take nearly all of T's range. It is 1 if a state is infinite or NaN.
 template <class Unit, int Terms>
 Buffer<typename Unit::Number> state_scales(
     const Exponentials<Unit, Terms>& exponentials, const Array& state, const Pool& pool) {
@@ -37,9 +31,7 @@ Buffer<typename Unit::Number> state_scales(
         max = std::max(max, largest[block * k + c]);
       int exponent = 0;
       if (std::isfinite(max)) std::frexp(max, &exponent);
-      constexpr int kMaxExponent = std::numeric_limits<T>::max_exponent;
-      if (exponent > 0 && exponentials.shared(b)) exponent = std::max(exponent - (kMaxExponent - 21), 0);
-      constexpr int kMax = kMaxExponent - 2;  // so that scale and 1 / scale are normal numbers
+      constexpr int kMax = std::numeric_limits<T>::max_exponent - 2;  // so that scale and 1 / scale are normal numbers
       scales[b * k + c] = std::ldexp(T(1), -std::clamp(exponent, -kMax, kMax));
     }
   return scales;

@@ -30,26 +30,26 @@ class WalkBackward {
         grad_g_(need_feature_ ? grid_.places() : 0, d_),
         scratch_per_thread_(std::max(kBlockSize * columns_ + k_, 5 * k_ + d_)),
         scratch_(call.pool.threads * scratch_per_thread_, Fill::uninitialized),
-        partial_(grid_.blocks() * 2) {}
+        partial_(grid_.blocks() * 2),
+        grad_scale_(call.sizes.batch) {}
 
   void run() {
     const auto& pool = call_.pool;
+    set_grad_scales();
     grid_.for_each_block(pool, [&](int64_t b, int64_t block, int64_t thread) { pack(b, block, scratch(thread)); });
     if (need_feature_ || call_.grad_node_bias != nullptr || call_.grad_state != nullptr)
       grid_.for_each_pair(pool, [&](int64_t b, int64_t I, int64_t J) { add_pair(b, I, J); });
     grid_.for_each_block(pool, [&](int64_t b, int64_t block, int64_t thread) { finish(b, block, scratch(thread)); });
-    double grad_mu = 0, grad_beta = 0;
     for (int64_t block = 0; block < grid_.blocks(); ++block) {
-      grad_mu += partial_[2 * block];
-      grad_beta += partial_[2 * block + 1];
+      if (call_.grad_mu != nullptr) *call_.grad_mu += call_.beta * partial_[2 * block];
+      if (call_.grad_beta != nullptr) *call_.grad_beta += partial_[2 * block + 1];
     }
-    if (call_.grad_mu != nullptr) *call_.grad_mu = call_.beta * grad_mu;
-    if (call_.grad_beta != nullptr) *call_.grad_beta = grad_beta;
   }
 
  private:
   using D = Simd<T, Unit::kLanes>;
   using Weights = PackedWeights<Unit, Terms>;
+  using Range = SharedRange<T>;
 
   // Two vectors of each node, groups of its packed row. With u_i = 1 / row_sum_i and w_j = weight_j,
   //
@@ -65,11 +65,40 @@ class WalkBackward {
 
   T* scratch(int64_t thread) { return scratch_.data() + thread * scratch_per_thread_; }
 
+  // Sets the power of two of each image that brings its largest a to about 1; 1 if a gradient is infinite or NaN.
+  void set_grad_scales() {
+    const double factor = std::abs(call_.beta * call_.mu);
+    grid_.for_each_block(call_.pool, [&](int64_t b, int64_t block, int64_t thread) {
+      T *grad = scratch(thread), largest = 0;
+      const int count = grid_.nodes_in(block);
+      for (int i = 0; i < count; ++i) {
+        read_row(call_.grad, b, grid_.first_node(block) + i, k_, grad);
+        for (int64_t c = 0; c < k_; ++c) largest = std::max(largest, std::abs(grad[c]));
+      }
+      partial_[block] = largest;
+    });
+    for (int64_t b = 0; b < call_.sizes.batch; ++b) {
+      const double *first = partial_.data() + grid_.first_block(b), *end = first + grid_.blocks_per_image();
+      const double largest = factor * *std::max_element(first, end);
+      int exponent = 0;
+      if (std::isfinite(largest)) std::frexp(largest, &exponent);
+      constexpr int kMax = Range::kLargest - Range::kQuotient;  // so that unscale() is a normal number
+      grad_scale_[b] = std::ldexp(T(1), -std::clamp(exponent, -kMax, kMax));
+    }
+    std::fill_n(partial_.data(), grid_.blocks(), 0);
+  }
+
+  // The factor of an image's reciprocals of row sums, besides grad_scale_.
+  T quotient(int64_t b) const { return exponentials_.shared(b) ? std::ldexp(T(1), Range::kQuotient) : T(1); }
+  // What the sums of the backward are multiplied by in the end.
+  T unscale(int64_t b) const { return 1 / grad_scale_[b] / quotient(b); }
+
   // Packs the vectors of a block's nodes. Each row first holds a_i u_i and delta_i u_i, which are a and delta of
-  // docs/math.md, section 2, divided by the row sum: a = beta mu g, and delta_i is the inner product of a_i and z_i.
+  // docs/math.md, section 2, divided by the row sum: a = beta mu g, and delta_i is the inner product of a_i and z_i. Both
+  // are scaled: unscale() undoes that in the end.
   void pack(int64_t b, int64_t block, T* rows) {
     T* z = rows + kBlockSize * columns_;
-    const T scale = static_cast<T>(call_.beta * call_.mu);
+    const T scale = static_cast<T>(call_.beta * call_.mu) * grad_scale_[b];
     const bool normalise = exponentials_.terms.order[b] == ExponentOrder::terms_first;
     const int count = grid_.nodes_in(block);
     const int64_t first_node = grid_.first_node(block), first_place = block * kBlockSize;
@@ -79,8 +108,8 @@ class WalkBackward {
       read_row(call_.grad, b, first_node + i, k_, a);
       read_row(call_.z, b, first_node + i, k_, z);
       if (normalise) row_sum = row_scale_.normalise(first_place + i, row_sum);
-      const T factor = scale / row_sum;
-      for (int64_t c = 0; c < k_; ++c) a[c] *= factor;
+      const T reciprocal = quotient(b) / row_sum;
+      for (int64_t c = 0; c < k_; ++c) a[c] = a[c] * scale * reciprocal;
       const T delta = static_cast<T>(dot<Unit, Terms>(a, z, k_));
       a[k_] = delta;
       if constexpr (kDeltas == 2) a[k_ + 1] = delta - round_to_terms<Unit, Terms>(delta);
@@ -149,6 +178,7 @@ class WalkBackward {
     T *grad = scratch, *state = grad + k_, *seed = state + k_, *z = seed + k_, *grad_y = z + k_, *grad_f = grad_y + k_;
     const T mu = static_cast<T>(call_.mu), beta = static_cast<T>(call_.beta);
     double *grad_mu = partial_.data() + 2 * block, *grad_beta = grad_mu + 1;
+    const T unscale = this->unscale(b);
     T *grad_state = static_cast<T*>(call_.grad_state), *grad_seed = static_cast<T*>(call_.grad_seed);
     const int count = grid_.nodes_in(block);
     for (int i = 0; i < count; ++i) {
@@ -158,24 +188,25 @@ class WalkBackward {
       read_row(call_.seed, b, node, k_, seed);
       read_row(call_.z, b, node, k_, z);
       const T weight = exponentials_.terms.weight[block * kBlockSize + i];
+      const T factor = weight * unscale;
       // The difference in (16), before it is multiplied by w_j. It is computed in double: if P_ij is near 1 in most
       // rows i, two large sums over many nodes nearly cancel.
       double difference = 0;
       for (int n = 0; n < kDeltas; ++n) difference -= transposed_sums_.get(block, i, k_ + n);
       for (int64_t c = 0; c < k_; ++c) {
         const T sum = transposed_sums_.get(block, i, c);
-        grad_y[c] = MulAdd(1 - beta, grad[c], weight * sum);  // (8)
+        grad_y[c] = MulAdd(1 - beta, grad[c], factor * sum);  // (8)
         difference = MulAdd(double(sum), double(round_to_terms<Unit, Terms>(state[c])), difference);
         *grad_mu = MulAdd(double(grad[c]), double(z[c] - seed[c]), *grad_mu);                          // (6)
         *grad_beta = MulAdd(double(grad[c]), double(lerp(seed[c], z[c], mu) - state[c]), *grad_beta);  // (7)
         if (grad_state != nullptr) grad_state[out * k_ + c] = grad_y[c];
         if (grad_seed != nullptr) grad_seed[out * k_ + c] = beta * (1 - mu) * grad[c];  // (5)
       }
-      const T grad_c = static_cast<T>(weight * difference);  // (10)
+      const T grad_c = static_cast<T>(factor * difference);  // (10)
       if (call_.grad_node_bias != nullptr) static_cast<T*>(call_.grad_node_bias)[out] = grad_c;
       if (!need_feature_) continue;
       const T* m = exponentials_.features.m.data() + b * d_;
-      for (int64_t c = 0; c < d_; ++c) grad_f[c] = MulAdd(grad_c, m[c], grad_g_.get(block, i, c));  // (13)
+      for (int64_t c = 0; c < d_; ++c) grad_f[c] = MulAdd(grad_c, m[c], unscale * grad_g_.get(block, i, c));  // (13)
       write_row(call_.grad_feature, call_.feature.type, out * d_, d_, grad_f);
     }
   }
@@ -194,6 +225,7 @@ class WalkBackward {
   int64_t scratch_per_thread_;
   Buffer<T> scratch_;
   Buffer<double> partial_;  // the sums of (6) and (7) over the nodes of each block
+  Buffer<T> grad_scale_;    // of each image
 };
 
 template <class Unit, int Terms>

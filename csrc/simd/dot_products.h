@@ -14,7 +14,7 @@ inline Vec<Double4> load4(const T* row, int64_t n, int64_t count) {
   Vec<Double4> some = {};
   if (n >= count) return some;
   const T* from = row + n;
-  if (n + 4 <= count) return Vec<Double4>{double(from[0]), double(from[1]), double(from[2]), double(from[3])};
+  if (n + 4 <= count) return __builtin_convertvector(LoadU(Simd<T, 4>(), from), Vec<Double4>);
   for (int lane = 0; n + lane < count; ++lane) some[lane] = from[lane];
   return some;
 }
