@@ -69,7 +69,7 @@ class Exponentials {
         const Vec<D> of_j = LoadU(d, column_j + j);
         const Vec<D> ij_0 = exponent(score_0, of_j, Set(d, row_i[i]));
         const Vec<D> ij_1 = exponent(score_1, of_j, Set(d, row_i[i + 1]));
-        if (ji == nullptr) return ij.set(i, j, exp2(ij_0), exp2(ij_1));
+        if (ji == nullptr) return ij.set(i, j, exp2.normal(ij_0), exp2.normal(ij_1));
         const Vec<D> of_row_j = LoadU(d, row_j + j);
         const Vec<D> ji_0 = exponent(score_0, Set(d, column_i[i]), of_row_j);
         const Vec<D> ji_1 = exponent(score_1, Set(d, column_i[i + 1]), of_row_j);

@@ -61,11 +61,14 @@ struct VectorUnit {
   using Number = typename Lanes::Number;
   using Element = typename Lanes::Element;
   static constexpr int kLanes = Lanes::D::kLanes, kPack = Lanes::kPack;
-  // Registers of multiply_transposed, with 3 vectors a row of the micro-tile:
+  // Registers of multiply_transposed:
   //   of 32 (AVX-512): 8 x 3 accumulators, 3 vectors of Y, 1 broadcast of X: 28
-  //   of 16:           4 x 3 accumulators, 3 vectors of Y, 1 broadcast of X: 16
+  //   of 16:           6 x 2 accumulators, 2 vectors of Y, 1 broadcast of X: 15
   static constexpr bool kHas32Registers = kLanes * sizeof(Number) == 64;
-  static constexpr int kMR = kHas32Registers ? 8 : 4, kNR = 3 * kLanes, kStrip = kNR;
+  static constexpr int kMR = kHas32Registers ? 8 : 6, kNR = (kHas32Registers ? 3 : 2) * kLanes;
+  // A strip is wider than a micro-tile where its numbers stay in the cache beside the operands: sums over its columns
+  // are then added to accumulators in memory less often.
+  static constexpr int kStrip = kBlockSize;
   static constexpr int kColumnMultiple = Lanes::kHalfVectors ? kLanes / 2 : kLanes;
   static constexpr bool kLeftNodeMajor = false;
   static constexpr int kDepthMultiple = kPack, kRowMultiple = 1;
@@ -83,7 +86,7 @@ struct VectorUnit {
     alignas(64) Number c[kMR * kNR];
     for (int j = 0; j < columns; j += kNR)
       for (int i = 0; i < rows; i += kMR) {
-        micro_kernel<kMR, 3, false, false>(x + i, 1, kBlockSize, y + j, kBlockSize, ranges, count, c, kNR);
+        micro_kernel<kMR, kNR / kLanes, false, false>(x + i, 1, kBlockSize, y + j, kBlockSize, ranges, count, c, kNR);
         visit(i, j, static_cast<const Number*>(c));
       }
   }
@@ -95,11 +98,11 @@ struct VectorUnit {
       int64_t columns) {
     int64_t remaining = (columns + kColumnMultiple - 1) / kColumnMultiple * kColumnMultiple;
     while (remaining > 0) {
-      // Four vectors at a time; five are split into 3 + 2 rather than 4 + 1. Half a vector is computed together with
-      // the last whole vectors.
-      const bool half = remaining % kLanes != 0 && remaining < 4 * kLanes;
-      const int at_most = remaining == 5 * kLanes ? 3 : 4;
-      const int vectors = static_cast<int>(std::min<int64_t>(remaining / kLanes, at_most));
+      // Two vectors at a time, and three where one would be left. Half a vector is computed together with the last one
+      // or two.
+      const int64_t whole = remaining / kLanes;
+      const bool with_half = remaining % kLanes != 0, half = with_half && whole <= 2;
+      const int vectors = whole == 3 && !with_half ? 3 : static_cast<int>(std::min<int64_t>(whole, 2));
       accumulate_columns(vectors, half, x, ldx, y, ldy, depth, rows, c, ldc);
       const int done = vectors * kLanes + (half ? kLanes / 2 : 0);
       remaining -= done, y += done, c += done;
@@ -119,14 +122,12 @@ struct VectorUnit {
       if (half) {
         if (vectors == 0) return run(&accumulate_rows<12, 0, true>);
         if (vectors == 1) return run(&accumulate_rows<12, 1, true>);
-        if (vectors == 2) return run(&accumulate_rows<8, 2, true>);
-        return run(&accumulate_rows<6, 3, true>);
+        return run(&accumulate_rows<8, 2, true>);
       }
     }
     if (vectors == 1) return run(&accumulate_rows<12 / kShare, 1, false>);
     if (vectors == 2) return run(&accumulate_rows<12 / kShare, 2, false>);
-    if (vectors == 3) return run(&accumulate_rows<8 / kShare, 3, false>);
-    return run(&accumulate_rows<6 / kShare, 4, false>);
+    return run(&accumulate_rows<8 / kShare, 3, false>);
   }
 
   // All rows, in micro-tiles of at most MaxRows that are as even as possible.

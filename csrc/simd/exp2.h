@@ -30,6 +30,8 @@ constexpr T kMinNormalExponent = std::numeric_limits<T>::min_exponent - 1;
 
 // 2^x for x < 127, with a polynomial of the given degree. Below `lowest` the result is exactly 0: arithmetic on
 // subnormal numbers is slow, and they are too small to change a row's sum. NaN stays NaN; -inf gives 0.
+//
+// `normal` is faster: it has no zeros, and returns 2^-125 (float32) for every x below.
 template <class T, int N, int Degree>
 class Exp2;
 
@@ -45,6 +47,19 @@ class Exp2<float, N, Degree> {
   }
 
   Vec<D> operator()(Vec<D> x) const { return (*this)(x, lowest_); }
+
+  Vec<D> normal(Vec<D> x) const {
+    typedef uint32_t Integers __attribute__((vector_size(N * sizeof(uint32_t))));
+    x = Max(least_, x);
+    const Vec<D> shifted = x + round_, p = polynomial(x - (shifted - round_));
+    Integers exponent, power;
+    std::memcpy(&exponent, &shifted, sizeof exponent);
+    std::memcpy(&power, &p, sizeof power);
+    power += exponent << 23;  // adds n to the exponent of the polynomial's value
+    Vec<D> result;
+    std::memcpy(&result, &power, sizeof result);
+    return result;
+  }
 
   Vec<D> operator()(Vec<D> x, Vec<D> lowest) const {
 #if DIFNET_HAS_AVX512
@@ -76,6 +91,7 @@ class Exp2<float, N, Degree> {
   }
 
   Vec<D> lowest_ = SetInRegister(D(), kMinNormalExponent<float>);
+  Vec<D> least_ = SetInRegister(D(), kMinNormalExponent<float> + 1);
   Vec<D> round_ = SetInRegister(D(), 0x1.8p23f);
   Vec<D> c_[Degree + 1];
 };
@@ -87,6 +103,7 @@ class Exp2<double, N, Degree> {
   using D = Simd<double, N>;
 
   Vec<D> operator()(Vec<D> x) const { return (*this)(x, Set(D(), kMinNormalExponent<double>)); }
+  Vec<D> normal(Vec<D> x) const { return (*this)(x); }
 
   Vec<D> operator()(Vec<D> x, Vec<D> lowest) const {
     for (int lane = 0; lane < N; ++lane) x[lane] = x[lane] < lowest[lane] ? 0.0 : std::exp2(x[lane]);
