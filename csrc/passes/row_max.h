@@ -83,7 +83,7 @@ class ExponentTerms {
       });
       max.usable &= max.logarithm > -kInfinity;
       max.bias = features_.bias[most];
-      for (int64_t c = 0; c < d; ++c) most_biased[b * d + c] = round_to_terms<Unit, Terms>(features_.g[most * d + c]);
+      for (int64_t c = 0; c < d; ++c) most_biased[b * d + c] = round_to_terms<Unit, Terms>(features_.g[most * features_.stride + c]);
       const bool shared = max.usable && max.logarithm - least < range_.max_spread;
       order[b] = shared ? ExponentOrder::shared : ExponentOrder::score_first;
       maxima[b] = max;
@@ -145,7 +145,7 @@ class ExponentTerms {
   //   at most 2^98     the sum of 2^20 terms, times states of about 1, then stays below 2^128
   bool bound_row(int64_t i, const Maxima& max, const T* most_biased, const NodeNorms<T>& norms) {
     constexpr double kBelow = 82, kAbove = 98;
-    const T* g_i = features_.g.data() + i * features_.width();
+    const T* g_i = features_.g.data() + i * features_.stride;
     const double bias = features_.bias[i], half_norm = norms.half_norm[i];
     const double score = kLog2e<T> * dot<Unit, Terms>(g_i, most_biased, features_.width());
     const double cauchy_schwarz = kLog2e<T> * norms.length[i] * max.norm + max.prior;

@@ -24,10 +24,10 @@ class WalkBackward {
         grid_(exponentials_.features.grid),
         row_scale_(grid_.places()),
         gradients_(grid_.places(), columns_),
-        transposed_sums_(grid_.places(), columns_),
+        transposed_sums_(grid_.places(), columns_, grid_.blocks_per_image() > 1),
         factors_(need_feature_ ? grid_.places() : 0, columns_, 2),
-        features_(need_feature_ ? grid_.places() : 0, d_),
-        grad_g_(need_feature_ ? grid_.places() : 0, d_),
+        features_(pack_features()),
+        grad_g_(need_feature_ ? grid_.places() : 0, d_, grid_.blocks_per_image() > 1),
         scratch_per_thread_(std::max(kBlockSize * columns_ + k_, 5 * k_ + d_)),
         scratch_(call.pool.threads * scratch_per_thread_, Fill::uninitialized),
         partial_(grid_.blocks() * 2),
@@ -62,6 +62,16 @@ class WalkBackward {
   // Where P is peaked, a_i . y_j and delta_i nearly cancel in (9). So delta is computed from the rounded a, and stored
   // as a sum of two numbers if a number is a single bfloat16 term.
   static constexpr int kDeltas = Unit::kPack == 2 && Terms == 1 ? 2 : 1;
+
+  // If products take numbers as they are, the operands of scores are also those of sums of features.
+  static constexpr bool kFeaturesArePacked = Unit::kPack == 1;
+  PackedValues<Unit, Terms> pack_features() const {
+    const auto& features = exponentials_.features;
+    if constexpr (kFeaturesArePacked)
+      return {grid_.places(), d_, features.g.data(), features.packed.depth_major(0)};
+    else
+      return {need_feature_ ? grid_.places() : 0, d_};
+  }
 
   T* scratch(int64_t thread) { return scratch_.data() + thread * scratch_per_thread_; }
 
@@ -114,19 +124,20 @@ class WalkBackward {
       a[k_] = delta;
       if constexpr (kDeltas == 2) a[k_ + 1] = delta - round_to_terms<Unit, Terms>(delta);
     }
-    gradients_.pack(block, count, rows, columns_);
+    gradients_.pack(block, count, rows, columns_, columns_);
     if (!need_feature_) return;
     for (int i = 0; i < count; ++i)
       for (int64_t c = k_; c < columns_; ++c) rows[i * columns_ + c] *= -1;
-    factors_.pack(block, count, kGradient, rows, columns_);
+    factors_.pack(block, count, kGradient, rows, columns_, columns_);
     for (int i = 0; i < count; ++i) {
       T *state = rows + i * columns_, weight = exponentials_.terms.weight[first_place + i];
       read_row(call_.state, b, first_node + i, k_, state);
       for (int64_t c = 0; c < k_; ++c) state[c] *= weight;
       std::fill(state + k_, state + columns_, weight);
     }
-    factors_.pack(block, count, kState, rows, columns_);
-    features_.pack(block, count, exponentials_.features.g_of(block, 0), d_);
+    factors_.pack(block, count, kState, rows, columns_, columns_);
+    if constexpr (!kFeaturesArePacked)
+      features_.pack(block, count, exponentials_.features.g_of(block, 0), exponentials_.features.stride, d_);
   }
 
   void add_pair(int64_t b, int64_t I, int64_t J) {
@@ -181,7 +192,9 @@ class WalkBackward {
     const T unscale = this->unscale(b);
     T *grad_state = static_cast<T*>(call_.grad_state), *grad_seed = static_cast<T*>(call_.grad_seed);
     const int count = grid_.nodes_in(block);
-    for (int i = 0; i < count; ++i) {
+    const T* sums = transposed_sums_.total(block);
+    const T* grad_g = need_feature_ ? grad_g_.total(block) : sums;
+    for (int i = 0; i < count; ++i, sums += transposed_sums_.stride(), grad_g += need_feature_ ? grad_g_.stride() : 0) {
       const int64_t node = grid_.first_node(block) + i, out = b * call_.sizes.nodes + node;
       read_row(call_.grad, b, node, k_, grad);
       read_row(call_.state, b, node, k_, state);
@@ -192,9 +205,9 @@ class WalkBackward {
       // The difference in (16), before it is multiplied by w_j. It is computed in double: if P_ij is near 1 in most
       // rows i, two large sums over many nodes nearly cancel.
       double difference = 0;
-      for (int n = 0; n < kDeltas; ++n) difference -= transposed_sums_.get(block, i, k_ + n);
+      for (int n = 0; n < kDeltas; ++n) difference -= sums[k_ + n];
       for (int64_t c = 0; c < k_; ++c) {
-        const T sum = transposed_sums_.get(block, i, c);
+        const T sum = sums[c];
         grad_y[c] = MulAdd(1 - beta, grad[c], factor * sum);  // (8)
         difference = MulAdd(double(sum), double(round_to_terms<Unit, Terms>(state[c])), difference);
         *grad_mu = MulAdd(double(grad[c]), double(z[c] - seed[c]), *grad_mu);                          // (6)
@@ -206,7 +219,7 @@ class WalkBackward {
       if (call_.grad_node_bias != nullptr) static_cast<T*>(call_.grad_node_bias)[out] = grad_c;
       if (!need_feature_) continue;
       const T* m = exponentials_.features.m.data() + b * d_;
-      for (int64_t c = 0; c < d_; ++c) grad_f[c] = MulAdd(grad_c, m[c], unscale * grad_g_.get(block, i, c));  // (13)
+      for (int64_t c = 0; c < d_; ++c) grad_f[c] = MulAdd(grad_c, m[c], unscale * grad_g[c]);  // (13)
       write_row(call_.grad_feature, call_.feature.type, out * d_, d_, grad_f);
     }
   }

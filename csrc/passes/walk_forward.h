@@ -18,7 +18,7 @@ void walk_forward(const Forward& call) {
   // A node's values are its scaled state and 1, both multiplied by its weight. Exponentials times the last value add up
   // to the row sum.
   PackedValues<Unit, Terms> values(grid.places(), columns);
-  Accumulators<Unit> sums(grid.places(), columns);
+  Accumulators<Unit> sums(grid.places(), columns, grid.blocks_per_image() > 1);
   const Buffer<T> scales = state_scales(exponentials, call.state, call.pool);
   Buffer<T> scratch(call.pool.threads * kBlockSize * columns, Fill::uninitialized);
   grid.for_each_block(call.pool, [&](int64_t b, int64_t block, int64_t thread) {
@@ -35,7 +35,7 @@ void walk_forward(const Forward& call) {
         for (int64_t c = 0; c < k; ++c) row[c] = row[c] * scales[b * k + c] * weight;
       row[k] = weight;
     }
-    values.pack(block, count, rows, columns);
+    values.pack(block, count, rows, columns, columns);
   });
 
   grid.for_each_pair(call.pool, [&](int64_t b, int64_t I, int64_t J) {
@@ -49,13 +49,12 @@ void walk_forward(const Forward& call) {
     });
   });
 
-  grid.for_each_block(call.pool, [&](int64_t b, int64_t block, int64_t thread) {
-    T* row = scratch.data() + thread * kBlockSize * columns;
+  grid.for_each_block(call.pool, [&](int64_t b, int64_t block, int64_t) {
+    const T* row = sums.total(block);
     const T mu = static_cast<T>(call.mu), beta = static_cast<T>(call.beta);
     const int count = grid.nodes_in(block);
-    for (int i = 0; i < count; ++i) {
+    for (int i = 0; i < count; ++i, row += sums.stride()) {
       const int64_t node = grid.first_node(block) + i, out = b * call.sizes.nodes + node;
-      for (int64_t c = 0; c < columns; ++c) row[c] = sums.get(block, i, c);
       // z holds the seed and new_state the old state until both are combined.
       T *z = static_cast<T*>(call.z) + out * k, *state = static_cast<T*>(call.new_state) + out * k;
       read_row(call.seed, b, node, k, z);

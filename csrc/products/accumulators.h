@@ -13,17 +13,22 @@ class Accumulators {
  public:
   using Number = typename Unit::Number;
 
-  Accumulators(int64_t nodes, int64_t values)
+  // `with_columns` says whether there are pairs of different blocks.
+  Accumulators(int64_t nodes, int64_t values, bool with_columns)
       : columns_(round_up(values, Unit::kColumnMultiple)),
         rows_(round_up(values, Unit::kRowMultiple)),
         values_(values),
         of_rows_(nodes * columns_),
-        of_columns_(nodes * rows_) {}
+        of_columns_(with_columns ? nodes * rows_ : 0),
+        with_columns_(with_columns) {}
 
-  // The sum of value c of node i of a block.
-  Number get(int64_t block, int i, int64_t c) const {
-    return of_rows_[(block * kBlockSize + i) * columns_ + c] + of_columns_[(block * rows_ + c) * kBlockSize + i];
+  // The sums of all values of the nodes of a block, after the last pair: node i has those from i * stride() on.
+  const Number* total(int64_t block) {
+    Number* rows = of_rows_.data() + block * kBlockSize * columns_;
+    if (with_columns_) add_transposed(of_columns_.data() + block * rows_ * kBlockSize, values_, rows, columns_);
+    return rows;
   }
+  int64_t stride() const { return columns_; }
 
   // Adds weights times the values of J's nodes to the sums of I.
   template <int Terms>
@@ -53,6 +58,7 @@ class Accumulators {
  private:
   const int64_t columns_, rows_, values_;
   Buffer<Number> of_rows_, of_columns_;
+  const bool with_columns_;
 };
 
 }  // namespace DIFNET_ISA

@@ -22,20 +22,22 @@ class PackedRows {
         depth_major_(nodes * depth_ * Unit::kPack, Fill::uninitialized),
         node_major_(Unit::kLeftNodeMajor ? nodes * depth_ * Unit::kPack : 0, Fill::uninitialized) {}
 
-  // Packs a group of the rows of a block. The first `count` nodes have `numbers` each in `rows`; the other rows are 0.
-  void pack(int64_t block, int count, int group, const typename Unit::Number* rows, int64_t numbers) {
+  // Packs a group of the rows of a block. The first `count` nodes have `numbers` each in `rows`, `stride` apart; the
+  // other rows are 0.
+  void pack(
+      int64_t block, int count, int group, const typename Unit::Number* rows, int64_t stride, int64_t numbers) {
     if constexpr (Unit::kPack == 1) {
       static_assert(
           Terms == 1 && Unit::kDepthMultiple == 1 && !Unit::kLeftNodeMajor,
           "without padding and terms, packing is a transposition");
-      transpose(rows, numbers, count, depth_major_.data() + (block * depth_ + group * group_depth_) * kBlockSize);
+      transpose(rows, stride, numbers, count, depth_major_.data() + (block * depth_ + group * group_depth_) * kBlockSize);
     } else {
       for (int i = 0; i < kBlockSize; ++i)
         for (int64_t c = 0; c < numbers; c += kChunk) {
           const int64_t now = i < count ? std::min<int64_t>(kChunk, numbers - c) : 0;
           const int64_t elements = std::min<int64_t>(kChunk / Unit::kPack, group_depth_ - c / Unit::kPack);
           alignas(64) uint16_t terms[Terms][kChunk];
-          split<Terms>(rows + i * numbers + c, now, terms);
+          split<Terms>(rows + i * stride + c, now, terms);
           for (int t = 0; t < Terms; ++t) {
             const int64_t m = (t * groups_ + group) * group_depth_ + c / Unit::kPack;
             uint16_t* to = depth_major_.data() + ((block * depth_ + m) * kBlockSize + i) * Unit::kPack;
@@ -49,6 +51,9 @@ class PackedRows {
         }
     }
   }
+
+  // The numbers of the first group of a block if they are stored as they are, without terms: a row for each number.
+  const Stored<Unit>* depth_major(int64_t block) const { return depth_major_.data() + block * depth_ * kBlockSize; }
 
   // Unit::multiply_transposed of a strip, summed over the pairs of groups (left[n], right[n]).
   template <int Pairs, class Visit>

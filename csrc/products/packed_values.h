@@ -21,17 +21,32 @@ class PackedValues {
         rows_(round_up(values, Unit::kRowMultiple)),
         nodes_(nodes),
         node_major_(nodes * columns_ * Terms, Fill::uninitialized),
-        value_major_(nodes * rows_ * Terms, Fill::uninitialized) {}
+        value_major_(nodes * rows_ * Terms, Fill::uninitialized),
+        by_node_(node_major_.data()),
+        by_value_(value_major_.data()) {}
+
+  // Values that are packed already, in both layouts, because the unit multiplies numbers as they are. The rows of
+  // `node_major` are padded to kColumnMultiple.
+  PackedValues(int64_t nodes, int64_t values, const Stored<Unit>* node_major, const Stored<Unit>* value_major)
+      : columns_(round_up(values, Unit::kColumnMultiple)),
+        rows_(values),
+        nodes_(nodes),
+        node_major_(0),
+        value_major_(0),
+        by_node_(node_major),
+        by_value_(value_major) {
+    static_assert(Unit::kPack == 1 && Unit::kRowMultiple == 1, "other units have terms, or pad the second layout");
+  }
 
   // Packs the rows of a block. The first `count` nodes have `values` each in `rows`; the other rows are 0.
-  void pack(int64_t block, int count, const typename Unit::Number* rows, int64_t values) {
+  void pack(int64_t block, int count, const typename Unit::Number* rows, int64_t stride, int64_t values) {
     if constexpr (Unit::kPack == 1) {
       static_assert(Terms == 1 && Unit::kRowMultiple == 1, "only rows of the node-major layout are padded");
-      transpose(rows, values, count, value_major_.data() + block * kBlockSize * rows_);
+      transpose(rows, stride, values, count, value_major_.data() + block * kBlockSize * rows_);
       auto* to = node_major_.data() + block * kBlockSize * columns_;
       for (int i = 0; i < kBlockSize; ++i, to += columns_) {
         const int64_t now = i < count ? values : 0;
-        std::copy_n(rows + i * values, now, to);
+        std::copy_n(rows + i * stride, now, to);
         std::fill(to + now, to + columns_, typename Unit::Number(0));
       }
     } else {
@@ -39,7 +54,7 @@ class PackedValues {
         for (int64_t c = 0; c < values; c += kChunk) {
           alignas(64) uint16_t terms[Unit::kPack][Terms][kChunk] = {};
           for (int half = 0; half < std::min(Unit::kPack, count - i); ++half)
-            split<Terms>(rows + (i + half) * values + c, std::min<int64_t>(kChunk, values - c), terms[half]);
+            split<Terms>(rows + (i + half) * stride + c, std::min<int64_t>(kChunk, values - c), terms[half]);
           for (int t = 0; t < Terms; ++t) {
             alignas(64) uint16_t elements[kChunk * Unit::kPack];
             for (int n = 0; n < kChunk; ++n)
@@ -56,16 +71,17 @@ class PackedValues {
 
   // The values of a block, node by node: elements (node, value), in rows that are padded to kColumnMultiple values.
   const Element* node_major(int term, int64_t block) const {
-    return reinterpret_cast<const Element*>(node_major_.data() + (term * nodes_ + block * kBlockSize) * columns_);
+    return reinterpret_cast<const Element*>(by_node_ + (term * nodes_ + block * kBlockSize) * columns_);
   }
   // The values of a block, value by value: elements (value, node), in rows of kBlockSize nodes.
   const Element* value_major(int term, int64_t block) const {
-    return reinterpret_cast<const Element*>(value_major_.data() + (term * nodes_ + block * kBlockSize) * rows_);
+    return reinterpret_cast<const Element*>(by_value_ + (term * nodes_ + block * kBlockSize) * rows_);
   }
 
  private:
   const int64_t columns_, rows_, nodes_;
   Buffer<Stored<Unit>> node_major_, value_major_;
+  const Stored<Unit> *by_node_, *by_value_;
 };
 
 // The entries of a strip, by which values are multiplied: exponentials, or entries of dS + dS^T.
