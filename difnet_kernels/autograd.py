@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from difnet_kernels import ops
 from difnet_kernels.support.errors import ForwardModeError
@@ -174,6 +175,9 @@ def _apply(backend: str, precision: str, *tensors: Any) -> tuple[Tensor, ...]:
         return _walk(backend, precision, *tensors)
     if torch._C._are_functorch_transforms_active():
         return CascadedRandomWalk.apply(backend, precision, *tensors)
+    differentiable = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
+    if not differentiable and forward_ad._current_level < 0:
+        return CascadedRandomWalk.forward(backend, precision, *tensors)
     return _EagerCascadedRandomWalk.apply(backend, precision, *tensors)
 
 

@@ -34,8 +34,25 @@ def _conversion(name: str, value: object, shape: str) -> str:
     return f"; pass torch.as_tensor({name})" if hasattr(value, "__array__") else ""
 
 
+_DTYPES = frozenset((torch.float64, torch.float32, torch.bfloat16, torch.float16))
+
+
 def check_tensor(name: str, value: object, axes: tuple[str, ...]) -> None:
     """Require a dense floating-point tensor with the named axes. Only the axis T may be empty."""
+    usual = (
+        isinstance(value, Tensor)
+        and value.dtype in _DTYPES
+        and value.ndim == len(axes)
+        and value.numel() > 0
+        and value.layout is torch.strided
+        and not value.is_nested
+    )
+    if not usual:
+        _check_unusual_tensor(name, value, axes)
+
+
+def _check_unusual_tensor(name: str, value: object, axes: tuple[str, ...]) -> None:
+    """Raise the error that says what is wrong, if anything is: masks and an empty axis T are valid."""
     expected = f"({', '.join(axes)}{',' if len(axes) == 1 else ''})"
     if not isinstance(value, Tensor):
         raise TypeError(
@@ -78,7 +95,7 @@ def check_like(
     name: str, value: Tensor, shape: Sequence[int], other: Tensor, expected: str, remedy: str = ""
 ) -> None:
     """Require a shape, which the message calls `expected`, and the device of `other`."""
-    if tuple(value.shape) != tuple(shape):
+    if value.shape != tuple(shape):
         remedy = f"; {remedy}" if remedy else ""
         raise ValueError(f"{name}: expected {expected} = {tuple(shape)}, got {_describe(value)}{remedy}")
     check_device(name, value, other)

@@ -97,10 +97,13 @@ def cascaded_random_walk(
     dtype = _value_dtype(*features, seed, mu, beta, state, *(() if node_bias is None else (node_bias,)))
     if dtype == torch.float64:
         features = [feature.to(dtype) for feature in features]
-    values = [None if x is None else x.to(dtype) for x in (seed, mu, beta, state, node_bias)]
+    # Even a conversion that changes nothing takes time beside a walk over few nodes.
+    values = [x if x is None or x.dtype == dtype else x.to(dtype) for x in (seed, mu, beta, state, node_bias)]
     image_axes = (0, None, None, 0, 1, *(0 for _ in features))
     states = over_images(partial(_run, backend), [*values, *features], image_axes) if features else []
-    final = (states[-1] if states else state.clone()).to(seed.dtype)
+    final = states[-1] if states else state.clone()
+    if final.dtype != seed.dtype:
+        final = final.to(seed.dtype)
     if not return_states:
         return final
     return final, torch.stack(states).to(seed.dtype) if states else final.new_empty(0, *final.shape)
@@ -212,4 +215,4 @@ def _run(
 
 def _value_dtype(*tensors: Tensor) -> torch.dtype:
     """The dtype of states and scores: float64 if any input is, else float32."""
-    return torch.float64 if any(x.dtype == torch.float64 for x in tensors) else torch.float32
+    return torch.float64 if torch.float64 in [x.dtype for x in tensors] else torch.float32
