@@ -1,9 +1,7 @@
-// Fresh pages of memory cost several times as much as writing to them. So released memory is kept, up to a limit, for
-// later calls of the same sizes.
+// Fresh pages of memory cost several times as much as writing to them. So each thread keeps what it releases, up to a
+// limit, for later calls of the same sizes. Memory that another thread released would lie in the caches of another core.
 #include "scratch.h"
 
-#include <map>
-#include <mutex>
 #include <new>
 
 namespace difnet {
@@ -15,44 +13,56 @@ constexpr size_t kMaxKept = 0;
 #else
 constexpr size_t kMaxKept = size_t{64} << 20;
 #endif
-
-// These objects are never destroyed: a call may outlive the destructors of static objects. No thread waits for the
-// lock: after a fork, the lock may be held by a thread that the child does not have.
-auto& mutex = *new std::mutex;
-auto& kept = *new std::multimap<size_t, void*>;
-size_t bytes_kept = 0;
+constexpr int kMaxPieces = 64;
 
 void free_memory(void* memory) { ::operator delete[](memory, kAlignment); }
+
+// The memory that a thread keeps. It has no destructor, so that calls can still use it while a thread ends.
+struct Kept {
+  struct Piece {
+    size_t bytes;
+    void* memory;
+  } pieces[kMaxPieces];
+  int count;
+  size_t bytes;
+  bool ended;
+
+  void clear() {
+    for (int n = 0; n < count; ++n) free_memory(pieces[n].memory);
+    count = 0;
+    bytes = 0;
+  }
+};
+thread_local Kept kept;
+
+// Frees the memory when the thread ends.
+struct AtEnd {
+  ~AtEnd() {
+    kept.clear();
+    kept.ended = true;
+  }
+};
 
 }  // namespace
 
 void* allocate(size_t bytes) {
-  if (const std::unique_lock<std::mutex> lock(mutex, std::try_to_lock); lock.owns_lock()) {
-    if (const auto found = kept.find(bytes); found != kept.end()) {
-      void* memory = found->second;
-      kept.erase(found);
-      bytes_kept -= bytes;
+  for (int n = kept.count - 1; n >= 0; --n)
+    if (kept.pieces[n].bytes == bytes) {
+      void* memory = kept.pieces[n].memory;
+      kept.pieces[n] = kept.pieces[--kept.count];
+      kept.bytes -= bytes;
       return memory;
     }
-  }
   return ::operator new[](bytes, kAlignment);
 }
 
 void release(void* memory, size_t bytes) noexcept {
-  if (bytes > kMaxKept) return free_memory(memory);
-  try {
-    const std::unique_lock<std::mutex> lock(mutex, std::try_to_lock);
-    if (!lock.owns_lock()) return free_memory(memory);
-    if (bytes_kept + bytes > kMaxKept) {  // the sizes of calls have changed
-      for (const auto& [size, other] : kept) free_memory(other);
-      kept.clear();
-      bytes_kept = 0;
-    }
-    kept.emplace(bytes, memory);
-    bytes_kept += bytes;
-  } catch (const std::bad_alloc&) {  // there is no memory for the entry of `kept`
-    free_memory(memory);
-  }
+  static thread_local AtEnd at_end;
+  (void)at_end;  // its first use registers its destructor
+  if (bytes > kMaxKept || kept.ended) return free_memory(memory);
+  if (kept.bytes + bytes > kMaxKept || kept.count == kMaxPieces) kept.clear();  // the sizes of calls have changed
+  kept.pieces[kept.count++] = {bytes, memory};
+  kept.bytes += bytes;
 }
 
 }  // namespace difnet

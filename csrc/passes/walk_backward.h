@@ -1,5 +1,5 @@
 // One walk backward, docs/math.md (5) to (11). The exponentials are computed again; the row sums are those that the
-// forward saved.
+// forward saved. The gradients of mu and beta of each image are added to grad_mu[b] and grad_beta[b].
 #pragma once
 
 #include "../products/accumulators.h"
@@ -41,8 +41,9 @@ class WalkBackward {
       grid_.for_each_pair(pool, [&](int64_t b, int64_t I, int64_t J) { add_pair(b, I, J); });
     grid_.for_each_block(pool, [&](int64_t b, int64_t block, int64_t thread) { finish(b, block, scratch(thread)); });
     for (int64_t block = 0; block < grid_.blocks(); ++block) {
-      if (call_.grad_mu != nullptr) *call_.grad_mu += call_.beta * partial_[2 * block];
-      if (call_.grad_beta != nullptr) *call_.grad_beta += partial_[2 * block + 1];
+      const int64_t b = block / grid_.blocks_per_image();
+      call_.grad_mu[b] += call_.beta * partial_[2 * block];
+      call_.grad_beta[b] += partial_[2 * block + 1];
     }
   }
 

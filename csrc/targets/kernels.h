@@ -22,15 +22,16 @@ inline void skip_images(Array& array, int64_t first) {
     array.data = static_cast<const char*>(array.data) + first * array.strides[0] * bytes_of(array.type);
 }
 
-// The call for the images from `first` on.
-inline Forward skip_images(Forward call, int64_t first) {
+// The call for `count` images from `first` on.
+inline Forward images_of(Forward call, int64_t first, int64_t count) {
   const auto [batch, nodes, width, classes] = call.sizes;
   for (Array* array : {&call.feature, &call.state, &call.seed, &call.node_bias}) skip_images(*array, first);
   for (void** result : {&call.new_state, &call.z}) skip_images(*result, call.state.type, first, nodes * classes);
   skip_images(call.row_sum, call.state.type, first, nodes);
+  call.sizes.batch = count;
   return call;
 }
-inline Backward skip_images(Backward call, int64_t first) {
+inline Backward images_of(Backward call, int64_t first, int64_t count) {
   const auto [batch, nodes, width, classes] = call.sizes;
   for (Array* array :
        {&call.grad, &call.feature, &call.state, &call.seed, &call.z, &call.row_sum, &call.node_bias})
@@ -39,40 +40,74 @@ inline Backward skip_images(Backward call, int64_t first) {
     skip_images(*result, call.state.type, first, nodes * classes);
   skip_images(call.grad_feature, call.feature.type, first, nodes * width);
   skip_images(call.grad_node_bias, call.state.type, first, nodes);
+  call.grad_mu += first, call.grad_beta += first;
+  call.sizes.batch = count;
   return call;
 }
 
+// Neither the thread that calls it nor another is woken: the body runs at once.
+inline void run_here(int64_t count, Body body, void* context) { body(context, 0, count); }
+
 // walk(batch) for batches of images, one after the other. A batch has only as many images as give every thread enough
 // groups of blocks: so scratch memory is small, and stays in the caches. Batches have about equal sizes, so that the last
-// one does not leave threads without work. A call that one thread finishes sooner than others are woken gets no others.
+// one does not leave threads without work.
 template <class Call, class Walk>
-void for_each_batch(Call call, const Walk& walk) {
-  // One thread makes about as many multiply-adds while another is woken some times and waited for.
-  constexpr int64_t kWorthAThread = int64_t{1} << 21;
-  const auto [batch, nodes, width, classes] = call.sizes;
-  const int64_t work = batch * nodes * nodes * (width + classes) * (std::is_same_v<Call, Forward> ? 1 : 3);
-  call.pool.threads = static_cast<int>(std::clamp<int64_t>(work / kWorthAThread, 1, call.pool.threads));
-  if (call.pool.threads == 1)
-    call.pool.run = [](int64_t count, Body body, void* context) { body(context, 0, count); };
-  const int64_t blocks = (nodes + kBlockSize - 1) / kBlockSize;
+void for_each_batch(const Call& call, const Walk& walk) {
+  const int64_t batch = call.sizes.batch, blocks = (call.sizes.nodes + kBlockSize - 1) / kBlockSize;
   const int64_t enough = (kGroupsPerThread * call.pool.threads + blocks - 1) / blocks;
   const int64_t batches = std::max<int64_t>(batch / enough, 1), images = (batch + batches - 1) / batches;
-  for (int64_t first = 0; first < batch; first += images) {
-    Call part = skip_images(call, first);
-    part.sizes.batch = std::min(images, batch - first);
-    walk(part);
+  for (int64_t first = 0; first < batch; first += images) walk(images_of(call, first, std::min(images, batch - first)));
+}
+
+// Divides the work of a call among threads. Where many small images share equally among the threads, each thread takes
+// images of its own: threads then wait for each other only once. Elsewhere they share the blocks of a batch.
+template <class Call, class Walk>
+void divide(Call call, const Walk& walk) {
+  // One thread makes about as many multiply-adds while another is woken some times and waited for. A call that one
+  // thread finishes sooner gets no others.
+  constexpr int64_t kWorthAThread = int64_t{1} << 20, kFewBlocks = 8;
+  const auto [batch, nodes, width, classes] = call.sizes;
+  const int64_t work = batch * nodes * nodes * (width + classes) * (std::is_same_v<Call, Forward> ? 1 : 3);
+  const int64_t threads = std::clamp<int64_t>(work / kWorthAThread, 1, call.pool.threads);
+  const int64_t images = (batch + threads - 1) / threads;
+  call.pool.threads = static_cast<int>(threads);
+  if (threads == 1) {
+    call.pool.run = run_here;
+    return for_each_batch(call, walk);
   }
+  if (nodes > kFewBlocks * kBlockSize || 8 * images * threads > 9 * batch) return for_each_batch(call, walk);
+  const Pool pool = call.pool;
+  call.pool = {1, run_here};
+  std::atomic<bool> out_of_memory{false};
+  for_each(pool, threads, [&](int64_t thread) {
+    const int64_t first = thread * images, count = std::min(images, batch - first);
+    if (count <= 0) return;
+    try {
+      for_each_batch(images_of(call, first, count), walk);
+    } catch (const std::bad_alloc&) {  // an exception must not leave the function that a thread of the pool runs
+      out_of_memory = true;
+    }
+  });
+  if (out_of_memory) throw std::bad_alloc();
 }
 
 template <class Unit, int Terms>
 void forward_of(const Forward& call) {
-  for_each_batch(call, [](const Forward& part) { walk_forward<Unit, Terms>(part); });
+  divide(call, [](const Forward& part) { walk_forward<Unit, Terms>(part); });
 }
+
+// The gradients of mu and beta are those of each image, added up in order: sums do not depend on how a call is divided.
 template <class Unit, int Terms>
-void backward_of(const Backward& call) {
-  if (call.grad_mu != nullptr) *call.grad_mu = 0;
-  if (call.grad_beta != nullptr) *call.grad_beta = 0;
-  for_each_batch(call, [](const Backward& part) { walk_backward<Unit, Terms>(part); });
+void backward_of(Backward call) {
+  Buffer<double> grad_mu(call.sizes.batch), grad_beta(call.sizes.batch);
+  double *const sum_mu = std::exchange(call.grad_mu, grad_mu.data()),
+               *const sum_beta = std::exchange(call.grad_beta, grad_beta.data());
+  divide(call, [](const Backward& part) { walk_backward<Unit, Terms>(part); });
+  const auto add_up = [&](double* sum, const Buffer<double>& terms) {
+    if (sum != nullptr) *sum = std::accumulate(terms.data(), terms.data() + call.sizes.batch, 0.0);
+  };
+  add_up(sum_mu, grad_mu);
+  add_up(sum_beta, grad_beta);
 }
 
 inline void forward(const Forward& call) {

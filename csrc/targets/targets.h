@@ -14,6 +14,7 @@
 #include <cstring>
 #include <limits>
 #include <new>
+#include <numeric>
 #include <thread>
 #include <type_traits>
 #include <utility>
