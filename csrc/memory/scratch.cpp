@@ -1,5 +1,6 @@
 // Fresh pages of memory cost several times as much as writing to them. So each thread keeps what it releases, up to a
-// limit, for later calls of the same sizes. Memory that another thread released would lie in the caches of another core.
+// limit, for later calls of the same sizes. Memory that another thread released would lie in the caches of another
+// core.
 #include "scratch.h"
 
 #include <new>

@@ -70,9 +70,9 @@ class CentredFeatures {
  private:
   T* g_of(int64_t block, int i) { return g.data() + (block * kBlockSize + i) * stride; }
 
-  // Sets m to the mean of an image's rows, or to zero if subtracting the mean does not shorten the rows on average (of a
-  // sample of the rows: results do not depend on the choice, docs/math.md, section 3). The
-  // sums of blocks are added in order, so that results do not depend on the threads.
+  // Sets m to the mean of an image's rows, or to zero if subtracting the mean does not shorten the rows on average (of
+  // a sample of the rows: results do not depend on the choice, docs/math.md, section 3). The sums of blocks are added
+  // in order, so that results do not depend on the threads.
   void find_centre(const Pool& pool) {
     const int64_t batch = grid.sizes().batch, d = width();
     Buffer<double> sums(grid.blocks() * d), lengths(grid.blocks() * 2);
@@ -117,8 +117,7 @@ class CentredFeatures {
     grid.for_each_block(pool, [&](int64_t b, int64_t block, int64_t) {
       const T* mean = m.data() + b * d;
       const bool moved = std::any_of(mean, mean + d, [](T value) { return value != 0; });
-      const double mean_squares =
-          dot<Unit, 0>(mean, mean, d);
+      const double mean_squares = dot<Unit, 0>(mean, mean, d);
       const int count = grid.nodes_in(block);
       for (int i = 0; i < count; ++i) {
         T* x = g_of(block, i);

@@ -83,7 +83,8 @@ class ExponentTerms {
       });
       max.usable &= max.logarithm > -kInfinity;
       max.bias = features_.bias[most];
-      for (int64_t c = 0; c < d; ++c) most_biased[b * d + c] = round_to_terms<Unit, Terms>(features_.g[most * features_.stride + c]);
+      for (int64_t c = 0; c < d; ++c)
+        most_biased[b * d + c] = round_to_terms<Unit, Terms>(features_.g[most * features_.stride + c]);
       const bool shared = max.usable && max.logarithm - least < range_.max_spread;
       order[b] = shared ? ExponentOrder::shared : ExponentOrder::score_first;
       maxima[b] = max;
@@ -122,9 +123,9 @@ class ExponentTerms {
     }
   }
 
-  // Sets w_j of (15) and the terms of a shared exponential, (14), both multiplied by 2^half. The weight is computed from
-  // the rounded column_j that is in the exponent, so that its rounding error cancels. Where operands are rounded to
-  // bfloat16 terms, weights are powers of two, so that weighted states are rounded as states are. The rest of the
+  // Sets w_j of (15) and the terms of a shared exponential, (14), both multiplied by 2^half. The weight is computed
+  // from the rounded column_j that is in the exponent, so that its rounding error cancels. Where operands are rounded
+  // to bfloat16 terms, weights are powers of two, so that weighted states are rounded as states are. The rest of the
   // weight's logarithm is added to column_j, and to row_j, so that exponents stay symmetric: along a row, that is a
   // constant factor.
   void set_shared(int64_t j, T half_norm, double max_logarithm) {

@@ -6,8 +6,8 @@
 namespace difnet {
 inline namespace DIFNET_ISA {
 
-// A shared exponential is at most 1 and a weight is at most 1, (15). Both are multiplied by powers of two, so that all of
-// T's range serves them. With N = 2^n nodes and the largest power 2^m of T (m = 126 in float32),
+// A shared exponential is at most 1 and a weight is at most 1, (15). Both are multiplied by powers of two, so that all
+// of T's range serves them. With N = 2^n nodes and the largest power 2^m of T (m = 126 in float32),
 //
 //   exponentials are at most 2^half, weights at most 2^half, and row sums at most 2^(2 half + n) <= 2^m.
 //
@@ -31,8 +31,8 @@ struct SharedRange {
   // (float32) of the largest of their image then keep their digits, whatever the row sum is.
   static constexpr int kQuotient = kDigits + 6;
 
-  int half;         // exponentials and weights are multiplied by 2^half
-  int max_spread;   // the binary logarithm of the largest ratio of two weights
+  int half;        // exponentials and weights are multiplied by 2^half
+  int max_spread;  // the binary logarithm of the largest ratio of two weights
 };
 
 }  // namespace DIFNET_ISA

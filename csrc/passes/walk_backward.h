@@ -105,8 +105,8 @@ class WalkBackward {
   T unscale(int64_t b) const { return 1 / grad_scale_[b] / quotient(b); }
 
   // Packs the vectors of a block's nodes. Each row first holds a_i u_i and delta_i u_i, which are a and delta of
-  // docs/math.md, section 2, divided by the row sum: a = beta mu g, and delta_i is the inner product of a_i and z_i. Both
-  // are scaled: unscale() undoes that in the end.
+  // docs/math.md, section 2, divided by the row sum: a = beta mu g, and delta_i is the inner product of a_i and z_i.
+  // Both are scaled: unscale() undoes that in the end.
   void pack(int64_t b, int64_t block, T* rows) {
     T* z = rows + kBlockSize * columns_;
     const T scale = static_cast<T>(call_.beta * call_.mu) * grad_scale_[b];

@@ -24,13 +24,13 @@ class PackedRows {
 
   // Packs a group of the rows of a block. The first `count` nodes have `numbers` each in `rows`, `stride` apart; the
   // other rows are 0.
-  void pack(
-      int64_t block, int count, int group, const typename Unit::Number* rows, int64_t stride, int64_t numbers) {
+  void pack(int64_t block, int count, int group, const typename Unit::Number* rows, int64_t stride, int64_t numbers) {
     if constexpr (Unit::kPack == 1) {
       static_assert(
           Terms == 1 && Unit::kDepthMultiple == 1 && !Unit::kLeftNodeMajor,
           "without padding and terms, packing is a transposition");
-      transpose(rows, stride, numbers, count, depth_major_.data() + (block * depth_ + group * group_depth_) * kBlockSize);
+      transpose(
+          rows, stride, numbers, count, depth_major_.data() + (block * depth_ + group * group_depth_) * kBlockSize);
     } else {
       for (int i = 0; i < kBlockSize; ++i)
         for (int64_t c = 0; c < numbers; c += kChunk) {

@@ -81,7 +81,7 @@ class PackedValues {
  private:
   const int64_t columns_, rows_, nodes_;
   Buffer<Stored<Unit>> node_major_, value_major_;
-  const Stored<Unit> *by_node_, *by_value_;
+  const Stored<Unit>*by_node_, *by_value_;
 };
 
 // The entries of a strip, by which values are multiplied: exponentials, or entries of dS + dS^T.

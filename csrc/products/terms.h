@@ -103,7 +103,8 @@ inline void add_transposed(const T* from, int64_t rows, T* to, int64_t stride) {
 }
 
 // Column c of `count` rows, at most kBlockSize, becomes row c of `to`, which is filled up with 0. Rows start `stride`
-// numbers after each other. `to` is written a cache line at a time: stores of single numbers at a stride would wait for memory.
+// numbers after each other. `to` is written a cache line at a time: stores of single numbers at a stride would wait for
+// memory.
 template <class T>
 inline void transpose(const T* from, int64_t stride, int64_t columns, int count, T* to) {
   constexpr int kSquare = 16 / sizeof(T), kLine = 64 / sizeof(T);

@@ -24,7 +24,7 @@ inline void skip_images(Array& array, int64_t first) {
 
 // The call for `count` images from `first` on.
 inline Forward images_of(Forward call, int64_t first, int64_t count) {
-  const auto [batch, nodes, width, classes] = call.sizes;
+  const int64_t nodes = call.sizes.nodes, classes = call.sizes.classes;
   for (Array* array : {&call.feature, &call.state, &call.seed, &call.node_bias}) skip_images(*array, first);
   for (void** result : {&call.new_state, &call.z}) skip_images(*result, call.state.type, first, nodes * classes);
   skip_images(call.row_sum, call.state.type, first, nodes);
@@ -32,9 +32,8 @@ inline Forward images_of(Forward call, int64_t first, int64_t count) {
   return call;
 }
 inline Backward images_of(Backward call, int64_t first, int64_t count) {
-  const auto [batch, nodes, width, classes] = call.sizes;
-  for (Array* array :
-       {&call.grad, &call.feature, &call.state, &call.seed, &call.z, &call.row_sum, &call.node_bias})
+  const int64_t nodes = call.sizes.nodes, width = call.sizes.width, classes = call.sizes.classes;
+  for (Array* array : {&call.grad, &call.feature, &call.state, &call.seed, &call.z, &call.row_sum, &call.node_bias})
     skip_images(*array, first);
   for (void** result : {&call.grad_state, &call.grad_seed})
     skip_images(*result, call.state.type, first, nodes * classes);
@@ -49,8 +48,8 @@ inline Backward images_of(Backward call, int64_t first, int64_t count) {
 inline void run_here(int64_t count, Body body, void* context) { body(context, 0, count); }
 
 // walk(batch) for batches of images, one after the other. A batch has only as many images as give every thread enough
-// groups of blocks: so scratch memory is small, and stays in the caches. Batches have about equal sizes, so that the last
-// one does not leave threads without work.
+// groups of blocks: so scratch memory is small, and stays in the caches. Batches have about equal sizes, so that the
+// last one does not leave threads without work.
 template <class Call, class Walk>
 void for_each_batch(const Call& call, const Walk& walk) {
   const int64_t batch = call.sizes.batch, blocks = (call.sizes.nodes + kBlockSize - 1) / kBlockSize;
@@ -66,8 +65,9 @@ void divide(Call call, const Walk& walk) {
   // One thread makes about as many multiply-adds while another is woken some times and waited for. A call that one
   // thread finishes sooner gets no others.
   constexpr int64_t kWorthAThread = int64_t{1} << 20, kFewBlocks = 8;
-  const auto [batch, nodes, width, classes] = call.sizes;
-  const int64_t work = batch * nodes * nodes * (width + classes) * (std::is_same_v<Call, Forward> ? 1 : 3);
+  const int64_t batch = call.sizes.batch, nodes = call.sizes.nodes;
+  const int64_t work =
+      batch * nodes * nodes * (call.sizes.width + call.sizes.classes) * (std::is_same_v<Call, Forward> ? 1 : 3);
   const int64_t threads = std::clamp<int64_t>(work / kWorthAThread, 1, call.pool.threads);
   const int64_t images = (batch + threads - 1) / threads;
   call.pool.threads = static_cast<int>(threads);
@@ -100,8 +100,8 @@ void forward_of(const Forward& call) {
 template <class Unit, int Terms>
 void backward_of(Backward call) {
   Buffer<double> grad_mu(call.sizes.batch), grad_beta(call.sizes.batch);
-  double *const sum_mu = std::exchange(call.grad_mu, grad_mu.data()),
-               *const sum_beta = std::exchange(call.grad_beta, grad_beta.data());
+  double *const sum_mu = std::exchange(call.grad_mu, grad_mu.data()), *const sum_beta = std::exchange(
+                                                                          call.grad_beta, grad_beta.data());
   divide(call, [](const Backward& part) { walk_backward<Unit, Terms>(part); });
   const auto add_up = [&](double* sum, const Buffer<double>& terms) {
     if (sum != nullptr) *sum = std::accumulate(terms.data(), terms.data() + call.sizes.batch, 0.0);
