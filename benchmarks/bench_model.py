@@ -2,6 +2,7 @@
 
     python benchmarks/bench_model.py                                # everything, in less than ten minutes
     python benchmarks/bench_model.py --networks difnet50 --arrangements plain compiled
+    python benchmarks/bench_model.py --arrangements --before COMMIT  # diffusion also by earlier kernels
 
 Images are [3, 505, 505], one at a time, with k = 21. Weights are random, and batch norms have the statistics
 of the image. The network --arrange runs in every arrangement, inference and training step. Its error is the
@@ -20,10 +21,12 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from harness.builds import load
 from harness.compare import describe_failure
 from harness.networks import (
     ARRANGEMENTS,
@@ -44,7 +47,7 @@ from machine.timing import LONG_CALL, Timing, summarize, time_interleaved
 from reporting.model_report import plot_networks, print_arrangements, print_networks
 
 from difnet.modeling.network import DifNet, SimDeepLab
-from difnet_kernels import backends
+from difnet_kernels import backends, cascaded_random_walk
 from difnet_kernels.testing import FORWARD_FACTOR, GRADIENT_FACTOR
 
 logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # silences "no CUDA runtime is found"
@@ -62,6 +65,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--modes", nargs="+", choices=NETWORK_MODES, default=list(NETWORK_MODES))
     parser.add_argument("--size", type=int, default=505, help="height and width of the image")
     parser.add_argument("--seconds", type=float, default=4.0, help="time for each line of a table")
+    parser.add_argument("--before", metavar="COMMIT", help="also time diffusion by `native` of this commit")
     return parse_run("model", parser, arguments)
 
 
@@ -167,7 +171,12 @@ def measure_parts(
     peaks: dict[str, Peak] = {}
     times: dict[str, Timing] = {}
     if isinstance(model, DifNet):  # before the totals, as their warm-up
-        parts = make_part_calls(setup, mode, model, image, names)
+        walks = {name: partial(cascaded_random_walk, backend=name) for name in names}
+        if options.before is not None:
+            walks[f"native before ({options.before})"] = partial(
+                load(options.before).cascaded_random_walk, backend="native"
+            )
+        parts = make_part_calls(setup, mode, model, image, walks)
         times = time_interleaved(parts, options.seconds, device, failures)
     first_times: dict[str, Timing] = {}
     for name, run in totals.items():

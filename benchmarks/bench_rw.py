@@ -4,6 +4,7 @@
     python benchmarks/bench_rw.py --cases sweep                      # one walk at growing N
     python benchmarks/bench_rw.py --cases context camvid --dtypes bfloat16 float16
     python benchmarks/bench_rw.py --cases native-walk --isas all     # one walk, every instruction set
+    python benchmarks/bench_rw.py --cases native-speed               # beside the kernels of an earlier commit
 
 Every provider computes the whole cascade from the same inputs. Its results are compared with float64 before
 it is timed. An error over the budget of difnet_kernels.testing is shown in red, and the provider is then
@@ -22,9 +23,15 @@ import sys
 from collections.abc import Sequence
 
 import torch
-from harness.cases import DEFAULT, FORWARD, MODES, NAMES, SWEEP, cases_of
+from harness.builds import BASELINE
+from harness.cases import DEFAULT, FORWARD, MODES, NAMES, SPEED, SWEEP, cases_of
 from harness.compare import DTYPES, Workload, compare
-from harness.providers import cpu_multiplies_bfloat16, list_providers, precisions_that_differ
+from harness.providers import (
+    cpu_multiplies_bfloat16,
+    fast_on_cpus,
+    list_providers,
+    precisions_that_differ,
+)
 from harness.rows import Rows
 from harness.runner import Measurement, parse_run, run_plan
 from reporting.plots import plot_operator
@@ -33,6 +40,8 @@ from reporting.report import group_rows, print_group
 from difnet_kernels.testing import SHARPNESS
 
 PRECISIONS = ("highest", "high", "medium")
+SPEED_MINUTES = 20.0
+"""How long all tables of native-speed take, and some more."""
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -63,12 +72,29 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--isas", nargs="+", default=["best"], help="instruction sets of native: best, all, or names"
     )
+    parser.add_argument(
+        "--threads",
+        nargs="+",
+        type=int,
+        default=None,
+        help="default: PyTorch's number; native-speed: 1 and 2",
+    )
+    parser.add_argument(
+        "--before",
+        metavar="COMMIT",
+        default=None,
+        help=f"also measure `native` of an earlier commit; default of native-speed: {BASELINE}",
+    )
     parser.add_argument("--seconds", type=float, default=3.0, help="time for the repetitions of each table")
     parser.add_argument("--patience", type=float, default=12.0, help="longest call that is tried, in seconds")
     parser.add_argument(
         "--without", nargs="+", default=[], metavar="PROVIDER", help="names of providers to leave out"
     )
-    return parse_run("rw", parser, arguments)
+    options = parse_run("rw", parser, arguments)
+    if SPEED in options.cases:
+        options.before = options.before or BASELINE
+        options.minutes = max(options.minutes, SPEED_MINUTES)
+    return options
 
 
 def list_workloads(options: argparse.Namespace, device: torch.device) -> list[Workload]:
@@ -80,18 +106,23 @@ def list_workloads(options: argparse.Namespace, device: torch.device) -> list[Wo
         if on_gpu:
             return options.dtypes or list(DTYPES)
         # On a CPU without such instructions, PyTorch's bfloat16 products take a minute.
-        both = name != SWEEP and cpu_multiplies_bfloat16()
+        both = name not in (SWEEP, SPEED) and cpu_multiplies_bfloat16()
         return options.dtypes or (["float32", "bfloat16"] if both else ["float32"])
 
     def precisions(name: str, mode: str, dtype: str) -> list[str]:
         if dtype != "float32":
             return ["highest"]
-        every = on_gpu or (name != SWEEP and mode == FORWARD)
+        every = on_gpu or (name not in (SWEEP, SPEED) and mode == FORWARD)
         return options.precisions or (differing if every else differing[:1])
 
+    def threads(name: str) -> list[int]:
+        few = sorted({1, min(2, torch.get_num_threads())})
+        return options.threads or (few if name == SPEED else [torch.get_num_threads()])
+
     return [
-        Workload(case, mode, dtype, precision, options.sharpness or case.sharpness)
+        Workload(case, mode, dtype, precision, options.sharpness or case.sharpness, count)
         for name in options.cases
+        for count in threads(name)
         for case in cases_of(name, device)
         for mode in options.modes or case.modes
         for dtype in dtypes(name)
@@ -104,14 +135,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     device = torch.device(options.device)
 
     def make_plan() -> list[Measurement]:
-        providers = list_providers(device, options.isas)
+        providers = list_providers(device, options.isas, options.before)
         if unknown := set(options.without) - {provider.name for provider in providers}:
             names = ", ".join(repr(provider.name) for provider in providers)
             raise SystemExit(f"--without {', '.join(sorted(unknown))}: no such provider; there are {names}")
 
         def measurement(workload: Workload) -> Measurement:
             def measure(rows: Rows) -> None:
-                compare(workload, providers, options, device, rows)
+                speed = workload.case.name == SPEED
+                compare(
+                    workload,
+                    [p for p in providers if fast_on_cpus(p)] if speed else providers,
+                    *(options, device, rows),
+                )
                 print_group(list(group_rows(rows.rows).values())[-1])
 
             case = workload.case

@@ -42,7 +42,7 @@ class Case(NamedTuple):
         )
 
 
-SWEEP = "sweep"
+SWEEP, SPEED = "sweep", "native-speed"
 CASES = {
     "paper-inference": [Case("paper-inference", 1, 64 * 64, 5, 21, (FORWARD,), "pooled")],
     "paper-training": [Case("paper-training", 16, 41 * 41, 5, 21, (FORWARD_BACKWARD,), "pooled")],
@@ -52,6 +52,18 @@ CASES = {
         Case("native-walk", 1, 64 * 64, 1, 21),
         Case("native-walk", 16, 41 * 41, 1, 21),
         Case("native-walk", 1, 128 * 128, 1, 21),
+    ],
+    SPEED: [
+        Case(SPEED, 1, 64 * 64, 1, 21),
+        Case(SPEED, 1, 64 * 64, 1, 21, sharpness="pooled"),
+        Case(SPEED, 1, 128 * 128, 1, 21),
+        Case(SPEED, 16, 41 * 41, 1, 21, sharpness="pooled"),
+        Case(SPEED, 1, 45 * 60, 1, 11),
+        Case(SPEED, 1, 64 * 64, 1, 60),
+        Case(SPEED, 1, 1024, 1, 21),
+        Case(SPEED, 1, 256, 1, 21),
+        Case(SPEED, 1, 64, 1, 21),
+        Case(SPEED, 8, 64, 5, 6),  # a training step of `make demo`: crops of 64 pixels
     ],
     "full-resolution": [Case("full-resolution", 1, 505 * 505, 1, 21, (FORWARD,))],
     "tiny": [Case("tiny", 1, 150, 2, 5)],

@@ -38,6 +38,7 @@ class Workload(NamedTuple):
     dtype: str
     precision: str
     sharpness: str
+    threads: int = torch.get_num_threads()
 
     def make_call(self, provider: Provider, device: torch.device) -> Callable[[], Results]:
         """The provider's call on new inputs of this workload."""
@@ -46,7 +47,7 @@ class Workload(NamedTuple):
 
     def extends(self, row: Row) -> bool:
         """Whether a row was measured on the same workload with fewer nodes."""
-        same = all(row[name] == getattr(self, name) for name in ("mode", "dtype", "precision"))
+        same = all(row[name] == getattr(self, name) for name in ("mode", "dtype", "precision", "threads"))
         return same and row["case"] == self.case.name and row["nodes"] < self.case.nodes
 
     def reduced(self, nodes: int = ESTIMATE_NODES) -> "Workload":
@@ -90,6 +91,7 @@ def compare(
     """Measure every provider and add a row for each."""
     reset_compiler()
     torch.set_float32_matmul_precision(workload.precision)
+    torch.set_num_threads(workload.threads)
     case, dtype = workload.case, DTYPES[workload.dtype]
     work = count_work(case, workload.mode, dtype, device)
     rates = measure_rates(device, dtype, workload.precision)
@@ -137,7 +139,8 @@ def compare(
                     seconds=seconds,
                 )
                 values |= peak._asdict()
-        named = {"provider": provider.name, "ours": provider.ours, "default": provider.default}
+        named = {field: getattr(provider, field) for field in ("ours", "default", "before")}
+        named["provider"] = provider.name
         rows.add(**shared, **named, **values)
 
 
@@ -152,20 +155,22 @@ def _time(
     If a call fails, the outcome of its provider is replaced.
     """
     ours = next((provider.name for provider in providers if provider.default), None)
+    before = {provider.name for provider in providers if provider.before}
     accurate = [
         provider.name
         for provider in providers
         if not provider.ours and (found := outcomes[provider.name].accuracy) is not None and found.within
     ]
     # The two calls whose ratio is reported are repeated even if they are long.
-    in_ratio = {ours, min(accurate, key=lambda name: outcomes[name].seconds)} if accurate else set()
+    in_ratio = {ours, *before, *sorted(accurate, key=lambda name: outcomes[name].seconds)[:1]}
+    in_ratio = in_ratio if len(in_ratio) > 1 else set()
     calls = {
         name: outcome.call
         for name, outcome in outcomes.items()
         if outcome.call and (name in in_ratio or not outcome.long)
     }
     failures: dict[str, Exception] = {}
-    times = time_interleaved(calls, options.seconds, device, failures, ours, accurate)
+    times = time_interleaved(calls, options.seconds, device, failures, ours, accurate, before)
     for name, error in failures.items():
         outcomes[name] = Outcome(describe_failure(error))
         del calls[name]

@@ -4,7 +4,7 @@ import contextlib
 import copy
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -15,7 +15,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from difnet import create_model
 from difnet.modeling.network import DifNet, SimDeepLab
 from difnet.training.engine import SegmentationLoss
-from difnet_kernels import cascaded_random_walk
 from difnet_kernels.backends import ENVIRONMENT_VARIABLE
 from harness.cases import FORWARD, FORWARD_BACKWARD, Case
 from harness.floor import count_work
@@ -138,9 +137,9 @@ def make_network_call(setup: Setup, mode: str, model: nn.Module, image: Tensor) 
 
 
 def make_part_calls(
-    setup: Setup, mode: str, model: DifNet, image: Tensor, backends: list[str]
+    setup: Setup, mode: str, model: DifNet, image: Tensor, walks: Mapping[str, Callable[..., Any]]
 ) -> dict[str, Callable[[], object]]:
-    """Seed branch, similarity branch, and diffusion by each backend, each alone from the same inputs.
+    """Seed branch, similarity branch, and diffusion by each of `walks`, each alone from the same inputs.
 
     In a training step every part runs forward, and backward from random gradients.
     """
@@ -161,13 +160,8 @@ def make_part_calls(
         mu, beta = model.mu_logit.sigmoid(), model.beta_logit.sigmoid()
     nodes = seed.flatten(2).mT.contiguous()
 
-    def diffusion(backend: str) -> Callable[[], Tensor]:
-        def walk() -> Tensor:
-            y = cascaded_random_walk(features, nodes, mu, beta, backend=backend)
-            assert isinstance(y, Tensor)
-            return y
-
-        return walk
+    def diffusion(cascade: Callable[..., Any]) -> Callable[[], Any]:
+        return lambda: cascade(features, nodes, mu, beta)
 
     seed_inputs = [
         *model.seed_branch.parameters(),
@@ -179,8 +173,8 @@ def make_part_calls(
         "seed branch": (seed_branch, seed_inputs),
         "similarity branch": (similarity_branch, [*similarity, *model.embeddings.parameters()]),
     }
-    for backend in backends:
-        parts[f"diffusion, {backend}"] = (diffusion(backend), [*features, nodes, mu, beta])
+    for name, cascade in walks.items():
+        parts[f"diffusion, {name}"] = (diffusion(cascade), [*features, nodes, mu, beta])
 
     def make_call(function: Callable[[], Any], inputs: list[Tensor]) -> Callable[[], object]:
         if mode == INFERENCE:

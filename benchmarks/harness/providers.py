@@ -23,6 +23,7 @@ from difnet_kernels.backends import choose, instruction_sets
 from difnet_kernels.info import cpu_description
 from difnet_kernels.support.errors import BackendError
 from difnet_kernels.testing import Inputs
+from harness.builds import load, reason_missing
 from harness.cases import FORWARD
 from harness.truth import Results, compute_results, with_gradients
 
@@ -44,6 +45,7 @@ class Provider(NamedTuple):
         compiles: whether the first call with new sizes takes seconds.
         isa: the instruction set that it is restricted to, or None.
         default: whether it is the backend that is chosen if none is named.
+        before: whether it is `native` of an earlier commit.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Provider(NamedTuple):
     compiles: bool = False
     isa: str | None = None
     default: bool = False
+    before: bool = False
 
 
 def precisions_that_differ(device: torch.device, precisions: Sequence[str]) -> list[str]:
@@ -99,13 +102,16 @@ def _restrict_instruction_set(isa: str | None) -> Iterator[None]:
             os.environ |= {} if previous is None else {ISA_VARIABLE: previous}
 
 
-def list_providers(device: torch.device, isas: Sequence[str] = ("best",)) -> list[Provider]:
+def list_providers(
+    device: torch.device, isas: Sequence[str] = ("best",), before: str | None = None
+) -> list[Provider]:
     """All providers. One that cannot run here has the reason in `unavailable`.
 
     Args:
         device: where the inputs are.
         isas: instruction sets of `native`. "best" is the one it chooses itself, "all" adds all others that
             can run here; or names.
+        before: a commit whose `native` is a provider too.
     """
     providers = []
     for backend in backends():
@@ -128,6 +134,11 @@ def list_providers(device: torch.device, isas: Sequence[str] = ("best",)) -> lis
                 Provider(f"difnet native, {isa}", run, ours=True, unavailable=reason, isa=isa)
                 for isa in names
             ]
+            if before is not None:
+                reason = reason or reason_missing(before)
+                run = partial(_run_before, before)
+                name = f"difnet native before ({before})"
+                providers.append(Provider(name, run, ours=True, unavailable=reason, before=True))
     providers += [
         Provider("eager", _run_eager),
         Provider("eager, compiled", _run_eager_compiled, compiles=True),
@@ -154,6 +165,11 @@ def list_providers(device: torch.device, isas: Sequence[str] = ("best",)) -> lis
     return providers
 
 
+def fast_on_cpus(provider: Provider) -> bool:
+    """Whether a provider is the default backend, its earlier version, or the fastest rival on CPUs."""
+    return provider.default or provider.before or provider.name == "SDPA flash, padded v"
+
+
 def reason_unavailable(backend: str, device: torch.device) -> str | None:
     """Why one of our backends cannot run on tensors on `device`, or None."""
     try:
@@ -172,6 +188,10 @@ def _run_ours(backend: str, x: Inputs) -> Tensor:
     y = cascaded_random_walk(x.features, x.seed, x.mu, x.beta, backend=backend)
     assert isinstance(y, Tensor)
     return y
+
+
+def _run_before(commit: str, x: Inputs) -> Tensor:
+    return load(commit).cascaded_random_walk(x.features, x.seed, x.mu, x.beta, backend="native")
 
 
 def _run_rival(transition: Transition, x: Inputs) -> Tensor:

@@ -1,6 +1,7 @@
 """Result rows: one JSON object a line, with the hardware, versions and commit that it was measured on."""
 
 import json
+import os
 import platform
 import re
 import subprocess
@@ -23,6 +24,8 @@ RESULTS = Path(__file__).parents[1] / "results"
 """Committed rows, one folder for each machine. The tables are made from them."""
 RUNS = RESULTS / "runs"
 """Default output of local runs (ignored by git)."""
+LIMITS = ("DIFNET_CPU_ISA", "ATEN_CPU_CAPABILITY", "MKL_ENABLE_INSTRUCTIONS")
+"""Environment variables that keep our kernels, PyTorch and its MKL from using all instructions of the CPU."""
 MEASURED_PATHS = (".", ":!benchmarks/results", ":!docs", ":!*.md")
 """Paths that must be committed and unchanged for rows to count as measured on a commit."""
 
@@ -33,7 +36,7 @@ def run_environment(device: torch.device) -> Row:
     commit = source_commit(ROOT, paths=MEASURED_PATHS, untracked=True)
     return {
         "device": device.type,
-        "hardware": torch.cuda.get_device_name(device) if on_gpu else cpu_description(),
+        "hardware": torch.cuda.get_device_name(device) if on_gpu else cpu_description() + limits(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "python": platform.python_version(),
@@ -42,6 +45,12 @@ def run_environment(device: torch.device) -> Row:
         "commit": "unknown" if commit is None else shortened(commit),
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
     }
+
+
+def limits() -> str:
+    """The `LIMITS` that are set, as the end of a description of the CPU."""
+    found = [f"{name}={value}" for name in LIMITS if (value := os.environ.get(name))]
+    return f", limited by {' '.join(found)}" if found else ""
 
 
 def shortened(commit: str) -> str:

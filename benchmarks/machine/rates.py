@@ -21,6 +21,12 @@ from machine.timing import time_interleaved
 SOURCE = Path(__file__).parent / "peak.cpp"
 NATIVE_FLAGS = ("-march=native", "-mcpu=native")
 """The first that the compiler accepts is used: some compilers for ARM know only the second."""
+FLAGS_OF_LIMITS = {
+    "avx2": "-mavx2 -mfma",
+    "avx512": "-mavx512f -mavx512vl -mavx512dq -mavx512bw -mfma",
+    "portable": "",
+}
+"""Flags for a CPU whose instructions DIFNET_CPU_ISA limits."""
 COMPILERS = ("c++", "g++", "clang++")
 BFLOAT16_RATES = {"dot_bf16": "bfloat16 dot products", "tiles_bf16": "bfloat16 tiles"}
 """Names that peak.cpp prints for rates of bfloat16 products, and what they are."""
@@ -77,8 +83,9 @@ def measure_cpu_peaks(threads: int) -> dict[str, float] | str:
     reason = "it does not compile"
     with tempfile.TemporaryDirectory(prefix="peak-") as folder:
         program = Path(folder) / "peak"
-        for native in NATIVE_FLAGS:
-            options = ["-O3", native, "-ffp-contract=fast", "-std=c++17", "-pthread"]
+        limit = FLAGS_OF_LIMITS.get(os.environ.get("DIFNET_CPU_ISA", ""))
+        for flags in NATIVE_FLAGS if limit is None else (limit,):
+            options = ["-O3", *flags.split(), "-ffp-contract=fast", "-std=c++17", "-pthread"]
             try:
                 built = subprocess.run(
                     [*compiler, *options, str(SOURCE), "-o", str(program)], capture_output=True, timeout=120

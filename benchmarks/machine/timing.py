@@ -34,6 +34,7 @@ def time_interleaved(
     failures: dict[str, Exception] | None = None,
     ours: str | None = None,
     rivals: Collection[str] = (),
+    others: Collection[str] = (),
 ) -> dict[str, Timing]:
     """Time all calls in turns, so that a machine whose speed drifts affects all of them alike.
 
@@ -41,8 +42,9 @@ def time_interleaved(
     the exception is raised.
 
     Every call gets an equal share of `seconds` and runs once. That first time decides how often it is
-    repeated (`repetitions`). `ours` and the fastest of `rivals` are repeated more often, because their ratio
-    is reported. The next call is always the one that has done the smallest part of its repetitions.
+    repeated (`repetitions`). `ours`, the fastest of `rivals` and all `others` are repeated more often,
+    because their ratios are reported. The next call is always the one that has done the smallest part of its
+    repetitions.
     """
     times: dict[str, list[float]] = {name: [] for name in calls}
     share = seconds / max(1, len(calls))
@@ -61,7 +63,8 @@ def time_interleaved(
 
     run(calls, dict.fromkeys(calls, 1))
     fastest = min((name for name in rivals if name in times), key=lambda name: times[name][0], default=None)
-    in_ratio = (ours, fastest) if ours in times and fastest else ()
+    in_ratio = {ours, fastest, *others} & set(times)
+    in_ratio = in_ratio if ours in in_ratio and len(in_ratio) > 1 else set()
     planned = {name: repetitions(1e-3 * t[0], share, name in in_ratio) for name, t in times.items()}
     planned = {name: count for name, count in planned.items() if count > 1}
     while planned:

@@ -11,7 +11,7 @@ from reporting.report import format_memory, format_number, format_quartiles, pri
 ARRANGEMENT_HEADINGS = ["arrangement", "median ms", "quartiles", "n", "x plain", "error", "peak MiB"]
 NETWORK_HEADINGS = [
     "network", "M parameters", "GFLOP of branches", "of walks", "seed ms", "similarity ms", "diffusion ms",
-    "total ms", "n", "share", "eager P", "total, eager P", "peak MiB", "eager P",
+    "total ms", "n", "share", "before ms", "share before", "eager P", "total, eager P", "peak MiB", "eager P",
 ]  # fmt: skip
 
 
@@ -48,6 +48,7 @@ def network_lines(rows: list[Row]) -> list[list[str]]:
         if total is None:
             lines.append([network, "not run", *[""] * (len(NETWORK_HEADINGS) - 2)])
             continue
+        before = next((r for r in measured if (r["backend"] or "").startswith("native before")), None)
         diffusion, eager = by_part.get(("diffusion", preferred)), by_part.get(("total", "reference"))
         lines.append(
             [
@@ -61,6 +62,8 @@ def network_lines(rows: list[Row]) -> list[list[str]]:
                 _median(total),
                 str(total["repetitions"]),
                 f"{100 * diffusion['median'] / total['median']:.1f} %" if diffusion else "",
+                _median(before),
+                _share_before(before, diffusion, total),
                 _median(by_part.get(("diffusion", "reference"))),
                 _median(eager),
                 format_memory(total),
@@ -68,6 +71,13 @@ def network_lines(rows: list[Row]) -> list[list[str]]:
             ]
         )
     return lines
+
+
+def _share_before(before: Row | None, diffusion: Row | None, total: Row) -> str:
+    """The share of earlier kernels in a total whose diffusion took their time."""
+    if before is None or diffusion is None:
+        return ""
+    return f"{100 * before['median'] / (total['median'] - diffusion['median'] + before['median']):.1f} %"
 
 
 def _median(row: Row | None) -> str:

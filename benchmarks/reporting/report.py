@@ -6,13 +6,13 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
-from harness.cases import FORWARD
+from harness.cases import FORWARD, SPEED
 from harness.rows import Row
 from machine.memory import LOWER_BOUND
 
 TABLE_FIELDS = (
     *("case", "batch", "nodes", "walks", "classes", "mode", "dtype", "precision", "sharpness"),
-    "hardware",
+    *("hardware", "threads"),
 )
 """Rows that agree in these fields form one table."""
 FEWEST_FOR_QUARTILES = 3
@@ -25,18 +25,33 @@ def best_rival(group: list[Row]) -> Row | None:
 
 
 def speedup(row: Row, group: list[Row]) -> str:
-    """The best rival's median over ours, and in brackets the ratios of opposite quartiles.
+    """The best rival's median over ours, as `format_ratio` writes it.
 
-    The brackets are left out if one of the two has too few repetitions for quartiles. The text is empty for a
-    rival, for a backend of ours whose error is over the budget, and if there is no rival within it.
+    The text is empty for a rival, for a backend of ours whose error is over the budget, and if there is no
+    rival within it.
     """
     best = best_rival(group)
-    if best is None or not row["ours"] or row["status"] != "ok" or not row["within"]:
+    return "" if best is None or not row["ours"] else format_ratio(best, row)
+
+
+def gain(row: Row, group: list[Row]) -> str:
+    """The median of the earlier kernels over that of our default backend; empty elsewhere."""
+    before = next((r for r in group if r.get("before") and r["status"] == "ok"), None)
+    return "" if before is None or not row["default"] else format_ratio(before, row)
+
+
+def format_ratio(other: Row, row: Row) -> str:
+    """The median of a row over that of ours, and in brackets the ratios of opposite quartiles.
+
+    The brackets are left out if one of the two has too few repetitions for quartiles. The text is empty if
+    ours was not measured, or is over the budget.
+    """
+    if row["status"] != "ok" or not row["within"]:
         return ""
-    ratio = f"{best['median'] / row['median']:.2f}"
-    if min(best["repetitions"], row["repetitions"]) < FEWEST_FOR_QUARTILES:
+    ratio = f"{other['median'] / row['median']:.2f}"
+    if min(other["repetitions"], row["repetitions"]) < FEWEST_FOR_QUARTILES:
         return ratio
-    return f"{ratio} ({best['lower'] / row['upper']:.2f} - {best['upper'] / row['lower']:.2f})"
+    return f"{ratio} ({other['lower'] / row['upper']:.2f} - {other['upper'] / row['lower']:.2f})"
 
 
 def group_rows(rows: list[Row]) -> dict[tuple[Any, ...], list[Row]]:
@@ -55,7 +70,9 @@ def format_precision(row: Row) -> str:
 def format_title(row: Row) -> str:
     """Case, mode, precision and sizes of a table."""
     sizes = f"B = {row['batch']}, N = {row['nodes']:,}, T = {row['walks']}, k = {row['classes']}"
-    return f"{row['case']}, {row['mode']}, {format_precision(row)}: {sizes}, {row['sharpness']} features"
+    threads = f", {row['threads']} thread{'s' if row['threads'] > 1 else ''}" if row["case"] == SPEED else ""
+    text = f"{row['case']}, {row['mode']}, {format_precision(row)}: {sizes}, {row['sharpness']} features"
+    return text + threads
 
 
 def format_work(row: Row) -> str:
@@ -116,6 +133,7 @@ def make_table(group: list[Row]) -> tuple[list[str], list[list[str]]]:
         "quartiles": format_quartiles,
         "n": lambda row: str(row["repetitions"]),
         "x best rival": lambda row: speedup(row, group),
+        "x before": lambda row: gain(row, group),
         "% of floor": format_floor_share,
         "output error": lambda row: format_errors(row)[0],
     }
@@ -124,6 +142,8 @@ def make_table(group: list[Row]) -> tuple[list[str], list[list[str]]]:
     columns["peak MiB"] = format_memory
     if on_gpu:
         columns["graph ms"] = lambda row: "" if row.get("graph") is None else format_number(row["graph"])
+    if not any(row.get("before") for row in group):
+        del columns["x before"]
     measured = [row for row in group if row["status"] == "ok"]
     return list(columns), [[text(row) for text in columns.values()] for row in measured]
 

@@ -73,12 +73,16 @@ def rows_of(files: Files, benchmark: str) -> Files:
     return {path: rows for path, rows in files.items() if rows[0]["benchmark"] == benchmark}
 
 
-def describe_machine(row: Row) -> str:
-    """Hardware, versions, commit and date of a row."""
+def describe_machine(row: Row, threads: Sequence[int] = ()) -> str:
+    """Hardware, versions, commit and date of a row.
+
+    `threads` are the numbers of threads of all rows of a run, where they differ.
+    """
+    count = " and ".join(map(str, threads or [row["threads"]]))
     versions = ", ".join(f"{name} {version}" for name, version in row["versions"].items())
     driver = f", driver {row['driver']}" if row["driver"] else ""
     return (
-        f"{row['hardware']}, {row['threads']} threads, Python {row['python']}, torch {row['torch']}, "
+        f"{row['hardware']}, {count} threads, Python {row['python']}, torch {row['torch']}, "
         f"{versions}{driver}; commit {row['commit']}, {row['date']}"
     )
 
@@ -87,9 +91,10 @@ def heading(path: Path, rows: list[Row]) -> list[str]:
     """The heading of a file's rows: their cases or networks, how they were measured, and what is missing."""
     first = rows[0]
     names = dict.fromkeys(row.get("case") or row["network"] for row in rows)
+    threads = list(dict.fromkeys(row["threads"] for row in rows))
     lines = [
         f"### {', '.join(names)}",
-        f"{describe_machine(first)}. Rows: `{path.name}`, by `{command(first)}`{duration(rows)}.",
+        f"{describe_machine(first, threads)}. Rows: `{path.name}`, by `{command(first)}`{duration(rows)}.",
         missing_note(rows),
     ]
     return [text for line in lines if line for text in (line, "")]

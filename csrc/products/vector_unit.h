@@ -21,7 +21,15 @@ struct MulAddLanes {
   static Vec<D> load(const T* from) { return LoadU(D(), from); }
   static Vec<HalfD> load_half(const T* from) { return LoadU(HalfD(), from); }
   static Vec<D> broadcast(const T* from) { return Set(D(), *from); }
-  static Vec<HalfD> broadcast_half(const T* from) { return Set(HalfD(), *from); }
+  // The first half of a vector. It needs no instruction, while another broadcast would need another load.
+  static Vec<HalfD> first_half(Vec<D> x) {
+    if constexpr (N == 16)
+      return __builtin_shufflevector(x, x, 0, 1, 2, 3, 4, 5, 6, 7);
+    else if constexpr (N == 8)
+      return __builtin_shufflevector(x, x, 0, 1, 2, 3);
+    else
+      return {};
+  }
   template <class V>
   static V multiply_add(V x, V y, V sum) {
     return MulAdd(x, y, sum);
@@ -43,7 +51,7 @@ struct DotBf16Lanes {
   // The element is read as a float, because a float is broadcast from memory by the instruction that uses it. An
   // integer would pass through a general register first.
   static __m512bh broadcast(const uint32_t* from) { return (__m512bh)_mm512_set1_ps(as_float(from)); }
-  static __m256bh broadcast_half(const uint32_t* from) { return (__m256bh)_mm256_set1_ps(as_float(from)); }
+  static __m256bh first_half(__m512bh x) { return (__m256bh)_mm512_castps512_ps256((__m512)x); }
   static __m512 multiply_add(__m512bh x, __m512bh y, __m512 sum) { return _mm512_dpbf16_ps(sum, x, y); }
   static __m256 multiply_add(__m256bh x, __m256bh y, __m256 sum) { return _mm256_dpbf16_ps(sum, x, y); }
 
@@ -177,7 +185,7 @@ struct VectorUnit {
 #pragma GCC unroll 4
           for (int n = 0; n < Vectors; ++n) sums[i][n] = Lanes::multiply_add(x_im, y_vectors[n], sums[i][n]);
           if constexpr (Half)
-            half_sums[i] = Lanes::multiply_add(Lanes::broadcast_half(x_m + i * row_stride), y_half, half_sums[i]);
+            half_sums[i] = Lanes::multiply_add(Lanes::first_half(x_im), y_half, half_sums[i]);
         }
       }
     }
