@@ -64,12 +64,12 @@ class Exponentials {
     const auto factor_i = scale.factor_at(place_i), factor_j = scale.factor_at(place_j);
     const auto min_i = scale.min_exponent_at(place_i), min_j = scale.min_exponent_at(place_j);
     features.for_each_score(strip, [&](int i0, int j0, const T* scores) {
-      const Exp2<T, Unit::kLanes, kDegree> exp2;
+      const Exp2<T, Unit::kLanes, kDegree> exp2(terms.range.half);
       for_each_two_rows<Unit>(i0, j0, scores, [&](int i, int j, Vec<D> score_0, Vec<D> score_1) {
         const Vec<D> of_j = LoadU(d, column_j + j);
         const Vec<D> ij_0 = exponent(score_0, of_j, Set(d, row_i[i]));
         const Vec<D> ij_1 = exponent(score_1, of_j, Set(d, row_i[i + 1]));
-        if (ji == nullptr) return ij.set(i, j, exp2.normal(ij_0), exp2.normal(ij_1));
+        if (ji == nullptr) return ij.set(i, j, exp2.scaled(ij_0), exp2.scaled(ij_1));
         const Vec<D> of_row_j = LoadU(d, row_j + j);
         const Vec<D> ji_0 = exponent(score_0, Set(d, column_i[i]), of_row_j);
         const Vec<D> ji_1 = exponent(score_1, Set(d, column_i[i + 1]), of_row_j);

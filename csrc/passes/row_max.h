@@ -37,17 +37,18 @@ class ExponentTerms {
   using T = typename Unit::Number;
 
   ExponentTerms(const CentredFeatures<Unit, Terms>& features, const NodeNorms<T>& norms, const Pool& pool)
-      : row(features.grid.places()),
+      : range(features.grid.sizes().nodes),
+        row(features.grid.places()),
         column(features.grid.places()),
         weight(features.grid.places()),
         order(features.grid.sizes().batch),
         features_(features),
-        grid_(features.grid),
-        range_(features.grid.sizes().nodes) {
+        grid_(features.grid) {
     set_terms(norms, pool);
     search_rows(pool);
   }
 
+  const SharedRange<T> range;
   Buffer<T> row, column, weight;  // of each place
   Buffer<ExponentOrder> order;    // of each image
 
@@ -85,7 +86,7 @@ class ExponentTerms {
       max.bias = features_.bias[most];
       for (int64_t c = 0; c < d; ++c)
         most_biased[b * d + c] = round_to_terms<Unit, Terms>(features_.g[most * features_.stride + c]);
-      const bool shared = max.usable && max.logarithm - least < range_.max_spread;
+      const bool shared = max.usable && max.logarithm - least < range.max_spread;
       order[b] = shared ? ExponentOrder::shared : ExponentOrder::score_first;
       maxima[b] = max;
     });
@@ -123,18 +124,18 @@ class ExponentTerms {
     }
   }
 
-  // Sets w_j of (15) and the terms of a shared exponential, (14), both multiplied by 2^half. The weight is computed
-  // from the rounded column_j that is in the exponent, so that its rounding error cancels. Where operands are rounded
-  // to bfloat16 terms, weights are powers of two, so that weighted states are rounded as states are. The rest of the
+  // Sets w_j of (15), multiplied by 2^half, and the terms of a shared exponential, (14). The weight is computed from
+  // the rounded |g_j|^2 / 2 that is in the exponent, so that its rounding error cancels. Where operands are rounded to
+  // bfloat16 terms, weights are powers of two, so that weighted states are rounded as states are. The rest of the
   // weight's logarithm is added to column_j, and to row_j, so that exponents stay symmetric: along a row, that is a
   // constant factor.
   void set_shared(int64_t j, T half_norm, double max_logarithm) {
     const double logarithm = features_.bias[j] + half_norm - max_logarithm;
     const double in_weight = Unit::kPack == 1 ? logarithm : std::rint(logarithm);
-    const double exact = range_.half / 2.0 + (logarithm - in_weight) - half_norm;
-    column[j] = row[j] = static_cast<T>(exact);  // (14)
-    const double error = Unit::kPack == 1 ? exact - column[j] : 0;
-    weight[j] = static_cast<T>(std::exp2(in_weight + error + range_.half));  // (15)
+    weight[j] = static_cast<T>(std::exp2(in_weight + range.half));  // (15)
+    column[j] = -half_norm;                                         // (14)
+    column[j] += static_cast<T>(logarithm - in_weight);
+    row[j] = column[j];
   }
 
   // Sets row_i from two bounds of the row's maximum. Returns false if the bounds are too far apart, or if row_i is too
@@ -206,7 +207,6 @@ class ExponentTerms {
 
   const CentredFeatures<Unit, Terms>& features_;
   const Grid& grid_;
-  const SharedRange<T> range_;
 };
 
 }  // namespace DIFNET_ISA

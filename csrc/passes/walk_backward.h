@@ -31,11 +31,12 @@ class WalkBackward {
         scratch_per_thread_(std::max(kBlockSize * columns_ + k_, 5 * k_ + d_)),
         scratch_(call.pool.threads * scratch_per_thread_, Fill::uninitialized),
         partial_(grid_.blocks() * 2),
-        grad_scale_(call.sizes.batch) {}
+        grad_scale_(call.sizes.batch),
+        state_scale_(call.sizes.batch) {}
 
   void run() {
     const auto& pool = call_.pool;
-    set_grad_scales();
+    set_scales();
     grid_.for_each_block(pool, [&](int64_t b, int64_t block, int64_t thread) { pack(b, block, scratch(thread)); });
     if (need_feature_ || call_.grad_node_bias != nullptr || call_.grad_state != nullptr)
       grid_.for_each_pair(pool, [&](int64_t b, int64_t I, int64_t J) { add_pair(b, I, J); });
@@ -76,32 +77,45 @@ class WalkBackward {
 
   T* scratch(int64_t thread) { return scratch_.data() + thread * scratch_per_thread_; }
 
-  // Sets the power of two of each image that brings its largest a to about 1; 1 if a gradient is infinite or NaN.
-  void set_grad_scales() {
-    const double factor = std::abs(call_.beta * call_.mu);
+  // Sets the powers of two of each image by which gradients and states are multiplied: they bring the largest a, and
+  // the largest state of a node that is not masked, to about 1. They are 1 where a number is infinite or NaN.
+  void set_scales() {
+    const int64_t blocks = grid_.blocks();
+    Buffer<T> largest(2 * blocks, Fill::uninitialized);  // gradients, then states, of each block
     grid_.for_each_block(call_.pool, [&](int64_t b, int64_t block, int64_t thread) {
-      T *grad = scratch(thread), largest = 0;
+      T *row = scratch(thread), grad = 0, state = 0;
+      const auto largest_of = [&](T largest) {
+        for (int64_t c = 0; c < k_; ++c) largest = std::max(largest, std::abs(row[c]));
+        return largest;
+      };
       const int count = grid_.nodes_in(block);
       for (int i = 0; i < count; ++i) {
-        read_row(call_.grad, b, grid_.first_node(block) + i, k_, grad);
-        for (int64_t c = 0; c < k_; ++c) largest = std::max(largest, std::abs(grad[c]));
+        read_row(call_.grad, b, grid_.first_node(block) + i, k_, row);
+        grad = largest_of(grad);
+        if (exponentials_.features.masked(block * kBlockSize + i)) continue;
+        read_row(call_.state, b, grid_.first_node(block) + i, k_, row);
+        state = largest_of(state);
       }
-      partial_[block] = largest;
+      largest[block] = grad;
+      largest[blocks + block] = state;
     });
     for (int64_t b = 0; b < call_.sizes.batch; ++b) {
-      const double *first = partial_.data() + grid_.first_block(b), *end = first + grid_.blocks_per_image();
-      const double largest = factor * *std::max_element(first, end);
-      int exponent = 0;
-      if (std::isfinite(largest)) std::frexp(largest, &exponent);
-      constexpr int kMax = Range::kLargest - Range::kQuotient;  // so that unscale() is a normal number
-      grad_scale_[b] = std::ldexp(T(1), -std::clamp(exponent, -kMax, kMax));
+      const auto scale = [&](int64_t first, double factor) {
+        const T* begin = largest.data() + first + grid_.first_block(b);
+        const double size = factor * *std::max_element(begin, begin + grid_.blocks_per_image());
+        int exponent = 0;
+        if (std::isfinite(size)) std::frexp(size, &exponent);
+        constexpr int kMax = Range::kLargest - Range::kQuotient;  // so that unscale() is a normal number
+        return std::ldexp(T(1), -std::clamp(exponent, -kMax, kMax));
+      };
+      grad_scale_[b] = scale(0, std::abs(call_.beta * call_.mu));
+      state_scale_[b] = scale(blocks, 1);
     }
-    std::fill_n(partial_.data(), grid_.blocks(), 0);
   }
 
   // The factor of an image's reciprocals of row sums, besides grad_scale_.
   T quotient(int64_t b) const { return exponentials_.shared(b) ? std::ldexp(T(1), Range::kQuotient) : T(1); }
-  // What the sums of the backward are multiplied by in the end.
+  // What undoes the scales of gradients and reciprocals in the end.
   T unscale(int64_t b) const { return 1 / grad_scale_[b] / quotient(b); }
 
   // Packs the vectors of a block's nodes. Each row first holds a_i u_i and delta_i u_i, which are a and delta of
@@ -121,7 +135,7 @@ class WalkBackward {
       if (normalise) row_sum = row_scale_.normalise(first_place + i, row_sum);
       const T reciprocal = quotient(b) / row_sum;
       for (int64_t c = 0; c < k_; ++c) a[c] = a[c] * scale * reciprocal;
-      const T delta = static_cast<T>(dot<Unit, Terms>(a, z, k_));
+      const T delta = static_cast<T>(state_scale_[b] * dot<Unit, Terms>(a, z, k_));
       a[k_] = delta;
       if constexpr (kDeltas == 2) a[k_ + 1] = delta - round_to_terms<Unit, Terms>(delta);
     }
@@ -133,7 +147,7 @@ class WalkBackward {
     for (int i = 0; i < count; ++i) {
       T *state = rows + i * columns_, weight = exponentials_.terms.weight[first_place + i];
       read_row(call_.state, b, first_node + i, k_, state);
-      for (int64_t c = 0; c < k_; ++c) state[c] *= weight;
+      for (int64_t c = 0; c < k_; ++c) state[c] = state[c] * state_scale_[b] * weight;
       std::fill(state + k_, state + columns_, weight);
     }
     factors_.pack(block, count, kState, rows, columns_, columns_);
@@ -190,7 +204,7 @@ class WalkBackward {
     T *grad = scratch, *state = grad + k_, *seed = state + k_, *z = seed + k_, *grad_y = z + k_, *grad_f = grad_y + k_;
     const T mu = static_cast<T>(call_.mu), beta = static_cast<T>(call_.beta);
     double *grad_mu = partial_.data() + 2 * block, *grad_beta = grad_mu + 1;
-    const T unscale = this->unscale(b);
+    const T unscale = this->unscale(b), state_scale = state_scale_[b], state_unscale = 1 / state_scale;
     T *grad_state = static_cast<T*>(call_.grad_state), *grad_seed = static_cast<T*>(call_.grad_seed);
     const int count = grid_.nodes_in(block);
     const T* sums = transposed_sums_.total(block);
@@ -203,24 +217,24 @@ class WalkBackward {
       read_row(call_.z, b, node, k_, z);
       const T weight = exponentials_.terms.weight[block * kBlockSize + i];
       const T factor = weight * unscale;
-      // The difference in (16), before it is multiplied by w_j. It is computed in double: if P_ij is near 1 in most
-      // rows i, two large sums over many nodes nearly cancel.
+      // The difference in (16), multiplied by the scales and not yet by w_j. It is computed in double: if P_ij is near
+      // 1 in most rows i, two large sums over many nodes nearly cancel.
       double difference = 0;
       for (int n = 0; n < kDeltas; ++n) difference -= sums[k_ + n];
       for (int64_t c = 0; c < k_; ++c) {
         const T sum = sums[c];
         grad_y[c] = MulAdd(1 - beta, grad[c], factor * sum);  // (8)
-        difference = MulAdd(double(sum), double(round_to_terms<Unit, Terms>(state[c])), difference);
+        difference = MulAdd(double(sum), double(state_scale * round_to_terms<Unit, Terms>(state[c])), difference);
         *grad_mu = MulAdd(double(grad[c]), double(z[c] - seed[c]), *grad_mu);                          // (6)
         *grad_beta = MulAdd(double(grad[c]), double(lerp(seed[c], z[c], mu) - state[c]), *grad_beta);  // (7)
         if (grad_state != nullptr) grad_state[out * k_ + c] = grad_y[c];
         if (grad_seed != nullptr) grad_seed[out * k_ + c] = beta * (1 - mu) * grad[c];  // (5)
       }
-      const T grad_c = static_cast<T>(factor * difference);  // (10)
+      const T grad_c = static_cast<T>(factor * difference * state_unscale);  // (10)
       if (call_.grad_node_bias != nullptr) static_cast<T*>(call_.grad_node_bias)[out] = grad_c;
       if (!need_feature_) continue;
       const T* m = exponentials_.features.m.data() + b * d_;
-      for (int64_t c = 0; c < d_; ++c) grad_f[c] = MulAdd(grad_c, m[c], unscale * grad_g[c]);  // (13)
+      for (int64_t c = 0; c < d_; ++c) grad_f[c] = MulAdd(grad_c, m[c], unscale * grad_g[c] * state_unscale);  // (13)
       write_row(call_.grad_feature, call_.feature.type, out * d_, d_, grad_f);
     }
   }
@@ -238,8 +252,8 @@ class WalkBackward {
   Accumulators<Unit> grad_g_;            // (dS + dS^T) G
   int64_t scratch_per_thread_;
   Buffer<T> scratch_;
-  Buffer<double> partial_;  // the sums of (6) and (7) over the nodes of each block
-  Buffer<T> grad_scale_;    // of each image
+  Buffer<double> partial_;              // the sums of (6) and (7) over the nodes of each block
+  Buffer<T> grad_scale_, state_scale_;  // of each image
 };
 
 template <class Unit, int Terms>

@@ -184,8 +184,7 @@ struct VectorUnit {
           const auto x_im = Lanes::broadcast(x_m + i * row_stride);
 #pragma GCC unroll 4
           for (int n = 0; n < Vectors; ++n) sums[i][n] = Lanes::multiply_add(x_im, y_vectors[n], sums[i][n]);
-          if constexpr (Half)
-            half_sums[i] = Lanes::multiply_add(Lanes::first_half(x_im), y_half, half_sums[i]);
+          if constexpr (Half) half_sums[i] = Lanes::multiply_add(Lanes::first_half(x_im), y_half, half_sums[i]);
         }
       }
     }

@@ -31,7 +31,8 @@ constexpr T kMinNormalExponent = std::numeric_limits<T>::min_exponent - 1;
 // 2^x for x < 127, with a polynomial of the given degree. Below `lowest` the result is exactly 0: arithmetic on
 // subnormal numbers is slow, and they are too small to change a row's sum. NaN stays NaN; -inf gives 0.
 //
-// `normal` is faster: it has no zeros, and returns 2^-125 (float32) for every x below.
+// `scaled` is faster: it returns 2^(x + scale), and 2^-125 (float32) where that is smaller, but no zeros. The scale is
+// an integer, which is added after the rounding of x, so that it costs no digits.
 template <class T, int N, int Degree>
 class Exp2;
 
@@ -41,21 +42,23 @@ class Exp2<float, N, Degree> {
   using D = Simd<float, N>;
 
   // The constants stay in registers: reading them from memory each time took longer than the arithmetic.
-  Exp2() {
+  explicit Exp2(int scale = 0) {
+    least_ = SetInRegister(D(), kMinNormalExponent<float> + 1 - scale);
+    round_and_scale_ = SetInRegister(D(), 0x1.8p23f + scale);
 #pragma GCC unroll 8
     for (int i = 0; i <= Degree; ++i) c_[i] = SetInRegister(D(), Exp2Polynomial<Degree>::coefficients[i]);
   }
 
   Vec<D> operator()(Vec<D> x) const { return (*this)(x, lowest_); }
 
-  Vec<D> normal(Vec<D> x) const {
+  Vec<D> scaled(Vec<D> x) const {
     typedef uint32_t Integers __attribute__((vector_size(N * sizeof(uint32_t))));
     x = Max(least_, x);
-    const Vec<D> shifted = x + round_, p = polynomial(x - (shifted - round_));
+    const Vec<D> shifted = x + round_and_scale_, p = polynomial(x - (shifted - round_and_scale_));
     Integers exponent, power;
     std::memcpy(&exponent, &shifted, sizeof exponent);
     std::memcpy(&power, &p, sizeof power);
-    power += exponent << 23;  // adds n to the exponent of the polynomial's value
+    power += exponent << 23;  // adds n and the scale to the exponent of the polynomial's value
     Vec<D> result;
     std::memcpy(&result, &power, sizeof result);
     return result;
@@ -91,8 +94,8 @@ class Exp2<float, N, Degree> {
   }
 
   Vec<D> lowest_ = SetInRegister(D(), kMinNormalExponent<float>);
-  Vec<D> least_ = SetInRegister(D(), kMinNormalExponent<float> + 1);
   Vec<D> round_ = SetInRegister(D(), 0x1.8p23f);
+  Vec<D> least_, round_and_scale_;
   Vec<D> c_[Degree + 1];
 };
 
@@ -102,13 +105,18 @@ class Exp2<double, N, Degree> {
  public:
   using D = Simd<double, N>;
 
+  explicit Exp2(int scale = 0) : scale_(scale) {}
+
   Vec<D> operator()(Vec<D> x) const { return (*this)(x, Set(D(), kMinNormalExponent<double>)); }
-  Vec<D> normal(Vec<D> x) const { return (*this)(x); }
+  Vec<D> scaled(Vec<D> x) const { return (*this)(x + Set(D(), scale_)); }
 
   Vec<D> operator()(Vec<D> x, Vec<D> lowest) const {
     for (int lane = 0; lane < N; ++lane) x[lane] = x[lane] < lowest[lane] ? 0.0 : std::exp2(x[lane]);
     return x;
   }
+
+ private:
+  const double scale_;
 };
 
 }  // namespace DIFNET_ISA
