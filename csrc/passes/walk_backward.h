@@ -78,7 +78,7 @@ class WalkBackward {
   T* scratch(int64_t thread) { return scratch_.data() + thread * scratch_per_thread_; }
 
   // Sets the powers of two of each image by which gradients and states are multiplied: they bring the largest a, and
-  // the largest state of a node that is not masked, to about 1. They are 1 where a number is infinite or NaN.
+  // the largest state of a node that is not masked, to about 1. They are 1 where a number is infinite.
   void set_scales() {
     const int64_t blocks = grid_.blocks();
     Buffer<T> largest(2 * blocks, Fill::uninitialized);  // gradients, then states, of each block

@@ -7,7 +7,7 @@ import pytest
 import torch
 from cascades import run_python, state_and_gradients
 
-from difnet_kernels import backends, random_walk, testing
+from difnet_kernels import backends, cascaded_random_walk, random_walk, testing
 from difnet_kernels.backends import instruction_set, instruction_sets
 from difnet_kernels.support.errors import BackendError
 
@@ -180,15 +180,25 @@ def inputs_of_range(exponents, rng_seed=0):
     """
     torch.manual_seed(rng_seed)
     inputs = testing.make_inputs(3, 252, 64, 5, 1, "mixed", node_bias=True)
-    spread = {"shared": 10, "bounded by the node": 80, "bounded by the largest bias": 500, "searched": 80}[
-        exponents
-    ]
+    spread = {
+        "shared": 10,
+        "shared, at the limit": 99,  # csrc/passes/shared_range.h: 101.9 for so many nodes
+        "bounded by the node": 115,
+        "bounded by the largest bias": 500,
+        "searched": 80,
+    }[exponents]
     if exponents == "searched":
         inputs = inputs._replace(features=[7 * inputs.features[0][:, ::4].repeat_interleave(4, 1)])
     return inputs._replace(node_bias=spread * torch.rand_like(inputs.node_bias))
 
 
-RANGES = ("shared", "bounded by the node", "bounded by the largest bias", "searched")
+RANGES = (
+    "shared",
+    "shared, at the limit",
+    "bounded by the node",
+    "bounded by the largest bias",
+    "searched",
+)
 
 
 @pytest.mark.parametrize(
@@ -208,6 +218,21 @@ def test_states_of_any_size(exponents, size):
     inputs = inputs._replace(seed=size * inputs.seed, state=size * inputs.state)
     errors = testing.measure_errors(inputs, torch.float32, "native")
     assert all(error.within for error in errors), "\n".join(map(str, errors))
+
+
+@pytest.mark.parametrize("factor", [2.0**-60, 2.0**-30, 2.0**40, 2.0**90])
+@pytest.mark.parametrize("exponents", RANGES)
+def test_gradients_of_any_size(exponents, factor):
+    """The gradients of a loss that is multiplied by a power of two are multiplied by it, bit for bit."""
+    inputs = inputs_of_range(exponents).to(torch.float32).requires_grad_()
+    y = cascaded_random_walk(*inputs[:4], state=inputs.state, node_bias=inputs.node_bias, backend="native")
+    weight = torch.randn_like(y)
+    plain = torch.autograd.grad(y, inputs.tensors(), weight, retain_graph=True)
+    scaled = torch.autograd.grad(y, inputs.tensors(), factor * weight)
+    for name, one, other in zip(inputs.names(), plain, scaled, strict=True):
+        normal = one.abs() * min(factor, 1) > torch.finfo(torch.float32).tiny
+        assert normal.any()
+        assert torch.equal(other[normal], (factor * one)[normal]), name
 
 
 @pytest.mark.parametrize("size", [1e-36, 1e-27, 1e-15, 1e18, 1e36])
