@@ -108,7 +108,14 @@ class Exp2<double, N, Degree> {
   explicit Exp2(int scale = 0) : scale_(scale) {}
 
   Vec<D> operator()(Vec<D> x) const { return (*this)(x, Set(D(), kMinNormalExponent<double>)); }
-  Vec<D> scaled(Vec<D> x) const { return (*this)(x + Set(D(), scale_)); }
+  Vec<D> scaled(Vec<D> x) const {
+    for (int lane = 0; lane < N; ++lane) {
+      const double n = std::nearbyint(x[lane]);
+      const bool tiny = n + scale_ <= kMinNormalExponent<double>;  // false for NaN
+      x[lane] = tiny ? 0.0 : std::ldexp(std::exp2(x[lane] - n), n == n ? static_cast<int>(n) + scale_ : 0);
+    }
+    return x;
+  }
 
   Vec<D> operator()(Vec<D> x, Vec<D> lowest) const {
     for (int lane = 0; lane < N; ++lane) x[lane] = x[lane] < lowest[lane] ? 0.0 : std::exp2(x[lane]);
@@ -116,7 +123,7 @@ class Exp2<double, N, Degree> {
   }
 
  private:
-  const double scale_;
+  const int scale_;
 };
 
 }  // namespace DIFNET_ISA
