@@ -44,12 +44,16 @@ class Rates(NamedTuple):
     apart: bool = False
 
 
-@cache
 def measure_rates(device: torch.device, dtype: torch.dtype, precision: str) -> Rates:
-    """Rates for products of `dtype` features at a float32 precision."""
+    """Rates for products of `dtype` features at a float32 precision, on PyTorch's number of threads."""
+    return _measure_rates(device, dtype, precision, torch.get_num_threads())
+
+
+@cache
+def _measure_rates(device: torch.device, dtype: torch.dtype, precision: str, threads: int) -> Rates:
     if device.type != "cpu":
         return _gpu_rates(device, dtype)
-    peaks = measure_cpu_peaks(torch.get_num_threads())
+    peaks = measure_cpu_peaks(threads)
     if isinstance(peaks, str):
         rates = _rates_of_torch(device, dtype)
         return rates._replace(source=f"a large torch product ({peaks})")
