@@ -106,11 +106,13 @@ struct VectorUnit {
       int64_t columns) {
     int64_t remaining = (columns + kColumnMultiple - 1) / kColumnMultiple * kColumnMultiple;
     while (remaining > 0) {
-      // Two vectors at a time, and three where one would be left. Half a vector is computed together with the last one
-      // or two.
-      const int64_t whole = remaining / kLanes;
+      // Two vectors at a time, or four of AVX-512, and three where one would be left. Half a vector is computed
+      // together with the last one or two.
+      constexpr int kUsual = kHas32Registers ? 4 : 2;
+      const int whole = static_cast<int>(std::min<int64_t>(remaining / kLanes, kUsual + 2));
       const bool with_half = remaining % kLanes != 0, half = with_half && whole <= 2;
-      const int vectors = whole == 3 && !with_half ? 3 : static_cast<int>(std::min<int64_t>(whole, 2));
+      const bool three = whole == kUsual + 1 || (whole == 3 && !with_half);
+      const int vectors = three ? 3 : whole == 3 ? 2 : std::min(whole, kUsual);
       accumulate_columns(vectors, half, x, ldx, y, ldy, depth, rows, c, ldc);
       const int done = vectors * kLanes + (half ? kLanes / 2 : 0);
       remaining -= done, y += done, c += done;
@@ -135,6 +137,8 @@ struct VectorUnit {
     }
     if (vectors == 1) return run(&accumulate_rows<12 / kShare, 1, false>);
     if (vectors == 2) return run(&accumulate_rows<12 / kShare, 2, false>);
+    if constexpr (kHas32Registers)
+      if (vectors == 4) return run(&accumulate_rows<6, 4, false>);
     return run(&accumulate_rows<8 / kShare, 3, false>);
   }
 
