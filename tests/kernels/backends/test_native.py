@@ -138,6 +138,26 @@ def test_groups_of_blocks(batch, nodes):
         assert (ours - true).norm() < 2e-5 * true.norm()
 
 
+def test_bits_of_an_image_do_not_depend_on_the_other_images():
+    """2, 3, 4 and 6 threads take whole images, 5 share the blocks of each."""
+    inputs = testing.make_inputs(12, 130, 33, 5, 1, node_bias=True).to(torch.float32)
+    _, _, mu, beta, _, _ = inputs
+    y, *gradients = assert_same_bits(inputs, (1, 2, 3, 4, 5, 6))
+    names = inputs.names()
+    for b in range(12):
+        image = slice(b, b + 1)
+        alone = testing.Inputs(
+            [inputs.features[0][image]],
+            *(inputs.seed[image], mu, beta, inputs.state[image], inputs.node_bias[:, image]),
+        )
+        y_alone, *gradients_alone = state_and_gradients(alone, "native")
+        assert torch.equal(y_alone, y[image])
+        for name, one, all_images in zip(names, gradients_alone, gradients, strict=True):
+            if name not in ("mu", "beta"):  # sums over the images
+                own = all_images[:, image] if name == "node_bias" else all_images[image]
+                assert torch.equal(one, own), name
+
+
 def test_medium_precision_if_rounding_changes_norms():
     """If norms were not those of the rounded features, a node's weight for itself would overflow."""
     features = torch.full((1, 200, 64), 16.07)
