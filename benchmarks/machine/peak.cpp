@@ -138,7 +138,8 @@ double tile_rounds(long rounds) {
     unsigned short columns[16] = {64, 64, 64, 64, 64, 64, 64, 64};
     unsigned char rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
   } config;
-  // _tile_loadconfig of GCC 12 reads only the first eight bytes as far as the compiler knows: it drops the others.
+  // Not by _tile_loadconfig: GCC 12 drops most of a configuration that only this intrinsic reads
+  // (findings/gcc-tile-configuration.sh).
   asm volatile("ldtilecfg %0" ::"m"(config));
   // Six accumulators: a product is issued every 16 cycles and takes 52, so four would be enough. Two tiles hold
   // operands.
