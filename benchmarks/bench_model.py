@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from harness.builds import load
+from harness.builds import load, reason_missing
 from harness.compare import describe_failure
 from harness.networks import (
     ARRANGEMENTS,
@@ -77,6 +77,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             Setup(name, options.size, PLAIN, str(device)).reason_unsupported(INFERENCE)
     except ValueError as error:
         print(f"bench_model.py: error: {error}", file=sys.stderr)
+        return 1
+
+    if options.before is not None and (reason := reason_missing(options.before)) is not None:
+        print(f"bench_model.py: error: --before {options.before}: {reason}", file=sys.stderr)
         return 1
 
     def measurement(measure: Callable[..., None], network: str, mode: str) -> Measurement:

@@ -28,7 +28,7 @@ from harness.cases import DEFAULT, FORWARD, MODES, NAMES, SPEED, SWEEP, cases_of
 from harness.compare import DTYPES, Workload, compare
 from harness.providers import (
     cpu_multiplies_bfloat16,
-    fast_on_cpus,
+    in_native_speed,
     list_providers,
     precisions_that_differ,
 )
@@ -145,7 +145,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 speed = workload.case.name == SPEED
                 compare(
                     workload,
-                    [p for p in providers if fast_on_cpus(p)] if speed else providers,
+                    [p for p in providers if in_native_speed(p)] if speed else providers,
                     *(options, device, rows),
                 )
                 print_group(list(group_rows(rows.rows).values())[-1])

@@ -24,7 +24,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     options = metafunc.config.option
     device = torch.device(options.device)
     chosen = [
-        (Workload(case, mode, dtype, "highest", case.sharpness), provider)
+        (Workload(case, mode, dtype, "highest", case.sharpness, torch.get_num_threads()), provider)
         for name in options.cases
         for case in cases_of(name, device)
         for mode in case.modes

@@ -22,8 +22,7 @@ struct Sizes {
   int64_t batch = 0, nodes = 0, width = 0, classes = 0;  // B, N, d, k
 };
 
-// A pool of threads: `run` calls body(context, begin, end) for parts that cover [0, count). Bodies neither throw nor
-// allocate.
+// A pool of threads: `run` calls body(context, begin, end) for parts that cover [0, count). No exception leaves a body.
 using Body = void (*)(void* context, int64_t begin, int64_t end);
 struct Pool {
   int threads = 1;

@@ -66,8 +66,8 @@ class CascadedRandomWalk(torch.autograd.Function):
         _, _, need_seed, need_mu, need_beta, need_state, need_bias, *need_feature = ctx.needs_input_grad
 
         walk_backward = ops.walk_backward(ctx.backend)
-        if not torch.is_grad_enabled():  # otherwise the operators record that they have no second derivative
-            walk_backward = _below_autograd(walk_backward)
+        if not (torch.is_grad_enabled() or _forward_mode() or torch.compiler.is_compiling()):
+            walk_backward = _below_autograd(walk_backward)  # no derivative of the backward can be asked for
         grad_features: list[Tensor | None] = [None] * num_walks
         grad_seed: Tensor | None = None
         mus, betas = mu.unbind(), beta.unbind()
@@ -144,8 +144,8 @@ class CascadedRandomWalk(torch.autograd.Function):
 class _EagerCascadedRandomWalk(CascadedRandomWalk):
     """The same outside of transforms such as `torch.vmap`.
 
-    They need a `setup_context`, but with one PyTorch binds all arguments to the signature of `forward` at each
-    call, which takes longer than a walk over 64 nodes.
+    They need a `setup_context`, but with one PyTorch binds all arguments to the signature of `forward` at
+    each call, which takes longer than a walk over 64 nodes.
     """
 
     setup_context = torch.autograd.Function.setup_context
@@ -166,17 +166,18 @@ def cascade(backend: str, seed: Tensor, *tensors: Tensor | None) -> tuple[Tensor
 
 
 def _apply(backend: str, precision: str, *tensors: Any) -> tuple[Tensor, ...]:
-    """Apply `CascadedRandomWalk`, or in a compiled graph the operators of its walks.
+    """Compute the walks, and record their derivative if there is anything to differentiate.
 
-    The operators have derivatives of their own. torch.compile does not vectorise a Function, and
-    differentiates it only once: its second derivative would be zero, without an error.
+    A compiled graph gets the operators of the walks, which have derivatives of their own. torch.compile does
+    not vectorise a Function, and differentiates it only once: its second derivative would be zero, without an
+    error.
     """
     if torch.compiler.is_compiling():
         return _walk(backend, precision, *tensors)
     if torch._C._are_functorch_transforms_active():
         return CascadedRandomWalk.apply(backend, precision, *tensors)
     differentiable = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
-    if not differentiable and forward_ad._current_level < 0:
+    if not (differentiable or _forward_mode()):
         return CascadedRandomWalk.forward(backend, precision, *tensors)
     return _EagerCascadedRandomWalk.apply(backend, precision, *tensors)
 
@@ -201,6 +202,11 @@ def _walk(
         zs.append(z)
         lses.append(lse)
     return (*states, *zs, *lses)
+
+
+def _forward_mode() -> bool:
+    """Whether tensors may have tangents of forward-mode differentiation."""
+    return forward_ad._current_level >= 0
 
 
 def _below_autograd(operator: Callable[..., Any]) -> Callable[..., Any]:

@@ -4,12 +4,13 @@ The package is taken from git, its name and the namespace of its operators get a
 kernels are built under build/, once for each commit.
 """
 
-import importlib
 import os
 import subprocess
 import sys
 import tarfile
+import tempfile
 from functools import cache
+from importlib.util import module_from_spec, spec_from_file_location
 from io import BytesIO
 from pathlib import Path
 from types import ModuleType
@@ -23,7 +24,7 @@ PATHS = (PACKAGE, "csrc", "setup.py", "pyproject.toml", "README.md", "LICENSE")
 
 
 class BuildError(Exception):
-    """The operator of a commit cannot be built here; the message says why."""
+    """The operator of a commit cannot be built or loaded here; the message says why."""
 
 
 @cache
@@ -31,36 +32,50 @@ def build(commit: str) -> Path:
     """Build the operator of a commit if it was not built yet. Returns the folder that holds its package.
 
     Raises:
-        BuildError: git does not know the commit, or its kernels do not compile.
+        BuildError: git does not know the commit or its files, or its kernels do not compile.
     """
-    folder = ROOT / "build" / f"operator-{commit}"
-    if list(folder.glob(f"{PACKAGE}{ENDING}/_native*.so")):
-        return folder
-    archive = _run(["git", "-C", str(ROOT), "archive", commit, *PATHS], f"no commit {commit} here")
-    folder.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(fileobj=BytesIO(archive)) as files:
-        files.extractall(folder, filter="data")
-    for path in [*folder.glob(f"{PACKAGE}/**/*.py"), *folder.glob("csrc/*.cpp"), folder / "setup.py"]:
-        text = path.read_text(encoding="utf-8")
-        path.write_text(text.replace(PACKAGE, PACKAGE + ENDING), encoding="utf-8")
-    (folder / PACKAGE).rename(folder / (PACKAGE + ENDING))
-    command = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]
-    _run(
-        command, f"the kernels of {commit} do not compile", cwd=folder, env=os.environ | {"DIFNET_BUILD": "1"}
+    found = _run(
+        ["git", "-C", str(ROOT), "rev-parse", "--verify", f"{commit}^{{commit}}"], f"no commit {commit}"
     )
+    folder = ROOT / "build" / f"operator-{found.decode().strip()}"
+    if folder.exists():
+        return folder
+    archive = _run(["git", "-C", str(ROOT), "archive", commit, *PATHS], f"commit {commit} has other files")
+    folder.parent.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as name:
+        unfinished = Path(name) / "operator"
+        with tarfile.open(fileobj=BytesIO(archive)) as files:
+            files.extractall(unfinished, filter="data")
+        sources = [*unfinished.glob(f"{PACKAGE}/**/*.py"), *unfinished.glob("csrc/*.cpp")]
+        for path in [*sources, unfinished / "setup.py"]:
+            text = path.read_text(encoding="utf-8")
+            path.write_text(text.replace(PACKAGE, PACKAGE + ENDING), encoding="utf-8")
+        (unfinished / PACKAGE).rename(unfinished / (PACKAGE + ENDING))
+        command = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]
+        environment = os.environ | {"DIFNET_BUILD": "1"}
+        _run(command, f"the kernels of {commit} do not compile", cwd=unfinished, env=environment)
+        unfinished.rename(folder)
     return folder
 
 
 def load(commit: str) -> ModuleType:
-    """The package of a commit. One process can load only one.
+    """The package of a commit.
 
     Raises:
-        BuildError: as for `build`.
+        BuildError: as for `build`, or the process has loaded the package of another commit.
     """
-    folder = str(build(commit))
-    if folder not in sys.path:
-        sys.path.append(folder)
-    return importlib.import_module(PACKAGE + ENDING)
+    name = PACKAGE + ENDING
+    folder = build(commit) / name
+    if name not in sys.modules:
+        spec = spec_from_file_location(name, folder / "__init__.py", submodule_search_locations=[str(folder)])
+        assert spec is not None
+        assert spec.loader is not None
+        module = sys.modules[name] = module_from_spec(spec)
+        spec.loader.exec_module(module)
+    module = sys.modules[name]
+    if Path(str(module.__file__)).parent != folder:
+        raise BuildError(f"{commit}: this process has loaded {module.__file__}; start another")
+    return module
 
 
 def reason_missing(commit: str) -> str | None:
@@ -73,8 +88,10 @@ def reason_missing(commit: str) -> str | None:
 
 
 def _run(command: list[str], failure: str, **options: object) -> bytes:
+    """The output of a command. Raises BuildError with `failure` and the last line of the command's errors."""
     try:
-        return subprocess.run(command, capture_output=True, check=True, **options).stdout  # type: ignore[call-overload]
+        ran = subprocess.run(command, capture_output=True, check=True, **options)  # type: ignore[call-overload]
     except (OSError, subprocess.CalledProcessError) as error:
         reason = (getattr(error, "stderr", None) or str(error).encode()).decode(errors="replace")
         raise BuildError(f"{failure}: {reason.strip().splitlines()[-1]}") from error
+    return bytes(ran.stdout)

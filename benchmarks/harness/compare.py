@@ -38,7 +38,7 @@ class Workload(NamedTuple):
     dtype: str
     precision: str
     sharpness: str
-    threads: int = torch.get_num_threads()
+    threads: int
 
     def make_call(self, provider: Provider, device: torch.device) -> Callable[[], Results]:
         """The provider's call on new inputs of this workload."""

@@ -165,9 +165,13 @@ def list_providers(
     return providers
 
 
-def fast_on_cpus(provider: Provider) -> bool:
-    """Whether a provider is the default backend, its earlier version, or the fastest rival on CPUs."""
-    return provider.default or provider.before or provider.name == "SDPA flash, padded v"
+RIVALS_OF_SPEED = ("eager", "SDPA math", "SDPA flash", "SDPA flash, padded v")
+"""Those of which one was the fastest in every row of a CPU in float32."""
+
+
+def in_native_speed(provider: Provider) -> bool:
+    """Whether native-speed measures it: the default backend, earlier kernels and the fast rivals."""
+    return provider.default or provider.before or provider.name in RIVALS_OF_SPEED
 
 
 def reason_unavailable(backend: str, device: torch.device) -> str | None:

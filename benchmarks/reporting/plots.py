@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from harness.cases import SWEEP
+from harness.cases import SPEED, SWEEP
 from harness.rows import Row
 
 from reporting.report import format_precision
@@ -16,7 +16,11 @@ Painter = Callable[[Any, list[Row], Colours], None]
 
 
 def plot_operator(rows: list[Row], folder: Path) -> list[Path]:
-    """Draw every plot for which there are rows; none if matplotlib is missing. Return the files."""
+    """Draw every plot for which there are rows; none if matplotlib is missing. Return the files.
+
+    native-speed has tables only: its cases differ in more than the names of a plot show.
+    """
+    rows = [row for row in rows if row["case"] != SPEED]
     try:
         import matplotlib
     except ImportError:

@@ -3,6 +3,7 @@
 // core.
 #include "scratch.h"
 
+#include <algorithm>
 #include <new>
 
 namespace difnet {
@@ -14,11 +15,12 @@ constexpr size_t kMaxKept = 0;
 #else
 constexpr size_t kMaxKept = size_t{64} << 20;
 #endif
-constexpr int kMaxPieces = 64;
+constexpr int kMaxPieces = 128;  // two calls of different sizes have fewer
 
 void free_memory(void* memory) { ::operator delete[](memory, kAlignment); }
 
-// The memory that a thread keeps. It has no destructor, so that calls can still use it while a thread ends.
+// The memory that a thread keeps, the oldest piece first. It has no destructor, so that calls can still use it while a
+// thread ends.
 struct Kept {
   struct Piece {
     size_t bytes;
@@ -28,10 +30,16 @@ struct Kept {
   size_t bytes;
   bool ended;
 
-  void clear() {
-    for (int n = 0; n < count; ++n) free_memory(pieces[n].memory);
-    count = 0;
-    bytes = 0;
+  void* take(int n) {
+    const Piece piece = pieces[n];
+    std::copy(pieces + n + 1, pieces + count, pieces + n);
+    --count;
+    bytes -= piece.bytes;
+    return piece.memory;
+  }
+  void put(void* memory, size_t size) {
+    pieces[count++] = {size, memory};
+    bytes += size;
   }
 };
 thread_local Kept kept;
@@ -39,7 +47,7 @@ thread_local Kept kept;
 // Frees the memory when the thread ends.
 struct AtEnd {
   ~AtEnd() {
-    kept.clear();
+    while (kept.count > 0) free_memory(kept.take(kept.count - 1));
     kept.ended = true;
   }
 };
@@ -48,22 +56,16 @@ struct AtEnd {
 
 void* allocate(size_t bytes) {
   for (int n = kept.count - 1; n >= 0; --n)
-    if (kept.pieces[n].bytes == bytes) {
-      void* memory = kept.pieces[n].memory;
-      kept.pieces[n] = kept.pieces[--kept.count];
-      kept.bytes -= bytes;
-      return memory;
-    }
+    if (kept.pieces[n].bytes == bytes) return kept.take(n);
   return ::operator new[](bytes, kAlignment);
 }
 
 void release(void* memory, size_t bytes) noexcept {
   static thread_local AtEnd at_end;
   (void)at_end;  // its first use registers its destructor
-  if (bytes > kMaxKept || kept.ended) return free_memory(memory);
-  if (kept.bytes + bytes > kMaxKept || kept.count == kMaxPieces) kept.clear();  // the sizes of calls have changed
-  kept.pieces[kept.count++] = {bytes, memory};
-  kept.bytes += bytes;
+  if (bytes == 0 || bytes > kMaxKept || kept.ended) return free_memory(memory);
+  while (kept.bytes + bytes > kMaxKept || kept.count == kMaxPieces) free_memory(kept.take(0));
+  kept.put(memory, bytes);
 }
 
 }  // namespace difnet

@@ -88,12 +88,13 @@ class CentredFeatures {
         for (int64_t block = grid.first_block(b); block < grid.first_block(b + 1); ++block) sum += sums[block * d + c];
         m[b * d + c] = static_cast<T>(sum / grid.sizes().nodes);
       }
-    constexpr int kSample = 4;  // every fourth node is enough for a comparison of averages
+    // Of many nodes some are enough for a comparison of averages. Seven does not divide usual widths of images.
+    const int step = grid.sizes().nodes < 1024 ? 1 : 7;
     grid.for_each_block(pool, [&](int64_t b, int64_t block, int64_t) {
       const T* mean = m.data() + b * d;
       double* sum = lengths.data() + block * 2;
       const int count = grid.nodes_in(block);
-      for (int i = 0; i < count; i += kSample) {
+      for (int i = 0; i < count; i += step) {
         const auto squares = dot_products<2>(d, [&](int64_t n, auto whole) {
           const auto plain = load4(g_of(block, i), n, d, whole), centred = plain - load4(mean, n, d, whole);
           return Factors<2>{{plain, centred}, {plain, centred}};

@@ -24,7 +24,8 @@ class Exponentials {
   bool shared(int64_t b) const { return terms.order[b] == ExponentOrder::shared; }
 
   // Computes the exponentials of a strip. Entry (i, j) of `ij` is that of P_ij, and entry (i, j) of `ji` is that of
-  // P_ji; `ji` is null if they are shared. `scale` is a RowScale or NoRowScale; shared exponentials are not scaled.
+  // P_ji; `ji` is null if they are shared. `scale` is a RowScale or NoRowScale; shared exponentials have no factors of
+  // rows.
   template <class Scale>
   void compute(const Strip& strip, const Scale& scale, Weights& ij, Weights* ji) const {
     constexpr D d;

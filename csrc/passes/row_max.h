@@ -37,7 +37,7 @@ class ExponentTerms {
   using T = typename Unit::Number;
 
   ExponentTerms(const CentredFeatures<Unit, Terms>& features, const NodeNorms<T>& norms, const Pool& pool)
-      : range(features.grid.sizes().nodes),
+      : range(features.grid.sizes().nodes, features.grid.sizes().classes),
         row(features.grid.places()),
         column(features.grid.places()),
         weight(features.grid.places()),

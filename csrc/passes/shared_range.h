@@ -6,29 +6,29 @@
 namespace difnet {
 inline namespace DIFNET_ISA {
 
-// A shared exponential is at most 1 and a weight is at most 1, (15). Both are multiplied by powers of two, so that all
-// of T's range serves them. With N = 2^n nodes and the largest power 2^m of T (m = 126 in float32),
+// A shared exponential is at most 1, and so is a weight, (15). Both are multiplied by 2^half, so that all of T's range
+// serves them. Let 2^kLargest be the largest power of two of T, and let 2^n be at least the number of terms of any sum:
+// N nodes, or 2 k classes. Row sums are at most 2^(2 half + n), which must not exceed 2^kLargest.
 //
-//   exponentials are at most 2^half, weights at most 2^half, and row sums at most 2^(2 half + n) <= 2^m.
+// Let 2^-spread be the ratio of the least weight and the largest. The least row sum is 2^(2 half - spread), because it
+// contains the node's own weight. The spread may be as large as two conditions allow:
 //
-// The least weight is 2^-spread times the largest, and so is the least row sum, because it contains the node's own
-// weight. What is lost in a sum of N terms must stay below its rounding error, 2^-digits: then exponentials are needed
-// down to 2^(-spread - digits - n), and the backward's quotients of a gradient and a row sum up to 2^spread. max_spread
-// keeps both in the range of T.
+// - Exponentials below T's range are left out. N of them must be smaller than the rounding error of the least row sum:
+//   2^n 2^-kLargest 2^half <= 2^-kDigits 2^(2 half - spread).
+// - The backward multiplies exponentials by gradients of about 1 and by reciprocals of row sums, which it multiplies by
+//   2^kQuotient. A sum of such products must stay in range: 2^n 2^half 2^(kQuotient + spread - 2 half) <= 2^kLargest.
 template <class T>
 struct SharedRange {
-  explicit SharedRange(int64_t nodes) {
+  SharedRange(int64_t nodes, int64_t classes) {
     int n = 0;
-    while (int64_t{1} << n < nodes) ++n;
+    while (int64_t{1} << n < std::max(nodes, 2 * classes)) ++n;
     half = (kLargest - n) / 2;
-    const int of_exponentials = half + kLargest - kDigits - n;
-    const int of_quotients = 2 * (kLargest - n) - kQuotient - half;
-    max_spread = std::min(of_exponentials, of_quotients);
+    constexpr int kReserve = 2;  // for numbers of about 1, and for weights that are rounded to powers of two
+    max_spread = std::min(kLargest - kDigits, kLargest - kQuotient) + half - n - kReserve;
   }
 
   static constexpr int kDigits = std::numeric_limits<T>::digits, kLargest = std::numeric_limits<T>::max_exponent - 2;
-  // The backward multiplies the reciprocals of row sums, and so all its sums, by 2^kQuotient. Gradients down to 2^-30
-  // (float32) of the largest of their image then keep their digits, whatever the row sum is.
+  // Gradients down to 2^-30 (float32) of the largest of their image keep their digits, whatever the row sum is.
   static constexpr int kQuotient = kDigits + 6;
 
   int half;        // exponentials and weights are multiplied by 2^half

@@ -84,43 +84,49 @@ class WalkBackward {
     Buffer<T> largest(2 * blocks, Fill::uninitialized);  // gradients, then states, of each block
     grid_.for_each_block(call_.pool, [&](int64_t b, int64_t block, int64_t thread) {
       T *row = scratch(thread), grad = 0, state = 0;
-      const auto largest_of = [&](T largest) {
-        for (int64_t c = 0; c < k_; ++c) largest = std::max(largest, std::abs(row[c]));
-        return largest;
+      const auto largest_in_row = [&](T so_far) {
+        for (int64_t c = 0; c < k_; ++c) so_far = std::max(so_far, std::abs(row[c]));
+        return so_far;
       };
       const int count = grid_.nodes_in(block);
       for (int i = 0; i < count; ++i) {
         read_row(call_.grad, b, grid_.first_node(block) + i, k_, row);
-        grad = largest_of(grad);
+        grad = largest_in_row(grad);
         if (exponentials_.features.masked(block * kBlockSize + i)) continue;
         read_row(call_.state, b, grid_.first_node(block) + i, k_, row);
-        state = largest_of(state);
+        state = largest_in_row(state);
       }
       largest[block] = grad;
       largest[blocks + block] = state;
     });
     for (int64_t b = 0; b < call_.sizes.batch; ++b) {
-      const auto scale = [&](int64_t first, double factor) {
+      const auto scale = [&](int64_t first, double factor, int max_exponent) {
         const T* begin = largest.data() + first + grid_.first_block(b);
         const double size = factor * *std::max_element(begin, begin + grid_.blocks_per_image());
         int exponent = 0;
         if (std::isfinite(size)) std::frexp(size, &exponent);
-        constexpr int kMax = Range::kLargest - Range::kQuotient;  // so that unscale() is a normal number
-        return std::ldexp(T(1), -std::clamp(exponent, -kMax, kMax));
+        return std::ldexp(T(1), -std::clamp(exponent, -max_exponent, max_exponent));
       };
-      grad_scale_[b] = scale(0, std::abs(call_.beta * call_.mu));
-      state_scale_[b] = scale(blocks, 1);
+      // Limited so that grad_unscale() and the reciprocals of states' scales are normal numbers.
+      grad_scale_[b] = scale(0, std::abs(call_.beta * call_.mu), Range::kLargest - Range::kQuotient);
+      state_scale_[b] = scale(blocks, 1, Range::kLargest);
     }
   }
 
-  // The factor of an image's reciprocals of row sums, besides grad_scale_.
-  T quotient(int64_t b) const { return exponentials_.shared(b) ? std::ldexp(T(1), Range::kQuotient) : T(1); }
+  // By what an image's reciprocals of row sums are multiplied.
+  T reciprocal_scale(int64_t b) const { return exponentials_.shared(b) ? std::ldexp(T(1), Range::kQuotient) : T(1); }
   // What undoes the scales of gradients and reciprocals in the end.
-  T unscale(int64_t b) const { return 1 / grad_scale_[b] / quotient(b); }
+  T grad_unscale(int64_t b) const { return 1 / grad_scale_[b] / reciprocal_scale(b); }
+
+  // A state multiplied by its image's scale; 0 for masked nodes, which no other node takes anything from. Theirs could
+  // overflow, because the scale ignores them.
+  T scaled_state(int64_t b, int64_t place, T state) const {
+    return exponentials_.features.masked(place) ? T(0) : state * state_scale_[b];
+  }
 
   // Packs the vectors of a block's nodes. Each row first holds a_i u_i and delta_i u_i, which are a and delta of
   // docs/math.md, section 2, divided by the row sum: a = beta mu g, and delta_i is the inner product of a_i and z_i.
-  // Both are scaled: unscale() undoes that in the end.
+  // Both are scaled: a by grad_scale_ and reciprocal_scale, delta by state_scale_ too.
   void pack(int64_t b, int64_t block, T* rows) {
     T* z = rows + kBlockSize * columns_;
     const T scale = static_cast<T>(call_.beta * call_.mu) * grad_scale_[b];
@@ -133,7 +139,7 @@ class WalkBackward {
       read_row(call_.grad, b, first_node + i, k_, a);
       read_row(call_.z, b, first_node + i, k_, z);
       if (normalise) row_sum = row_scale_.normalise(first_place + i, row_sum);
-      const T reciprocal = quotient(b) / row_sum;
+      const T reciprocal = reciprocal_scale(b) / row_sum;
       for (int64_t c = 0; c < k_; ++c) a[c] = a[c] * scale * reciprocal;
       const T delta = static_cast<T>(state_scale_[b] * dot<Unit, Terms>(a, z, k_));
       a[k_] = delta;
@@ -147,7 +153,7 @@ class WalkBackward {
     for (int i = 0; i < count; ++i) {
       T *state = rows + i * columns_, weight = exponentials_.terms.weight[first_place + i];
       read_row(call_.state, b, first_node + i, k_, state);
-      for (int64_t c = 0; c < k_; ++c) state[c] = state[c] * state_scale_[b] * weight;
+      for (int64_t c = 0; c < k_; ++c) state[c] = scaled_state(b, first_place + i, state[c]) * weight;
       std::fill(state + k_, state + columns_, weight);
     }
     factors_.pack(block, count, kState, rows, columns_, columns_);
@@ -204,7 +210,7 @@ class WalkBackward {
     T *grad = scratch, *state = grad + k_, *seed = state + k_, *z = seed + k_, *grad_y = z + k_, *grad_f = grad_y + k_;
     const T mu = static_cast<T>(call_.mu), beta = static_cast<T>(call_.beta);
     double *grad_mu = partial_.data() + 2 * block, *grad_beta = grad_mu + 1;
-    const T unscale = this->unscale(b), state_scale = state_scale_[b], state_unscale = 1 / state_scale;
+    const T unscale = grad_unscale(b), state_unscale = 1 / state_scale_[b];
     T *grad_state = static_cast<T*>(call_.grad_state), *grad_seed = static_cast<T*>(call_.grad_seed);
     const int count = grid_.nodes_in(block);
     const T* sums = transposed_sums_.total(block);
@@ -215,22 +221,23 @@ class WalkBackward {
       read_row(call_.state, b, node, k_, state);
       read_row(call_.seed, b, node, k_, seed);
       read_row(call_.z, b, node, k_, z);
-      const T weight = exponentials_.terms.weight[block * kBlockSize + i];
-      const T factor = weight * unscale;
+      const int64_t place = block * kBlockSize + i;
+      const T weight = exponentials_.terms.weight[place];
       // The difference in (16), multiplied by the scales and not yet by w_j. It is computed in double: if P_ij is near
       // 1 in most rows i, two large sums over many nodes nearly cancel.
       double difference = 0;
       for (int n = 0; n < kDeltas; ++n) difference -= sums[k_ + n];
       for (int64_t c = 0; c < k_; ++c) {
         const T sum = sums[c];
-        grad_y[c] = MulAdd(1 - beta, grad[c], factor * sum);  // (8)
-        difference = MulAdd(double(sum), double(state_scale * round_to_terms<Unit, Terms>(state[c])), difference);
+        grad_y[c] = MulAdd(1 - beta, grad[c], weight * sum * unscale);  // (8)
+        const T y = scaled_state(b, place, round_to_terms<Unit, Terms>(state[c]));
+        difference = MulAdd(double(sum), double(y), difference);
         *grad_mu = MulAdd(double(grad[c]), double(z[c] - seed[c]), *grad_mu);                          // (6)
         *grad_beta = MulAdd(double(grad[c]), double(lerp(seed[c], z[c], mu) - state[c]), *grad_beta);  // (7)
         if (grad_state != nullptr) grad_state[out * k_ + c] = grad_y[c];
         if (grad_seed != nullptr) grad_seed[out * k_ + c] = beta * (1 - mu) * grad[c];  // (5)
       }
-      const T grad_c = static_cast<T>(factor * difference * state_unscale);  // (10)
+      const T grad_c = static_cast<T>(double(weight) * difference * unscale * state_unscale);  // (10)
       if (call_.grad_node_bias != nullptr) static_cast<T*>(call_.grad_node_bias)[out] = grad_c;
       if (!need_feature_) continue;
       const T* m = exponentials_.features.m.data() + b * d_;

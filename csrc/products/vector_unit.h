@@ -74,9 +74,9 @@ struct VectorUnit {
   //   of 16:           6 x 2 accumulators, 2 vectors of Y, 1 broadcast of X: 15
   static constexpr bool kHas32Registers = kLanes * sizeof(Number) == 64;
   static constexpr int kMR = kHas32Registers ? 8 : 6, kNR = (kHas32Registers ? 3 : 2) * kLanes;
-  // A strip is wider than a micro-tile where its numbers stay in the cache beside the operands: sums over its columns
-  // are then added to accumulators in memory less often.
-  static constexpr int kStrip = kBlockSize;
+  // Sums over the columns of a strip are added to accumulators in memory once for each strip. With 16 registers a strip
+  // is a whole tile, so that this is rare. With AVX-512 a strip is narrow: it is faster if its exponentials stay in L1.
+  static constexpr int kStrip = kHas32Registers ? kNR : kBlockSize;
   static constexpr int kColumnMultiple = Lanes::kHalfVectors ? kLanes / 2 : kLanes;
   static constexpr bool kLeftNodeMajor = false;
   static constexpr int kDepthMultiple = kPack, kRowMultiple = 1;
@@ -107,12 +107,12 @@ struct VectorUnit {
     int64_t remaining = (columns + kColumnMultiple - 1) / kColumnMultiple * kColumnMultiple;
     while (remaining > 0) {
       // Two vectors at a time, or four of AVX-512, and three where one would be left. Half a vector is computed
-      // together with the last one or two.
+      // together with the last one or two vectors.
       constexpr int kUsual = kHas32Registers ? 4 : 2;
       const int whole = static_cast<int>(std::min<int64_t>(remaining / kLanes, kUsual + 2));
       const bool with_half = remaining % kLanes != 0, half = with_half && whole <= 2;
-      const bool three = whole == kUsual + 1 || (whole == 3 && !with_half);
-      const int vectors = three ? 3 : whole == 3 ? 2 : std::min(whole, kUsual);
+      const bool three = (whole == kUsual + 1 || whole == 3) && !(whole == 3 && with_half);
+      const int vectors = three ? 3 : whole == 3 || (whole == 4 && with_half) ? 2 : std::min(whole, kUsual);
       accumulate_columns(vectors, half, x, ldx, y, ldy, depth, rows, c, ldc);
       const int done = vectors * kLanes + (half ? kLanes / 2 : 0);
       remaining -= done, y += done, c += done;

@@ -31,7 +31,7 @@ constexpr T kMinNormalExponent = std::numeric_limits<T>::min_exponent - 1;
 // 2^x for x < 127, with a polynomial of the given degree. Below `lowest` the result is exactly 0: arithmetic on
 // subnormal numbers is slow, and they are too small to change a row's sum. NaN stays NaN; -inf gives 0.
 //
-// `scaled` is faster: it returns 2^(x + scale), and 2^-125 (float32) where that is smaller, but no zeros. The scale is
+// `scaled` returns 2^(x + scale). In float32 it is faster, and returns 2^-125 where the result is smaller. The scale is
 // an integer, which is added after the rounding of x, so that it costs no digits.
 template <class T, int N, int Degree>
 class Exp2;

@@ -9,6 +9,13 @@
 namespace difnet {
 inline namespace DIFNET_ISA {
 
+// Waking another thread and waiting for it, some times in a call, takes about as long as this many multiply-adds. A
+// call with fewer is computed by the thread that makes it. tests/native/check.cpp sets 1, so that small calls have
+// several threads too.
+#if !defined(DIFNET_WORTH_A_THREAD)
+#define DIFNET_WORTH_A_THREAD (int64_t{1} << 20)
+#endif
+
 // Products in the type of the states, on vectors as wide as the registers.
 template <class T>
 using PlainUnit = VectorUnit<MulAddLanes<T, kVectorBytes / sizeof(T)>>;
@@ -44,7 +51,7 @@ inline Backward images_of(Backward call, int64_t first, int64_t count) {
   return call;
 }
 
-// Neither the thread that calls it nor another is woken: the body runs at once.
+// Runs the whole body on the calling thread.
 inline void run_here(int64_t count, Body body, void* context) { body(context, 0, count); }
 
 // walk(batch) for batches of images, one after the other. A batch has only as many images as give every thread enough
@@ -62,9 +69,7 @@ void for_each_batch(const Call& call, const Walk& walk) {
 // images of its own: threads then wait for each other only once. Elsewhere they share the blocks of a batch.
 template <class Call, class Walk>
 void divide(Call call, const Walk& walk) {
-  // One thread makes about as many multiply-adds while another is woken some times and waited for. A call that one
-  // thread finishes sooner gets no others.
-  constexpr int64_t kWorthAThread = int64_t{1} << 20, kFewBlocks = 8;
+  constexpr int64_t kWorthAThread = DIFNET_WORTH_A_THREAD, kFewBlocks = 8;
   const int64_t batch = call.sizes.batch, nodes = call.sizes.nodes;
   const int64_t work =
       batch * nodes * nodes * (call.sizes.width + call.sizes.classes) * (std::is_same_v<Call, Forward> ? 1 : 3);

@@ -38,7 +38,7 @@ def measure(tmp_path, mode, more):
     """Rows of blockwise, eager and `more` providers."""
     options = bench_rw.parse(QUICK)
     rows = Rows(tmp_path / "rows.jsonl", {"hardware": "here", "device": "cpu"})
-    workload = Workload(TINY, mode, "float32", "highest", "mixed")
+    workload = Workload(TINY, mode, "float32", "highest", "mixed", torch.get_num_threads())
     compare(workload, [by_name("difnet blockwise"), by_name("eager"), *more], options, CPU, rows)
     return load([rows.path])
 
@@ -114,8 +114,9 @@ def test_provider_that_cannot_run_is_listed_with_its_reason(tmp_path):
 
 def test_sweep_skips_sizes_that_need_too_much_time_or_memory():
     case = TINY._replace(nodes=4000, batch=1, walks=1)
-    workload = Workload(case, "forward", "float32", "highest", "mixed")
+    workload = Workload(case, "forward", "float32", "highest", "mixed", torch.get_num_threads())
     row = {"provider": "eager", "case": "tiny", "mode": "forward", "dtype": "float32", "precision": "highest"}
+    row |= {"threads": torch.get_num_threads()}
     row |= {"batch": 1, "nodes": 1000, "walks": 1, "status": "ok", "median": 100.0, "memory": 10.0}
     eager = by_name("eager")
     ten, one = TimeLimit(10.0, "--patience 10"), TimeLimit(1.0, "--patience 1")

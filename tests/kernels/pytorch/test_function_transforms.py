@@ -170,6 +170,13 @@ def test_forward_mode_of_the_operators_raises_forward_mode_error(backend: str) -
         dual(run, inputs.seed)
 
 
+def test_a_tangent_of_the_output_gradient_raises_forward_mode_error(backend: str) -> None:
+    seed = make().seed.requires_grad_()
+    y = loss(make(), backend, "seed")(seed)
+    with forward_ad.dual_level(), pytest.raises(ForwardModeError, match='backend="reference"'):
+        torch.autograd.grad(y, seed, forward_ad.make_dual(torch.ones_like(y), torch.ones_like(y)))
+
+
 def test_second_derivatives_raise_double_backward_error(backend: str) -> None:
     inputs = make()
     first = grad(loss(inputs, backend, "seed"))
