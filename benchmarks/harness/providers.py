@@ -7,10 +7,12 @@ import importlib
 import io
 import logging
 import os
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from functools import cache, partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -25,9 +27,14 @@ from difnet_kernels.support.errors import BackendError
 from difnet_kernels.testing import Inputs
 from harness.builds import load, reason_missing
 from harness.cases import FORWARD
+from harness.rows import limits
 from harness.truth import Results, compute_results, with_gradients
 
 os.environ.setdefault("PYKEOPS_VERBOSE", "0")
+if limits():
+    # torch.compile keeps what it compiles, even for processes with other instructions, where it corrupts memory.
+    cache_of_limits = f"inductor-{os.environ.get('ATEN_CPU_CAPABILITY', 'limited')}"
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path(tempfile.gettempdir()) / cache_of_limits))
 logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # silences "no CUDA runtime is found"
 ISA_VARIABLE = "DIFNET_CPU_ISA"
 Transition = Callable[[Tensor, Tensor], Tensor]

@@ -163,6 +163,7 @@ class WalkBackward {
 
   void add_pair(int64_t b, int64_t I, int64_t J) {
     const typename Unit::Session session;
+    const FlushSubnormals flush;
     const bool shared = exponentials_.shared(b);
     Weights ij, ji, ds;  // ds holds dS_ij + dS_ji
     grid_.for_each_strip(b, I, J, Unit::kStrip, [&](const Strip& strip) {

@@ -40,6 +40,7 @@ void walk_forward(const Forward& call) {
 
   grid.for_each_pair(call.pool, [&](int64_t b, int64_t I, int64_t J) {
     const typename Unit::Session session;
+    const FlushSubnormals flush;
     const bool shared = exponentials.shared(b);
     PackedWeights<Unit, Terms> ij, ji;
     grid.for_each_strip(b, I, J, Unit::kStrip, [&](const Strip& strip) {
