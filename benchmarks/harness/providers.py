@@ -32,7 +32,7 @@ from harness.truth import Results, compute_results, with_gradients
 
 os.environ.setdefault("PYKEOPS_VERBOSE", "0")
 if limits():
-    # torch.compile keeps what it compiles, even for processes with other instructions, where it corrupts memory.
+    # torch.compile keeps its code for other processes. With other instructions, that code corrupts memory.
     cache_of_limits = f"inductor-{os.environ.get('ATEN_CPU_CAPABILITY', 'limited')}"
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path(tempfile.gettempdir()) / cache_of_limits))
 logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # silences "no CUDA runtime is found"
