@@ -174,7 +174,8 @@ def _apply(backend: str, precision: str, *tensors: Any) -> tuple[Tensor, ...]:
     """
     if torch.compiler.is_compiling():
         return _walk(backend, precision, *tensors)
-    if torch._C._are_functorch_transforms_active():
+    # torch.jit.trace compares two traces, which must not depend on what requires gradients.
+    if torch._C._are_functorch_transforms_active() or torch.jit.is_tracing():
         return CascadedRandomWalk.apply(backend, precision, *tensors)
     differentiable = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
     if not (differentiable or _forward_mode()):

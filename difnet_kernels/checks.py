@@ -43,7 +43,7 @@ def check_tensor(name: str, value: object, axes: tuple[str, ...]) -> None:
         isinstance(value, Tensor)
         and value.dtype in _DTYPES
         and value.ndim == len(axes)
-        and value.numel() > 0
+        and 0 not in value.shape
         and value.layout is torch.strided
         and not value.is_nested
     )
