@@ -10,7 +10,8 @@ SUITE = $(addprefix tests/kernels/mathematics/test_,accuracy.py derivatives.py p
 
 # The kernels without torch, and the program that checks them. Small images are divided into groups of blocks, and small
 # calls among threads, as large ones are.
-CHECK = -DDIFNET_TEST_TARGETS -DDIFNET_GROUPS_PER_THREAD=1 -DDIFNET_WORTH_A_THREAD=131072 -std=c++17 -g -O1 -Wall -Wextra -Werror -Wno-psabi \
+CHECK = -DDIFNET_TEST_TARGETS -DDIFNET_GROUPS_PER_THREAD=1 -DDIFNET_WORTH_A_THREAD=131072 -std=c++17 -g -O1 \
+  -Wall -Wextra -Werror -Wno-psabi \
   -ffp-contract=off -fno-math-errno -fno-trapping-math -pthread \
   tests/native/check.cpp $(filter-out csrc/registration.cpp,$(wildcard csrc/*.cpp csrc/*/*.cpp))
 

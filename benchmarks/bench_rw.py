@@ -40,8 +40,6 @@ from reporting.report import group_rows, print_group
 from difnet_kernels.testing import SHARPNESS
 
 PRECISIONS = ("highest", "high", "medium")
-SPEED_MINUTES = 20.0
-"""How long all tables of native-speed take, and some more."""
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -93,7 +91,6 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     options = parse_run("rw", parser, arguments)
     if SPEED in options.cases:
         options.before = options.before or BASELINE
-        options.minutes = max(options.minutes, SPEED_MINUTES)
     return options
 
 
@@ -142,12 +139,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         def measurement(workload: Workload) -> Measurement:
             def measure(rows: Rows) -> None:
-                speed = workload.case.name == SPEED
-                compare(
-                    workload,
-                    [p for p in providers if in_native_speed(p)] if speed else providers,
-                    *(options, device, rows),
-                )
+                measured = [p for p in providers if workload.case.name != SPEED or in_native_speed(p)]
+                compare(workload, measured, options, device, rows)
                 print_group(list(group_rows(rows.rows).values())[-1])
 
             case = workload.case

@@ -30,19 +30,10 @@ class CascadedRandomWalk(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        backend: str,
-        float32_precision: str,
-        seed: Tensor,
-        mu: Tensor,
-        beta: Tensor,
-        state: Tensor,
-        node_bias: Tensor | None,
-        *features: Tensor,
-    ) -> tuple[Tensor, ...]:
-        # The operators need not record derivatives: this Function has its own.
+    def forward(*inputs: Any) -> tuple[Tensor, ...]:
+        """`_walk` of these inputs. Its operators need not record derivatives: this Function has its own."""
         with torch._C._AutoDispatchBelowAutograd():
-            return _walk(backend, float32_precision, seed, mu, beta, state, node_bias, *features)
+            return _walk(*inputs)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -72,7 +63,7 @@ class CascadedRandomWalk(torch.autograd.Function):
         grad_seed: Tensor | None = None
         mus, betas = mu.unbind(), beta.unbind()
         biases = (None,) * num_walks if node_bias is None else node_bias.unbind()
-        # None stands for zeros: the state is not differentiated from this walk on.
+        # A walk that the loss does not depend on keeps None, which stands for zeros.
         grad_mu: list[Tensor | None] = [None] * num_walks
         grad_beta: list[Tensor | None] = [None] * num_walks
         grad_bias: list[Tensor | None] = [None] * num_walks
@@ -142,10 +133,10 @@ class CascadedRandomWalk(torch.autograd.Function):
 
 
 class _EagerCascadedRandomWalk(CascadedRandomWalk):
-    """The same outside of transforms such as `torch.vmap`.
+    """The same Function, for calls outside of transforms such as `torch.vmap`.
 
-    They need a `setup_context`, but with one PyTorch binds all arguments to the signature of `forward` at
-    each call, which takes longer than a walk over 64 nodes.
+    Transforms need `setup_context`. Where a Function has one, PyTorch binds all arguments to the signature of
+    `forward` at each call, which takes longer than a walk over 64 nodes.
     """
 
     setup_context = torch.autograd.Function.setup_context

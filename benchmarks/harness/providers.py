@@ -173,11 +173,11 @@ def list_providers(
 
 
 RIVALS_OF_SPEED = ("eager", "SDPA math", "SDPA flash", "SDPA flash, padded v")
-"""Those of which one was the fastest in every row of a CPU in float32."""
+"""The rivals that are the fastest on CPUs in float32, and need no compiler."""
 
 
 def in_native_speed(provider: Provider) -> bool:
-    """Whether native-speed measures it: the default backend, earlier kernels and the fast rivals."""
+    """Whether native-speed measures a provider: the default backend, earlier kernels, fast rivals."""
     return provider.default or provider.before or provider.name in RIVALS_OF_SPEED
 
 

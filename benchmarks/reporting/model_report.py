@@ -37,8 +37,17 @@ def arrangement_lines(rows: list[Row]) -> list[list[str]]:
     return lines
 
 
-def network_lines(rows: list[Row]) -> list[list[str]]:
-    """One line for each network in one mode: with the preferred backend, then with P stored ("eager P")."""
+def network_table(rows: list[Row]) -> tuple[list[str], list[list[str]]]:
+    """Headings and lines of the networks in one mode: by the preferred backend, then with P stored ("eager P").
+
+    "before" columns, of the kernels of an earlier commit, are left out where these were not measured.
+    """
+    lines = _network_lines(rows)
+    kept = [n for n, name in enumerate(NETWORK_HEADINGS) if "before" not in name or any(x[n] for x in lines)]
+    return [NETWORK_HEADINGS[n] for n in kept], [[line[n] for n in kept] for line in lines]
+
+
+def _network_lines(rows: list[Row]) -> list[list[str]]:
     lines = []
     for network in dict.fromkeys(row["network"] for row in rows):
         measured = [row for row in rows if row["network"] == network and row["status"] == "ok"]
@@ -103,7 +112,7 @@ def print_networks(rows: list[Row]) -> None:
     """Print one table for each mode."""
     for mode, of_mode in rows_by_mode(rows, "networks").items():
         title = f"plain, [3, {of_mode[0]['size']}, {of_mode[0]['size']}]: {mode}"
-        print_table(title, NETWORK_HEADINGS, network_lines(of_mode))
+        print_table(title, *network_table(of_mode))
         for row in of_mode:
             if row["status"] != "ok":
                 print(f"{row['network']}, {row['part']}: {row['status']}")

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
-from harness.cases import FORWARD, SPEED
+from harness.cases import FORWARD
 from harness.rows import Row
 from machine.memory import LOWER_BOUND
 
@@ -70,9 +70,8 @@ def format_precision(row: Row) -> str:
 def format_title(row: Row) -> str:
     """Case, mode, precision and sizes of a table."""
     sizes = f"B = {row['batch']}, N = {row['nodes']:,}, T = {row['walks']}, k = {row['classes']}"
-    threads = f", {row['threads']} thread{'s' if row['threads'] > 1 else ''}" if row["case"] == SPEED else ""
-    text = f"{row['case']}, {row['mode']}, {format_precision(row)}: {sizes}, {row['sharpness']} features"
-    return text + threads
+    threads = f"{row['threads']} thread{'s' if row['threads'] > 1 else ''}"
+    return f"{row['case']}, {row['mode']}, {format_precision(row)}: {sizes}, {row['sharpness']} features, {threads}"
 
 
 def format_work(row: Row) -> str:

@@ -19,9 +19,8 @@ from harness.rows import RESULTS, ROOT, RUNS, Row, load
 from difnet_kernels.info import CHANGED
 from reporting.model_report import (
     ARRANGEMENT_HEADINGS,
-    NETWORK_HEADINGS,
     arrangement_lines,
-    network_lines,
+    network_table,
     plot_networks,
     rows_by_mode,
 )
@@ -217,7 +216,7 @@ def network_section(files: Files) -> str:
         parts += [*heading(path, rows), *plot_links(path)]
         shape = f"[3, {first['size']}, {first['size']}]"
         for mode, some in rows_by_mode(rows, "networks").items():
-            table = markdown_table(NETWORK_HEADINGS, network_lines(some))
+            table = markdown_table(*network_table(some))
             parts += [f"#### Networks, {mode}, one image {shape}", "", table, ""]
         for mode, some in rows_by_mode(rows, "arrangements").items():
             table = markdown_table(ARRANGEMENT_HEADINGS, arrangement_lines(some))

@@ -70,9 +70,9 @@ class CentredFeatures {
  private:
   T* g_of(int64_t block, int i) { return g.data() + (block * kBlockSize + i) * stride; }
 
-  // Sets m to the mean of an image's rows, or to zero if subtracting the mean does not shorten the rows on average (of
-  // a sample of the rows: results do not depend on the choice, docs/math.md, section 3). The sums of blocks are added
-  // in order, so that results do not depend on the threads.
+  // Sets m to the mean of an image's rows, or to zero if subtracting the mean does not shorten the rows on average. Of
+  // many rows a sample is compared, because results do not depend on the choice (docs/math.md, section 3). The sums of
+  // blocks are added in order, so that results do not depend on the threads.
   void find_centre(const Pool& pool) {
     const int64_t batch = grid.sizes().batch, d = width();
     Buffer<double> sums(grid.blocks() * d), lengths(grid.blocks() * 2);
@@ -88,7 +88,7 @@ class CentredFeatures {
         for (int64_t block = grid.first_block(b); block < grid.first_block(b + 1); ++block) sum += sums[block * d + c];
         m[b * d + c] = static_cast<T>(sum / grid.sizes().nodes);
       }
-    // Of many nodes some are enough for a comparison of averages. Seven does not divide usual widths of images.
+    // Seven does not divide the usual widths of images: the sample is not a set of columns.
     const int step = grid.sizes().nodes < 1024 ? 1 : 7;
     grid.for_each_block(pool, [&](int64_t b, int64_t block, int64_t) {
       const T* mean = m.data() + b * d;
@@ -132,9 +132,7 @@ class CentredFeatures {
           return Factors<2>{{rounded, moved ? rounded : Zero(Double4())}, {rounded, centre}};
         });
         double of_exact = of_rounded;  // m . g, with g as it was before rounding
-        if (Unit::kPack > 1 && moved) {
-          of_exact = dot<Unit, 0>(x, mean, d);
-        }
+        if (Unit::kPack > 1 && moved) of_exact = dot<Unit, 0>(x, mean, d);
         double c = 0;  // the node bias
         if (node_bias.data != nullptr) read_row(node_bias, b, grid.first_node(block) + i, 1, &c);
         const int64_t place = block * kBlockSize + i;

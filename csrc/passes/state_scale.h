@@ -1,10 +1,19 @@
-// Powers of two that keep the forward's sums of exponentials times states in the range of T.
+// Powers of two that keep sums of exponentials times states, or times gradients, in the range of T.
 #pragma once
 
 #include "exponentials.h"
 
 namespace difnet {
 inline namespace DIFNET_ISA {
+
+// The power of two that brings a number of this size to about 1, but at most 2^max_exponent or its reciprocal; 1 if the
+// size is infinite or NaN. Up to SharedRange<T>::kLargest, the power and its reciprocal are normal numbers.
+template <class T>
+T scale_to_one(double size, int max_exponent = SharedRange<T>::kLargest) {
+  int exponent = 0;
+  if (std::isfinite(size)) std::frexp(size, &exponent);
+  return std::ldexp(T(1), -std::clamp(exponent, -max_exponent, max_exponent));
+}
 
 // The scale of each image and class: the power of two that brings the largest state of a node that is not masked to
 // about 1, because exponentials times weights may take nearly all of T's range. It is 1 if a state is infinite or NaN.
@@ -29,10 +38,7 @@ Buffer<typename Unit::Number> state_scales(
       T max = 0;
       for (int64_t block = grid.first_block(b); block < grid.first_block(b + 1); ++block)
         max = std::max(max, largest[block * k + c]);
-      int exponent = 0;
-      if (std::isfinite(max)) std::frexp(max, &exponent);
-      constexpr int kMax = std::numeric_limits<T>::max_exponent - 2;  // so that scale and 1 / scale are normal numbers
-      scales[b * k + c] = std::ldexp(T(1), -std::clamp(exponent, -kMax, kMax));
+      scales[b * k + c] = scale_to_one<T>(max);
     }
   return scales;
 }

@@ -3,8 +3,8 @@
 #pragma once
 
 #include "../products/accumulators.h"
-#include "exponentials.h"
 #include "lerp.h"
+#include "state_scale.h"
 
 namespace difnet {
 inline namespace DIFNET_ISA {
@@ -100,16 +100,13 @@ class WalkBackward {
       largest[blocks + block] = state;
     });
     for (int64_t b = 0; b < call_.sizes.batch; ++b) {
-      const auto scale = [&](int64_t first, double factor, int max_exponent) {
-        const T* begin = largest.data() + first + grid_.first_block(b);
-        const double size = factor * *std::max_element(begin, begin + grid_.blocks_per_image());
-        int exponent = 0;
-        if (std::isfinite(size)) std::frexp(size, &exponent);
-        return std::ldexp(T(1), -std::clamp(exponent, -max_exponent, max_exponent));
+      const auto largest_of_image = [&](const T* of_blocks) {
+        const T* begin = of_blocks + grid_.first_block(b);
+        return double(*std::max_element(begin, begin + grid_.blocks_per_image()));
       };
-      // Limited so that grad_unscale() and the reciprocals of states' scales are normal numbers.
-      grad_scale_[b] = scale(0, std::abs(call_.beta * call_.mu), Range::kLargest - Range::kQuotient);
-      state_scale_[b] = scale(blocks, 1, Range::kLargest);
+      const double a = std::abs(call_.beta * call_.mu) * largest_of_image(largest.data());
+      grad_scale_[b] = scale_to_one<T>(a, Range::kLargest - Range::kQuotient);  // so that grad_unscale() is normal
+      state_scale_[b] = scale_to_one<T>(largest_of_image(largest.data() + blocks));
     }
   }
 

@@ -22,7 +22,8 @@ class Accumulators {
         of_columns_(with_columns ? nodes * rows_ : 0),
         with_columns_(with_columns) {}
 
-  // The sums of all values of the nodes of a block, after the last pair: node i has those from i * stride() on.
+  // The sums of all values of the nodes of a block: node i has those from i * stride() on. It adds up both arrays, so
+  // it is called once for a block, after the last pair.
   const Number* total(int64_t block) {
     Number* rows = of_rows_.data() + block * kBlockSize * columns_;
     if (with_columns_) add_transposed(of_columns_.data() + block * rows_ * kBlockSize, values_, rows, columns_);

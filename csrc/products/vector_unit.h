@@ -106,13 +106,14 @@ struct VectorUnit {
       int64_t columns) {
     int64_t remaining = (columns + kColumnMultiple - 1) / kColumnMultiple * kColumnMultiple;
     while (remaining > 0) {
-      // Two vectors at a time, or four of AVX-512, and three where one would be left. Half a vector is computed
-      // together with the last one or two vectors.
-      constexpr int kUsual = kHas32Registers ? 4 : 2;
-      const int whole = static_cast<int>(std::min<int64_t>(remaining / kLanes, kUsual + 2));
+      // Four vectors of AVX-512 at a time, or two of others. Three are taken where one would be left, because with one
+      // vector a micro-tile has half as many accumulators. Half a vector is computed together with one or two vectors.
+      constexpr int kMost = kHas32Registers ? 4 : 2;
+      const int64_t whole = remaining / kLanes;
       const bool with_half = remaining % kLanes != 0, half = with_half && whole <= 2;
-      const bool three = (whole == kUsual + 1 || whole == 3) && !(whole == 3 && with_half);
-      const int vectors = three ? 3 : whole == 3 || (whole == 4 && with_half) ? 2 : std::min(whole, kUsual);
+      int vectors = static_cast<int>(std::min<int64_t>(whole, kMost));
+      if (!with_half && whole - vectors == 1) vectors = 3;
+      if (with_half && whole == vectors && !half) vectors = 2;
       accumulate_columns(vectors, half, x, ldx, y, ldy, depth, rows, c, ldc);
       const int done = vectors * kLanes + (half ? kLanes / 2 : 0);
       remaining -= done, y += done, c += done;

@@ -112,6 +112,7 @@ class Exp2<double, N, Degree> {
     for (int lane = 0; lane < N; ++lane) {
       const double n = std::nearbyint(x[lane]);
       const bool tiny = n + scale_ <= kMinNormalExponent<double>;  // false for NaN
+      // The exponent of NaN does not matter, but it cannot be converted to an integer.
       x[lane] = tiny ? 0.0 : std::ldexp(std::exp2(x[lane] - n), n == n ? static_cast<int>(n) + scale_ : 0);
     }
     return x;
