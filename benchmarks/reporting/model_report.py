@@ -38,7 +38,7 @@ def arrangement_lines(rows: list[Row]) -> list[list[str]]:
 
 
 def network_table(rows: list[Row]) -> tuple[list[str], list[list[str]]]:
-    """Headings and lines of the networks in one mode: by the preferred backend, then with P stored ("eager P").
+    """Headings and lines of the networks in one mode: the preferred backend, then P stored ("eager P").
 
     "before" columns, of the kernels of an earlier commit, are left out where these were not measured.
     """

@@ -70,8 +70,8 @@ def format_precision(row: Row) -> str:
 def format_title(row: Row) -> str:
     """Case, mode, precision and sizes of a table."""
     sizes = f"B = {row['batch']}, N = {row['nodes']:,}, T = {row['walks']}, k = {row['classes']}"
-    threads = f"{row['threads']} thread{'s' if row['threads'] > 1 else ''}"
-    return f"{row['case']}, {row['mode']}, {format_precision(row)}: {sizes}, {row['sharpness']} features, {threads}"
+    setting = f"{row['sharpness']} features, {row['threads']} thread{'s' if row['threads'] > 1 else ''}"
+    return f"{row['case']}, {row['mode']}, {format_precision(row)}: {sizes}, {setting}"
 
 
 def format_work(row: Row) -> str:
