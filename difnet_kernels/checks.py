@@ -42,10 +42,10 @@ def check_tensor(name: str, value: object, axes: tuple[str, ...]) -> None:
     usual = (
         isinstance(value, Tensor)
         and value.dtype in _DTYPES
+        and value.layout is torch.strided
+        and not value.is_nested  # before the shape, which a nested tensor does not have
         and value.ndim == len(axes)
         and 0 not in value.shape
-        and value.layout is torch.strided
-        and not value.is_nested
     )
     if not usual:
         _check_unusual_tensor(name, value, axes)
