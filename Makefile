@@ -8,8 +8,8 @@ export DIFNET_TEST_TARGETS := 1
 
 SUITE = $(addprefix tests/kernels/mathematics/test_,accuracy.py derivatives.py properties.py training_twin.py) tests/kernels/pytorch/test_checks.py
 
-# The kernels without torch, and the program that checks them. Small images are divided into groups of blocks, and small
-# calls among threads, as large ones are.
+# The kernels without torch, and the program that checks them. Small images are divided into groups of blocks, and calls
+# of 2^17 multiply-adds among threads, as larger ones are.
 CHECK = -DDIFNET_TEST_TARGETS -DDIFNET_GROUPS_PER_THREAD=1 -DDIFNET_WORTH_A_THREAD=131072 -std=c++17 -g -O1 \
   -Wall -Wextra -Werror -Wno-psabi \
   -ffp-contract=off -fno-math-errno -fno-trapping-math -pthread \

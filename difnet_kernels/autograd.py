@@ -159,14 +159,13 @@ def cascade(backend: str, seed: Tensor, *tensors: Tensor | None) -> tuple[Tensor
 def _apply(backend: str, precision: str, *tensors: Any) -> tuple[Tensor, ...]:
     """Compute the walks, and record their derivative if there is anything to differentiate.
 
-    A compiled graph gets the operators of the walks, which have derivatives of their own. torch.compile does
-    not vectorise a Function, and differentiates it only once: its second derivative would be zero, without an
-    error.
+    Compiled and traced graphs get the operators of the walks, which have derivatives of their own.
+    torch.compile does not vectorise a Function, and differentiates it only once: its second derivative would
+    be zero, without an error. A trace of torch.jit that holds a Function cannot be saved.
     """
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return _walk(backend, precision, *tensors)
-    # torch.jit.trace compares two traces, which must not depend on what requires gradients.
-    if torch._C._are_functorch_transforms_active() or torch.jit.is_tracing():
+    if torch._C._are_functorch_transforms_active():
         return CascadedRandomWalk.apply(backend, precision, *tensors)
     differentiable = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
     if not (differentiable or _forward_mode()):

@@ -3,6 +3,7 @@
 A rival computes z = softmax(F F^T) y. The update around it is the same PyTorch code for all rivals.
 """
 
+import getpass
 import importlib
 import io
 import logging
@@ -27,14 +28,14 @@ from difnet_kernels.support.errors import BackendError
 from difnet_kernels.testing import Inputs
 from harness.builds import load, reason_missing
 from harness.cases import FORWARD
-from harness.rows import limits
 from harness.truth import Results, compute_results, with_gradients
 
 os.environ.setdefault("PYKEOPS_VERBOSE", "0")
-if limits():
-    # torch.compile keeps its code for other processes. With other instructions, that code corrupts memory.
-    cache_of_limits = f"inductor-{os.environ.get('ATEN_CPU_CAPABILITY', 'limited')}"
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path(tempfile.gettempdir()) / cache_of_limits))
+if capability := os.environ.get("ATEN_CPU_CAPABILITY"):
+    # torch.compile keeps its code for other processes, also for those of other instruction sets (findings/
+    # torch-compile-cache-of-another-capability.sh).
+    folder = Path(tempfile.gettempdir()) / f"inductor-{getpass.getuser()}-{capability}"
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
 logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # silences "no CUDA runtime is found"
 ISA_VARIABLE = "DIFNET_CPU_ISA"
 Transition = Callable[[Tensor, Tensor], Tensor]

@@ -88,7 +88,8 @@ class CentredFeatures {
         for (int64_t block = grid.first_block(b); block < grid.first_block(b + 1); ++block) sum += sums[block * d + c];
         m[b * d + c] = static_cast<T>(sum / grid.sizes().nodes);
       }
-    // Seven does not divide the usual widths of images: the sample is not a set of columns.
+    // Every seventh node of each block, from its first. Seven does not divide the 96 nodes of a block, so the sample is
+    // not a few columns of a map whose width seven divides.
     const int step = grid.sizes().nodes < 1024 ? 1 : 7;
     grid.for_each_block(pool, [&](int64_t b, int64_t block, int64_t) {
       const T* mean = m.data() + b * d;

@@ -3,7 +3,6 @@
 #pragma once
 
 #include "../products/packed_values.h"
-#include "../simd/subnormals.h"
 #include "row_max.h"
 #include "row_scale.h"
 

@@ -16,7 +16,8 @@ T scale_to_one(double size, int max_exponent = SharedRange<T>::kLargest) {
 }
 
 // The scale of each image and class: the power of two that brings the largest state of a node that is not masked to
-// about 1, because exponentials times weights may take nearly all of T's range. It is 1 if a state is infinite or NaN.
+// about 1, because exponentials times weights may take nearly all of T's range. It is 1 if a state is infinite; NaN
+// does not count.
 template <class Unit, int Terms>
 Buffer<typename Unit::Number> state_scales(
     const Exponentials<Unit, Terms>& exponentials, const Array& state, const Pool& pool) {

@@ -125,6 +125,7 @@ class WalkBackward {
   // docs/math.md, section 2, divided by the row sum: a = beta mu g, and delta_i is the inner product of a_i and z_i.
   // Both are scaled: a by grad_scale_ and reciprocal_scale, delta by state_scale_ too.
   void pack(int64_t b, int64_t block, T* rows) {
+    const FlushSubnormals flush(Subnormal::results);
     T* z = rows + kBlockSize * columns_;
     const T scale = static_cast<T>(call_.beta * call_.mu) * grad_scale_[b];
     const bool normalise = exponentials_.terms.order[b] == ExponentOrder::terms_first;
@@ -160,7 +161,6 @@ class WalkBackward {
 
   void add_pair(int64_t b, int64_t I, int64_t J) {
     const typename Unit::Session session;
-    const FlushSubnormals flush;
     const bool shared = exponentials_.shared(b);
     Weights ij, ji, ds;  // ds holds dS_ij + dS_ji
     grid_.for_each_strip(b, I, J, Unit::kStrip, [&](const Strip& strip) {

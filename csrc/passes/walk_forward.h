@@ -22,6 +22,7 @@ void walk_forward(const Forward& call) {
   const Buffer<T> scales = state_scales(exponentials, call.state, call.pool);
   Buffer<T> scratch(call.pool.threads * kBlockSize * columns, Fill::uninitialized);
   grid.for_each_block(call.pool, [&](int64_t b, int64_t block, int64_t thread) {
+    const FlushSubnormals flush(Subnormal::results);
     T* rows = scratch.data() + thread * kBlockSize * columns;
     const int count = grid.nodes_in(block);
     for (int i = 0; i < count; ++i) {
@@ -40,7 +41,6 @@ void walk_forward(const Forward& call) {
 
   grid.for_each_pair(call.pool, [&](int64_t b, int64_t I, int64_t J) {
     const typename Unit::Session session;
-    const FlushSubnormals flush;
     const bool shared = exponentials.shared(b);
     PackedWeights<Unit, Terms> ij, ji;
     grid.for_each_strip(b, I, J, Unit::kStrip, [&](const Strip& strip) {

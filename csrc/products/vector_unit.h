@@ -107,7 +107,7 @@ struct VectorUnit {
     int64_t remaining = (columns + kColumnMultiple - 1) / kColumnMultiple * kColumnMultiple;
     while (remaining > 0) {
       // Four vectors of AVX-512 at a time, or two of others. Three are taken where one would be left, because with one
-      // vector a micro-tile has half as many accumulators. Half a vector is computed together with one or two vectors.
+      // vector a micro-tile has half as many accumulators. Half a vector is computed together with up to two vectors.
       constexpr int kMost = kHas32Registers ? 4 : 2;
       const int64_t whole = remaining / kLanes;
       const bool with_half = remaining % kLanes != 0, half = with_half && whole <= 2;

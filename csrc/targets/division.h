@@ -7,8 +7,8 @@ namespace difnet {
 inline namespace DIFNET_ISA {
 
 // Waking another thread and waiting for it, some times in a call, takes about as long as this many multiply-adds. A
-// call with fewer is computed by the thread that makes it. tests/native/check.cpp sets less, so that small calls have
-// several threads too.
+// call with fewer is computed by the thread that makes it. The Makefile sets less for tests/native/check.cpp, so that
+// small calls have several threads too.
 #if !defined(DIFNET_WORTH_A_THREAD)
 #define DIFNET_WORTH_A_THREAD (int64_t{1} << 20)
 #endif

@@ -1,6 +1,6 @@
 // Checks the compiled kernels without Python and torch, so that sanitizers and valgrind see nothing else. Every
 // instruction set that the machine has is compared, forward and backward, with plain loops in double. 1, 2 and 5
-// threads, 3 for 3 images, and 12 for larger images, must give the same bits.
+// threads, 3 for 6 images, and 12 for larger images, must give the same bits.
 //
 //     check [largest number of nodes [largest number of threads]]
 #include <algorithm>
@@ -361,6 +361,9 @@ std::vector<Case> all_cases() {
   for (const Arithmetic& a : every) {
     add({2, 20, 9, 3}, a, unbiased);
     add({2, 20, 9, 3}, a, shared).masked = Masked::image;
+    // Enough for each of 2 or 3 threads to take images of its own. 5 threads share the blocks of all images.
+    for (const Masked masked : {Masked::none, Masked::some, Masked::image})
+      add({6, 97, 20, 5}, a, shared).masked = masked;
     for (const Range& range : ranges) {
       if (a.precision != Precision::highest && range.length > 2) continue;
       add({2, 97, 9, 3}, a, range).masked = Masked::some;
@@ -381,8 +384,7 @@ bool check(const Kernels& kernels, const Case& c, const Inputs& inputs, const Re
   const auto repeats_on = [&](const Pool& threads) {
     return threads.threads > max_threads || same(found, run_kernels(kernels, c, inputs, threads));
   };
-  // 3 threads take one of 3 images each.
-  const bool repeats = repeats_on(pool<2>) && repeats_on(pool<5>) && (c.sizes.batch != 3 || repeats_on(pool<3>)) &&
+  const bool repeats = repeats_on(pool<2>) && repeats_on(pool<5>) && (c.sizes.batch != 6 || repeats_on(pool<3>)) &&
                        (c.sizes.nodes < 300 || repeats_on(pool<12>));
   for (int r = c.one_by_one ? 0 : kResults; r < kResults; ++r)
     worst = std::max(worst, error(run_kernels(kernels, c, inputs, pool<1>, 1u << r), truth));

@@ -188,9 +188,11 @@ def test_compiles_without_gradients(mode):
         torch.testing.assert_close(compiled(images()), model(images()))
 
 
-def test_jit_trace_records_all_sizes():
+def test_jit_trace_records_all_sizes_and_can_be_saved():
     model = build().eval()
-    traced = torch.jit.trace(model, images())
+    file = io.BytesIO()
+    torch.jit.save(torch.jit.trace(model, images()), file)
+    traced = torch.jit.load(io.BytesIO(file.getvalue()))
     for n, size in ((2, (65, 97)), (3, (40, 41))):
         torch.testing.assert_close(traced(images(n, size)), model(images(n, size)))
 

@@ -1,6 +1,7 @@
 """The compiled kernels: instruction sets, ranges of the exponents, threads, memory, forks."""
 
 import os
+import platform
 import tempfile
 
 import pytest
@@ -160,7 +161,7 @@ def test_bits_of_an_image_do_not_depend_on_the_other_images():
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_subnormal_numbers_remain_in_other_computations(threads):
-    """The kernels flush them to 0 while they run, in the mode of each thread that they use."""
+    """The kernels set flags of the CPU on each thread that they use, and must restore them."""
     inputs = testing.make_inputs(4, 300, 16, 3, 1).to(torch.float32)
     before = torch.get_num_threads()
     try:
@@ -170,6 +171,29 @@ def test_subnormal_numbers_remain_in_other_computations(threads):
         assert (small / 2 == 2.0**-127).all()
     finally:
         torch.set_num_threads(before)
+
+
+def test_numbers_far_below_the_largest_count_as_zero():
+    """A node takes only from one that has 2^-100 of its weight, so its gradient consists of such products."""
+    features = torch.tensor([[[10.0, 0.0], [3.07, 0.0], [0.0, 12.0], [0.0, 0.0]]])
+    state = torch.tensor([[[1.0], [-1.0], [0.5], [0.0]]])
+    bias = torch.tensor([[0.0, 0.0, 0.0, -200.0]])
+    grad = torch.tensor([[[2.0**34], [0.0], [2.0**60], [0.0]]])
+
+    def grad_state(backend, dtype):
+        y = state.to(dtype).requires_grad_()
+        one = torch.ones((), dtype=dtype)
+        out = random_walk(features.to(dtype), y, y, one, one, node_bias=bias.to(dtype), backend=backend)
+        return torch.autograd.grad(out, y, grad.to(dtype))[0]
+
+    truth = grad_state("reference", torch.float64)
+    assert 0 < truth[0, 1] < 2.0**-120 * truth.max()
+    found = grad_state("native", torch.float32)
+    torch.testing.assert_close(found[0, [0, 2]].double(), truth[0, [0, 2]], rtol=1e-6, atol=0)
+    if platform.machine() == "x86_64":
+        assert found[0, 1] == 0
+    else:  # Other CPUs compute with subnormal numbers.
+        assert abs(found[0, 1] - truth[0, 1]) < 2.0**-100 * truth.max()
 
 
 def test_medium_precision_if_rounding_changes_norms():

@@ -1,6 +1,7 @@
 """Contracts of torch.library, torch.compile, torch.export, autocast, inference mode, operation counts."""
 
 import contextlib
+import io
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -350,3 +351,23 @@ def test_compiled_second_derivatives_of_the_reference(layout: str) -> None:
     torch._dynamo.reset()
     compiled = torch.compile(loss, backend="eager", fullgraph=True)
     torch.testing.assert_close(penalty(compiled), penalty(loss))
+
+
+@pytest.mark.parametrize("backend", ALL_BACKENDS)
+@pytest.mark.parametrize("gradients", [False, True])
+def test_jit_traces_can_be_saved_and_differentiated(backend: str, gradients: bool) -> None:
+    inputs = testing.make_inputs(2, 9, 4, 3, 2).to(torch.float32)
+    arguments = [x.requires_grad_(gradients) for x in (*inputs.features, inputs.seed, inputs.mu, inputs.beta)]
+
+    def walks(first, second, seed, mu, beta):
+        return cascaded_random_walk([first, second], seed, mu, beta, backend=backend)
+
+    file = io.BytesIO()
+    torch.jit.save(torch.jit.trace(walks, tuple(arguments)), file)
+    traced = torch.jit.load(io.BytesIO(file.getvalue()))
+    y, y_traced = walks(*arguments), traced(*arguments)
+    torch.testing.assert_close(y_traced, y)
+    if gradients:
+        pairs = (torch.autograd.grad(x.square().sum(), arguments) for x in (y_traced, y))
+        for ours, truth in zip(*pairs, strict=True):
+            torch.testing.assert_close(ours, truth)
