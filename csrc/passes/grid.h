@@ -93,7 +93,7 @@ class Grid {
 
   // body(b, I, J) for every pair of blocks of every image b, in the order above. Threads take pairs of groups (units)
   // from one queue. Whatever a unit waits for was taken earlier, by a thread that is running it or has finished it. So
-  // there is no deadlock, even with a single thread. `body` computes with 0 in place of subnormal numbers.
+  // there is no deadlock, even with a single thread. Results of `body` that would be subnormal are 0.
   template <class F>
   void for_each_pair(const Pool& pool, const F& body) const {
     // Groups are paired as blocks are. While a pair of groups is computed, the data of both stay in the caches.
@@ -106,7 +106,7 @@ class Grid {
     Buffer<Progress> progress(units_per_step);
     std::atomic<int64_t> next{0};
     for_each(pool, pool.threads, [&](int64_t) {
-      const FlushSubnormals flush(Subnormal::results_and_operands);
+      const FlushSubnormals flush;
       for (int64_t unit = next++; unit < units_per_step * steps; unit = next++) {
         const int64_t step = unit / units_per_step, b = unit % units_per_step / groups, group = unit % groups;
         Progress* of_image = progress.data() + b * groups;

@@ -125,7 +125,7 @@ class WalkBackward {
   // docs/math.md, section 2, divided by the row sum: a = beta mu g, and delta_i is the inner product of a_i and z_i.
   // Both are scaled: a by grad_scale_ and reciprocal_scale, delta by state_scale_ too.
   void pack(int64_t b, int64_t block, T* rows) {
-    const FlushSubnormals flush(Subnormal::results);
+    const FlushSubnormals flush;
     T* z = rows + kBlockSize * columns_;
     const T scale = static_cast<T>(call_.beta * call_.mu) * grad_scale_[b];
     const bool normalise = exponentials_.terms.order[b] == ExponentOrder::terms_first;

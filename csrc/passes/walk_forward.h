@@ -22,7 +22,7 @@ void walk_forward(const Forward& call) {
   const Buffer<T> scales = state_scales(exponentials, call.state, call.pool);
   Buffer<T> scratch(call.pool.threads * kBlockSize * columns, Fill::uninitialized);
   grid.for_each_block(call.pool, [&](int64_t b, int64_t block, int64_t thread) {
-    const FlushSubnormals flush(Subnormal::results);
+    const FlushSubnormals flush;
     T* rows = scratch.data() + thread * kBlockSize * columns;
     const int count = grid.nodes_in(block);
     for (int i = 0; i < count; ++i) {

@@ -6,22 +6,16 @@
 namespace difnet {
 inline namespace DIFNET_ISA {
 
-enum class Subnormal { results, results_and_operands };
-
-// While an object lives, its thread computes with 0 in place of subnormal numbers (x86 only): of results, or of
-// operands too. On many CPUs such a number makes an instruction take a hundred cycles or more. Where one node has
-// nearly all weight, or where the gradients of an image differ much in size, most exponentials times gradients are that
-// small.
+// While an object lives, results of its thread that would be subnormal are 0 (x86 only). On many CPUs an instruction
+// that computes or reads a subnormal number takes a hundred cycles or more. Where one node has nearly all weight, or
+// where the gradients of an image differ much in size, most exponentials times gradients are that small.
 class FlushSubnormals {
  public:
 #if defined(__x86_64__)
-  explicit FlushSubnormals(Subnormal numbers) : before_(_mm_getcsr()) {
-    constexpr unsigned kFlushToZero = 0x8000, kDenormalsAreZero = 0x40;
-    _mm_setcsr(before_ | kFlushToZero | (numbers == Subnormal::results_and_operands ? kDenormalsAreZero : 0));
-  }
+  FlushSubnormals() : before_(_mm_getcsr()) { _mm_setcsr(before_ | kFlushToZero); }
   ~FlushSubnormals() { _mm_setcsr(before_); }
 #else
-  explicit FlushSubnormals(Subnormal) {}
+  FlushSubnormals() {}  // Without it, compilers would report an object that only marks a scope as an unused variable.
 #endif
   FlushSubnormals(const FlushSubnormals&) = delete;
   FlushSubnormals& operator=(const FlushSubnormals&) = delete;
@@ -29,6 +23,7 @@ class FlushSubnormals {
 #if defined(__x86_64__)
 
  private:
+  static constexpr unsigned kFlushToZero = 0x8000;
   const unsigned before_;
 #endif
 };
