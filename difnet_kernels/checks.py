@@ -60,10 +60,13 @@ def _check_unusual_tensor(name: str, value: object, axes: tuple[str, ...]) -> No
             f"{_conversion(name, value, expected)}"
         )
     if value.is_nested:
-        raise TypeError(
-            f"{name}: expected a dense tensor {expected}, got {_describe(value)}; pad it with torch.nested."
-            f"to_padded_tensor({name}, 0.0), and pass a boolean node_bias that is False at the padding"
-        )
+        remedy = "pad it with torch.nested.to_padded_tensor"
+        if name == "node_bias":
+            padding = "False" if value.dtype == torch.bool else 'float("-inf")'
+            remedy += f"(node_bias, {padding}), which masks the padding"
+        else:
+            remedy += f"({name}, 0.0), and pass a boolean node_bias that is False at the padding"
+        raise TypeError(f"{name}: expected a dense tensor {expected}, got {_describe(value)}; {remedy}")
     if value.layout != torch.strided:
         raise TypeError(
             f"{name}: expected a dense tensor {expected}, got layout {value.layout}; pass {name}.to_dense()"
@@ -83,6 +86,8 @@ def _check_unusual_tensor(name: str, value: object, axes: tuple[str, ...]) -> No
         view = f"{name}.flatten(1)" if len(axes) == 2 else f"{name}.permute(0, 2, 3, 1).flatten(1, 2)"
         shape = f"(B, {'1' if len(axes) == 2 else axes[-1]}, h, w)"
         remedy = f"; if it is a map {shape}, pass {view}" if is_map else ""
+        if name == "node_bias" and value.ndim == 1:
+            remedy = "; if it is (N,), the same for all images, pass node_bias.expand(B, -1)"
         if axes == ("T",) and value.ndim == 0:
             remedy = f"; pass {name}.expand(T) to give all T walks the same number"
         raise ValueError(f"{name}: expected {len(axes)} axes {expected}, got {_describe(value)}{remedy}")
@@ -147,6 +152,8 @@ def check_features(features: object, seed: Tensor) -> list[Tensor]:
     """The features of every walk as a list of tensors (B, N, d_t)."""
     in_one_tensor = isinstance(features, Tensor)
     if isinstance(features, Tensor):
+        if features.is_nested:
+            check_tensor("features", features, ("T", "B", "N", "d"))
         if features.ndim != 4:
             raise ValueError(
                 "features: expected a sequence of T tensors (B, N, d_t) or one tensor (T, B, N, d), "
@@ -207,6 +214,11 @@ def check_nodes(nodes: Tensor, feature: Tensor) -> Tensor:
             remedy = "nodes.nonzero().squeeze(-1) of a mask (N,)"
         raise TypeError(
             f"nodes: expected an int64 or int32 tensor (n,) or (B, n), got {_describe(nodes)}; pass {remedy}"
+        )
+    if nodes.is_nested:
+        raise TypeError(
+            f"nodes: expected a dense tensor (n,) or (B, n), got {_describe(nodes)}; call transition_rows "
+            "for one image at a time, or repeat a node where an image has fewer"
         )
     if is_distributed(nodes) and not is_distributed(feature):
         check_device("nodes", nodes, feature)

@@ -40,6 +40,7 @@ def build(commit: str) -> Path:
     folder = ROOT / "build" / f"operator-{found.decode().strip()}"
     if folder.exists():
         return folder
+    print(f"building the kernels of {commit}, once, which takes minutes", file=sys.stderr, flush=True)
     archive = _run(["git", "-C", str(ROOT), "archive", commit, *PATHS], f"commit {commit} has other files")
     folder.parent.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as name:

@@ -94,7 +94,7 @@ def zeros(*shape: int, **options: Any) -> Tensor:
         ({"state": zeros(2, 7, 4)}, ValueError, r"state: expected the shape of seed.*\(2, 7, 4\)"),
         ({"node_bias": zeros(2, 8)}, ValueError, r"node_bias: expected \(B, N\) = \(2, 7\)"),
         ({"node_bias": zeros(3, 2, 7)}, ValueError, r"node_bias: expected \(T, B, N\) = \(2, 2, 7\)"),
-        ({"node_bias": zeros(7)}, ValueError, "node_bias: expected 2 axes"),
+        ({"node_bias": zeros(7)}, ValueError, r"node_bias: expected 2 axes.*pass node_bias\.expand\(B, -1\)"),
         ({"node_bias": zeros(7, dtype=torch.bool)}, ValueError, "node_bias: expected 2 axes"),
         (
             {"node_bias": zeros(2, 7, dtype=torch.int64)},
@@ -258,9 +258,16 @@ def test_nested_tensors_can_be_padded_as_the_error_says(
         for x in (*arguments["features"], arguments["seed"])
     ]
     *features, seed = (torch.nested.nested_tensor(part, layout=layout) for part in parts)
-    for change in ({"features": features}, {"features": features, "seed": seed}):
+    for change in ({"features": features}, {"features": features, "seed": seed}, {"features": features[0]}):
         with pytest.raises(TypeError, match=r"nested tensor.*to_padded_tensor.*boolean node_bias"):
             cascaded_random_walk(**arguments | change)
+    for padding, dtype in (("False", torch.bool), (r'float\("-inf"\)', torch.float32)):
+        bias = torch.nested.nested_tensor([torch.ones(n, dtype=dtype) for n in counts], layout=layout)
+        with pytest.raises(TypeError, match=rf"to_padded_tensor\(node_bias, {padding}\)"):
+            cascaded_random_walk(**arguments | {"node_bias": bias})
+    nodes = torch.nested.nested_tensor([torch.arange(n) for n in counts], layout=layout)
+    with pytest.raises(TypeError, match=r"nodes: expected a dense tensor.*one image at a time"):
+        transition_rows(arguments["features"][0], nodes)
 
     mask = torch.arange(7) < torch.tensor(counts)[:, None]
     padded = [torch.nested.to_padded_tensor(x, 0.0) for x in (*features, seed)]
