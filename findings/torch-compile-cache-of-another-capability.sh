@@ -9,8 +9,8 @@
 #            temporary folder by default, so a process may run the code that was compiled under the limit of another. Whoever
 #            compares instruction sets in this way measures the code of the process that came first. A TORCHINDUCTOR_CACHE_DIR for
 #            each limit keeps them apart.
-# Output:    unlimited: graph ff7mihfnb, loops over vectors
-#            limited:   graph ff7mihfnb, loops over numbers
+# Output:    unlimited: graph fe6ewcopi, loops over vectors
+#            limited:   graph fe6ewcopi, loops over numbers
 #            unlimited, in the cache of the limited process: loops over numbers
 set -euo pipefail
 folder=$(mktemp -d)
