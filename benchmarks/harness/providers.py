@@ -34,8 +34,8 @@ os.environ.setdefault("PYKEOPS_VERBOSE", "0")
 if capability := os.environ.get("ATEN_CPU_CAPABILITY"):
     # torch.compile keeps its code for other processes, also for those of other instruction sets (findings/
     # torch-compile-cache-of-another-capability.sh).
-    folder = Path(tempfile.gettempdir()) / f"inductor-{getpass.getuser()}-{capability}"
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
+    cache_of_capability = Path(tempfile.gettempdir()) / f"inductor-{getpass.getuser()}-{capability}"
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_of_capability))
 logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # silences "no CUDA runtime is found"
 ISA_VARIABLE = "DIFNET_CPU_ISA"
 Transition = Callable[[Tensor, Tensor], Tensor]

@@ -1,4 +1,4 @@
-"""Write the documents that show rows: results/MACHINE/REPORT.md, parts of README.md and docs/benchmarks.md.
+"""Write the documents that show rows: results/MACHINE/REPORT.md, parts of other documents (DOCUMENTS).
 
     python -m reporting.tables             # from benchmarks/: write them and draw the plots; `make tables`
     python -m reporting.tables --check     # ends with status 1 if a document differs from the rows
@@ -38,8 +38,9 @@ from reporting.report import (
     markdown_table,
     speedup,
 )
+from reporting.steps import steps_table
 
-DOCUMENTS = ("README.md", "docs/benchmarks.md")
+DOCUMENTS = ("README.md", "docs/benchmarks.md", "docs/cpu.md")
 REPORT = "REPORT.md"
 README_HEADINGS = [
     "", "backend", "ms", "n", "peak MiB", "best rival", "ms", "n", "peak MiB", "ratio", "eager ms",
@@ -232,7 +233,11 @@ def plot_links(path: Path) -> list[str]:
 
 
 NO_ROWS = "No rows yet: `make bench` measures them."
-SECTIONS: dict[str, Callable[[Files], str]] = {"summary": summary_table, "reports": list_reports}
+SECTIONS: dict[str, Callable[[Files], str]] = {
+    "summary": summary_table,
+    "reports": list_reports,
+    "steps": lambda _: steps_table(),
+}
 
 
 def fill(text: str, files: Files) -> str:

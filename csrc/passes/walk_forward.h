@@ -2,6 +2,7 @@
 #pragma once
 
 #include "../products/accumulators.h"
+#include "../simd/subnormals.h"
 #include "lerp.h"
 #include "state_scale.h"
 
