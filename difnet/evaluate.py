@@ -18,7 +18,7 @@ from difnet.utils.extras import train_extra
 
 with train_extra():
     from difnet.data import create_dataset, eval_transform, evaluation_batches
-    from difnet.data.base import VOID
+    from difnet.data.options import Reading, reading_of, saved_form, saved_reading
     from difnet.data.registry import DatasetName
     from difnet.data.transforms import scaled_size
     from difnet.measures.collect import format_measures, measure
@@ -26,9 +26,10 @@ with train_extra():
     from difnet.modeling.weights import load_for_pictures
     from difnet.training.data_check import check_sizes, read_all
     from difnet.training.engine import evaluate
-    from difnet.utils.console import DEVICE_DEFAULT, Reporter, parse, run_command, shown_default
+    from difnet.utils.console import DEVICE_DEFAULT, Reporter, parse, run_command
     from difnet.utils.devices import default_device
     from difnet.utils.files import is_within, prepare_file, write_atomically
+    from difnet.utils.options import shown_default
     from difnet.utils.pictures import image_scale_of
     from difnet.utils.views import check_views, make_views
 
@@ -37,22 +38,21 @@ _LOOKED_AT = 8
 """Number of images of which --measures looks at the walks."""
 
 
-@dataclass(frozen=True)
-class EvaluateConfig:
-    """Evaluate a trained network on the validation images of a data set."""
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig(Reading):
+    """Evaluate a trained network on the validation images of a data set.
+
+    Labels are read as in training, but for the options that are given.
+    """
 
     checkpoint: Path
     """Run folder (its best weights), weights file, or name of a trained network."""
     dataset: DatasetName = "scenes"
     """Data set, as in training."""
     data_root: Annotated[Path | None, shown_default("none")] = None
-    """Folder of the data, for camvid and folder."""
+    """Folder of the data, for all but scenes."""
     split: Literal["val", "train"] = "val"
     """Split to evaluate."""
-    void_value: Annotated[tuple[int, ...] | None, shown_default("as in training")] = None
-    """Numbers that mean void in the labels of folder; void pixels are ignored."""
-    label_offset: Annotated[int | None, shown_default("as in training")] = None
-    """Number of the first class in the labels of folder; 1 if classes are numbered from 1."""
     image_scale: Annotated[float | None, shown_default("as in training")] = None
     """Resize all images and labels by this factor. Metrics are of the resized labels."""
     multi_scale: bool = False
@@ -93,23 +93,19 @@ def evaluate_checkpoint(config: EvaluateConfig, report: Reporter | None = None) 
         )
     report = report or Reporter(enabled=False)
     model, metadata = load_for_pictures(config.checkpoint, default_device(config.device))
-    void_value, label_offset = _numbering(config, metadata)
+    reading = reading_of(config, saved_reading(metadata, config.dataset, config.checkpoint))
     image_scale = image_scale_of(metadata, config.image_scale, config.checkpoint)
     dataset = create_dataset(
         config.dataset,
         config.data_root,
         config.split,
         transform=eval_transform(image_scale),
-        void_value=void_value,
-        label_offset=label_offset,
+        reading=reading,
     )
     _check_classes(config, metadata.get("classes"), model.num_classes, dataset.classes)
-    if (void_value, label_offset) != ((VOID,), 0):
-        numbers = ", ".join(map(str, void_value)) or "no number"
-        report.line(
-            f"{config.data_root} is read with {numbers} as void and {label_offset} as the first class; "
-            "--void-value and --label-offset change this"
-        )
+    if reading.given():
+        options = ", ".join(f"{name} {value}" for name, value in saved_form(reading).items())
+        report.line(f"{config.data_root} is read with {options}, as in training unless options change it")
     views = make_views(config.multi_scale, config.flip)
     data_report = read_all(dataset, report)
     check_sizes(
@@ -156,34 +152,6 @@ def _check_classes(config: EvaluateConfig, known: Any, num_classes: int, classes
             f"{config.checkpoint} has {num_classes} classes, {config.dataset} has "
             f"{len(classes)}; choose the data it was trained for"
         )
-
-
-def _numbering(config: EvaluateConfig, metadata: dict[str, Any]) -> tuple[tuple[int, ...], int]:
-    """Void numbers and offset of the labels: from the options, else, for a folder, as in training.
-
-    Raises:
-        ValueError: the weights' metadata do not hold such numbers.
-    """
-    known = metadata if config.dataset == "folder" else {}
-    void, offset = config.void_value, config.label_offset
-    if void is None:
-        saved = known.get("void_value")
-        if saved is not None and not (isinstance(saved, list) and all(type(it) is int for it in saved)):
-            raise _bad_number(config, "void_value", saved, "a list of whole numbers")
-        void = (VOID,) if saved is None else tuple(saved)
-    if offset is None:
-        saved = known.get("label_offset")
-        if saved is not None and type(saved) is not int:
-            raise _bad_number(config, "label_offset", saved, "a whole number")
-        offset = 0 if saved is None else saved
-    return void, offset
-
-
-def _bad_number(config: EvaluateConfig, key: str, value: Any, expected: str) -> ValueError:
-    return ValueError(
-        f"{config.checkpoint}: its metadata hold {key} = {value!r}, expected {expected}; give "
-        f"--{key.replace('_', '-')}"
-    )
 
 
 def _check_out(config: EvaluateConfig, out: Path) -> None:

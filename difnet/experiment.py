@@ -32,7 +32,8 @@ with train_extra():
     from difnet.experiments.sets import EXPERIMENTS
     from difnet.experiments.tables import make_table, write_table
     from difnet.training.run_folder import RunError
-    from difnet.utils.console import Reporter, parse, run_command, shown_default
+    from difnet.utils.console import Reporter, parse, run_command
+    from difnet.utils.options import shown_default
 
 
 @dataclass(frozen=True)

@@ -25,14 +25,15 @@ with train_extra():
     import tyro
     from PIL import Image, ImageDraw
 
-    from difnet.data.disk import read_image
+    from difnet.data.files.disk import read_image
     from difnet.data.transforms import scaled_size
     from difnet.modeling.network import DifNet
     from difnet.modeling.weights import load_for_pictures
     from difnet.training.engine import NotFiniteError
-    from difnet.utils.console import DEVICE_DEFAULT, Reporter, parse, run_command, shown_default
+    from difnet.utils.console import DEVICE_DEFAULT, Reporter, parse, run_command
     from difnet.utils.devices import default_device
     from difnet.utils.files import distinct_names, prepare_folder
+    from difnet.utils.options import shown_default
     from difnet.utils.pictures import (
         image_scale_of,
         overlay,

@@ -21,14 +21,15 @@ with train_extra():
     import tyro
     from torch import Tensor, nn
 
-    from difnet.data.base import DataError, listed, raise_all
-    from difnet.data.disk import IMAGE_SUFFIXES, find_files, read_image
+    from difnet.data.errors import DataError, listed, raise_all
+    from difnet.data.files.disk import IMAGE_SUFFIXES, find_files, read_image
     from difnet.modeling.network import DifNet, SimDeepLab
     from difnet.modeling.weights import load_for_pictures
     from difnet.training.engine import NotFiniteError
-    from difnet.utils.console import DEVICE_DEFAULT, Reporter, parse, run_command, shown_default
+    from difnet.utils.console import DEVICE_DEFAULT, Reporter, parse, run_command
     from difnet.utils.devices import default_device
     from difnet.utils.files import WriteError, distinct_names, file_to_write, prepare_folder
+    from difnet.utils.options import shown_default
     from difnet.utils.pictures import colour_labels, image_scale_of, overlay, palette_of, save_picture
     from difnet.utils.views import Views, check_views, make_views
 

@@ -28,7 +28,8 @@ from PIL import Image
 from torch import Tensor
 
 from difnet.data import SegmentationDataset, create_dataset, eval_transform
-from difnet.data.base import VOID
+from difnet.data.errors import VOID
+from difnet.data.options import saved_reading
 from difnet.data.registry import DATASETS
 from difnet.modeling.network import DifNet, has_walks
 from difnet.modeling.weights import load_for_pictures
@@ -144,14 +145,12 @@ def open_run(
         raise ValueError(
             f"--checkpoint {checkpoint}: {model.config['name']!r} has no walks; choose a difnet with walks"
         )
-    of_folder = metadata if dataset == "folder" else {}
     data = create_dataset(
         dataset,
         data_root,
         "val",
         transform=eval_transform(image_scale_of(metadata, None, checkpoint)),
-        void_value=tuple(of_folder.get("void_value", (VOID,))),
-        label_offset=of_folder.get("label_offset", 0),
+        reading=saved_reading(metadata, dataset, checkpoint),
     )
     known = metadata.get("classes", [])
     if len(data.classes) != model.num_classes or known not in ([], data.classes):

@@ -3,7 +3,9 @@
 from difnet.utils.extras import train_extra
 
 with train_extra():
-    from difnet.data.base import DataError, DataReport, SegmentationDataset
+    from difnet.data.base import SegmentationDataset
+    from difnet.data.checks.report import DataReport
+    from difnet.data.errors import DataError
     from difnet.data.registry import DATASETS, create_dataset
     from difnet.data.sampling import SeededView, StepSampler, evaluation_batches, make_loader
     from difnet.data.transforms import eval_transform, train_transform

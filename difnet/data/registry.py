@@ -3,13 +3,18 @@
 from pathlib import Path
 from typing import Literal, get_args
 
-from difnet.data.base import VOID, SegmentationDataset, Split, Transform
-from difnet.data.camvid import Camvid
+from difnet.data.base import SegmentationDataset, Split, Transform
 from difnet.data.folder import Folder
-from difnet.data.scenes import Scenes
+from difnet.data.items.dataset import FileDataset
+from difnet.data.options import Reading
+from difnet.data.sets.camvid import Camvid
+from difnet.data.sets.scenes import Scenes
 
 DatasetName = Literal["scenes", "camvid", "folder"]
 DATASETS: tuple[str, ...] = get_args(DatasetName)
+
+ON_DISK: dict[str, type[FileDataset]] = {it.name: it for it in (Camvid, Folder)}
+"""The data sets that are read from a folder."""
 
 
 def create_dataset(
@@ -18,40 +23,50 @@ def create_dataset(
     split: Split,
     *,
     transform: Transform | None = None,
-    void_value: tuple[int, ...] = (VOID,),
-    label_offset: int = 0,
+    reading: Reading | None = None,
 ) -> SegmentationDataset:
     """Build a data set by name.
 
     Args:
-        name: "scenes" (drawn in memory), "camvid" or "folder".
+        name: "scenes" (drawn in memory), or one of `ON_DISK`.
         root: folder of the data; None for "scenes".
         split: "train" or "val".
         transform: maps (image (3, H, W) uint8, label (H, W) uint8) to the item; None returns them as read.
-        void_value, label_offset: the numbering of the labels of "folder"; see `Folder`.
+        reading: how the labels are read, by default as their publisher or tool writes them.
 
     Raises:
-        ValueError: the name or split is unknown, the root is missing or not used by this data set, or the
-            numbering contradicts itself or the data set.
+        ValueError: the name or split is unknown, the root is missing or not used by this data set, or an
+            option of `reading` is not for this data set or contradicts another.
         DataError: the data on disk cannot be used.
     """
+    reading = reading or Reading()
     if split not in ("train", "val"):
         raise ValueError(f"split {split!r} is unknown; choose train or val")
-    if name != "folder" and (void_value, label_offset) != ((VOID,), 0):
-        raise ValueError(
-            f"--void-value and --label-offset are for --dataset folder; {name} numbers its classes from 0, "
-            f"and {VOID} is void; leave them out"
-        )
+    if name not in DATASETS:
+        raise ValueError(f"data set {name!r} is unknown; choose one of {', '.join(DATASETS)}")
+    _check_options(name, reading)
     if name == "scenes":
         if root is not None:
             raise ValueError(
                 f"scenes are drawn in memory and take no data root, got {root}; leave --data-root out"
             )
         return Scenes(split, transform=transform)
-    if name not in DATASETS:
-        raise ValueError(f"data set {name!r} is unknown; choose one of {', '.join(DATASETS)}")
     if root is None:
         raise ValueError(f"data set {name!r} needs a folder; give --data-root DIR")
-    if name == "camvid":
-        return Camvid(root, split, transform=transform)
-    return Folder(root, split, transform=transform, void_value=void_value, label_offset=label_offset)
+    return ON_DISK[name](root, split, transform=transform, reading=reading)
+
+
+def _check_options(name: str, reading: Reading) -> None:
+    """Check that each option that is given is one of the data set.
+
+    Raises:
+        ValueError: one is not; the message says which data sets take it.
+    """
+    allowed = ON_DISK[name].options if name in ON_DISK else ()
+    for option in reading.given():
+        if option not in allowed:
+            takers = [taker for taker, kind in ON_DISK.items() if option in kind.options]
+            raise ValueError(
+                f"--{option.replace('_', '-')} is for --dataset {' or '.join(takers)}, and not for {name}; "
+                "leave it out"
+            )

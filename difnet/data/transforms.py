@@ -7,7 +7,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tvf
 
-from difnet.data.base import VOID
+from difnet.data.errors import VOID
 
 PAD_COLOUR = (124, 116, 104)
 """ImageNet's mean RGB, so that padding is near zero after the model has normalised its input."""

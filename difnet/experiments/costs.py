@@ -9,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from difnet.data import DataError, create_dataset
 from difnet.data.base import SegmentationDataset, Split
+from difnet.data.options import reading_of
 from difnet.data.transforms import scaled_size
 from difnet.experiments.plan import DataSize, Experiment
 from difnet.modeling.factory import create_model
@@ -64,8 +65,7 @@ def data_size(config: TrainConfig, experiment: Experiment, *, estimate: bool = F
             config.dataset,
             config.data_root,
             split,
-            void_value=config.void_value,
-            label_offset=config.label_offset,
+            reading=reading_of(config),
         )
 
     train_set, val_set = dataset("train"), dataset("val")

@@ -20,8 +20,9 @@ from difnet.evaluate import EvaluateConfig, evaluate_checkpoint
 from difnet.experiments.records import NAME, Record, read_record
 from difnet.measures.segmentation import format_record
 from difnet.modeling.weights import load_model, save_model
-from difnet.utils.console import Reporter, parse, run_command, shown_default
+from difnet.utils.console import Reporter, parse, run_command
 from difnet.utils.files import prepare_folder, write_atomically
+from difnet.utils.options import shown_default
 from difnet.utils.weights_file import TRAINED
 
 _TERMS = {
@@ -38,7 +39,8 @@ _TERMS = {
 
 _DATASETS = {"difnet-scenes": "scenes", "difnet-resnet10t-camvid": "camvid"}
 
-_DRAW_A_SCENE = """python -c "from torchvision.io import write_png; from difnet.data.scenes import Scenes; \\
+_DRAW_A_SCENE = """python -c "from torchvision.io import write_png; \
+  from difnet.data.sets.scenes import Scenes; \\
   write_png(Scenes('val')[0][0], 'scene.png')"
 """
 _DATA = {

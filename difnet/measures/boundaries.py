@@ -14,7 +14,7 @@ import torch
 from scipy import ndimage
 from scipy.spatial import KDTree
 
-from difnet.data.base import VOID
+from difnet.data.errors import VOID
 from difnet.measures.segmentation import SegmentationScores, scores_from_confusion
 
 WIDTHS = (1, 2, 5, 10, 20)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from difnet.data.base import VOID
+from difnet.data.errors import VOID
 
 
 def count_fragments(classes: np.ndarray, labelled: np.ndarray, num_classes: int) -> np.ndarray:

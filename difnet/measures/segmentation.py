@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torchmetrics.classification import MulticlassConfusionMatrix
 
-from difnet.data.base import VOID
+from difnet.data.errors import VOID
 
 
 class SegmentationScores(NamedTuple):

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 import typeguard
 import tyro
 
-from difnet.data.base import VOID
+from difnet.data.options import Reading
 from difnet.data.registry import DatasetName
 from difnet.modeling.options import Affinity, DiffusionOptions, Gates
 from difnet.training.recipes import (
@@ -21,7 +21,7 @@ from difnet.training.recipes import (
     Recipe,
     RecipeName,
 )
-from difnet.utils.console import shown_default
+from difnet.utils.options import shown_default
 
 _SMALLEST, _LARGEST = 1e-37, 1e37
 """Bounds of learning rates: float32 holds 1.2e-38 to 3.4e38, and AdamW divides the first rate by 0.1."""
@@ -43,20 +43,17 @@ def _by_recipe(name: str) -> Any:
 
 
 @dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(Reading):
     """Train a segmentation network; without options, a small DifNet on drawn scenes, in minutes.
 
     A field of `Recipe` that is None here takes its value from the recipe.
     """
 
     dataset: DatasetName = "scenes"
-    """scenes (drawn in memory), camvid, or folder (images/{train,val}, labels/{train,val}, classes.txt)."""
+    """scenes (drawn in memory), folder (your own data, or what an annotation tool exports), or a published
+    set."""
     data_root: Annotated[Path | None, shown_default("none")] = None
-    """Folder of the data, for camvid and folder."""
-    void_value: tuple[int, ...] = (VOID,)
-    """Numbers that mean void in the labels of folder; void pixels are ignored."""
-    label_offset: int = 0
-    """Number of the first class in the labels of folder; 1 if classes are numbered from 1."""
+    """Folder of the data, for all but scenes."""
     out: Annotated[Path | None, shown_default("runs/DATASET-MODEL-TIME")] = None
     """Run folder to create."""
     resume: Annotated[Path | None, shown_default("start a new run")] = None
@@ -279,10 +276,13 @@ class TrainConfig:
             values = paper | values
             if "walks" in values:  # the name of walk_sources in earlier versions
                 values.setdefault("walk_sources", values.pop("walks"))
-            for name in ("data_root", "out", "resume", "init_from"):
+            if values.get("void_value") == [255]:  # earlier versions wrote the defaults
+                values["void_value"] = None
+            values["label_offset"] = values.get("label_offset") or None
+            for name in ("data_root", "out", "resume", "init_from", "class_list"):
                 values[name] = Path(values[name]) if isinstance(values[name], str) else values[name]
             for name in ("walk_sources", "scale", "void_value"):
-                if isinstance(values.get(name), list):  # earlier versions did not have void_value
+                if isinstance(values.get(name), list):
                     values[name] = tuple(values[name])
             config = TrainConfig(**values)
             for name, kind in get_type_hints(TrainConfig).items():

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from difnet.data import DataError, DataReport, SegmentationDataset
-from difnet.data.base import listed
+from difnet.data.errors import listed
 from difnet.data.transforms import scaled_size
 from difnet.modeling.network import DifNet, SimDeepLab
 from difnet.training.run import Run
@@ -130,8 +130,8 @@ def _report_shared_images(
     val_set: SegmentationDataset, train: DataReport, val: DataReport, report: Reporter
 ) -> None:
     """Print how many validation images are also training images, pixel for pixel, if there are any."""
-    known = set(train.digests)
-    shared = [val_set.item_name(index) for index, digest in enumerate(val.digests) if digest in known]
+    known = {found.digest for found in train.findings}
+    shared = [val_set.item_name(index) for index, found in enumerate(val.findings) if found.digest in known]
     if shared:
         report.line(
             f"{len(shared)} of {val.images} validation images are also training images "

@@ -7,7 +7,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from difnet.data.base import VOID
+from difnet.data.errors import VOID
 from difnet.measures.segmentation import Evaluation, SegmentationMetrics
 from difnet.measures.walks import label_shares
 from difnet.modeling.base import Details

@@ -9,6 +9,7 @@ from accelerate.utils import ProjectConfiguration, set_seed
 
 from difnet.data import SegmentationDataset, StepSampler, create_dataset, eval_transform, train_transform
 from difnet.data.base import Split, Transform
+from difnet.data.options import reading_of
 from difnet.modeling.factory import create_model
 from difnet.modeling.network import DifNet, SimDeepLab, has_walks
 from difnet.modeling.weights import init_from
@@ -67,8 +68,7 @@ def open_data(config: TrainConfig, accelerator: Accelerator) -> Data:
             config.data_root,
             split,
             transform=transform,
-            void_value=config.void_value,
-            label_offset=config.label_offset,
+            reading=reading_of(config),
         )
 
     recipe = config.settings()

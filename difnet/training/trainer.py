@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import Subset
 
 from difnet.data import SeededView, evaluation_batches, make_loader
+from difnet.data.options import reading_of, saved_form
 from difnet.measures.segmentation import format_mean, format_record
 from difnet.modeling.network import DifNet, SimDeepLab
 from difnet.modeling.weights import save_model
@@ -149,8 +150,7 @@ class Trainer:
             "classes": val_set.classes,
             "palette": val_set.palette.tolist(),
             "dataset": run.config.dataset,
-            "void_value": run.config.void_value,
-            "label_offset": run.config.label_offset,
+            "reading": saved_form(reading_of(run.config)),
             "resolution": run.recipe.crop,
             "image_scale": run.config.image_scale,
             "step": run.step,

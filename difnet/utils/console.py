@@ -13,8 +13,9 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from difnet.data.base import DataError
+from difnet.data.errors import DataError
 from difnet.utils.files import writing
+from difnet.utils.options import shown_default
 from difnet_kernels.support.errors import BackendError
 
 
@@ -81,11 +82,6 @@ class StopSignal:
             file=sys.stderr,
             flush=True,
         )
-
-
-def shown_default(text: str) -> Any:
-    """Annotate an option whose default is None: --help shows `text`, which says what None stands for."""
-    return tyro.conf.arg(help_behavior_hint=f"(default: {text})")
 
 
 DEVICE_DEFAULT = shown_default("the best one present")

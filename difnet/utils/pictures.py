@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from difnet.data.base import VOID, SegmentationDataset, distinct_palette
+from difnet.data.base import SegmentationDataset, distinct_palette
+from difnet.data.errors import VOID
 from difnet.utils.files import distinct_names, write_atomically
 
 

@@ -12,6 +12,12 @@ from difnet import save_model, train
 torch.set_num_threads(1)  # for networks so small, a second thread costs more time than it saves
 
 
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep what checks find in a folder of the test."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "own-cache"))
+
+
 @pytest.fixture
 def data_root(tmp_path: Path) -> Path:
     return make_folder(tmp_path / "data")

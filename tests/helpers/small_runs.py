@@ -5,13 +5,15 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from accelerate.state import AcceleratorState
 from PIL import Image
 from safetensors.torch import load_file
 
-from difnet import DifNet, SimDeepLab, create_model, train
+from difnet import DifNet, SimDeepLab, create_model, evaluate, train
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -50,6 +52,21 @@ def tiny(data_root: Path, out: Path, *more: str) -> list[str]:
         *("--walk-sources", "0", "2", "--crop", "32", "--batch-size", "4", "--lr", "0.05", "--workers", "0"),
         *("--log-every", "1", "--checkpoint-every", "1", *more),
     ]
+
+
+def train_and_evaluate(dataset: str, root: Path, out: Path, *reading: str) -> dict[str, Any]:
+    """Train two steps on a data set and evaluate the result with the commands; return the record of metrics.
+
+    The data set needs two training images. `reading` are the options that say how its labels are read.
+    """
+    options = ("--dataset", dataset, "--batch-size", "2", "--max-steps", "2", "--overlays", "0")
+    assert train.main([*tiny(root, out), *options, *reading]) == 0
+    AcceleratorState._reset_state(reset_partial_state=True)
+    command = ["--checkpoint", str(out), "--dataset", dataset, "--data-root", str(root), "--workers", "0"]
+    assert evaluate.main([*command, "--out", str(out / "report.json")]) == 0
+    record = json.loads((out / "report.json").read_text())
+    assert record["mean_iou"] >= 0.0
+    return record
 
 
 def start(module: str, *arguments: str, prefix: tuple[str, ...] = ()) -> subprocess.Popen[str]:

@@ -9,8 +9,9 @@ import torch
 from PIL import Image
 
 from difnet import create_model, save_model
-from difnet.data.base import VOID, SegmentationDataset
-from difnet.data.scenes import Scenes
+from difnet.data.base import SegmentationDataset
+from difnet.data.errors import VOID
+from difnet.data.sets.scenes import Scenes
 
 GREEN, RED, GREY = (list(colour) for colour in (pictures.CORRECTED, pictures.SPOILED, pictures.OTHER))
 TRUTH = torch.tensor([[0, 0, 1], [1, 2, VOID]])
@@ -136,7 +137,7 @@ def save_network(path, classes, metadata, **options):
 
 
 def test_command_on_scenes(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("difnet.data.scenes._COUNTS", {"train": 2, "val": 3})
+    monkeypatch.setattr("difnet.data.sets.scenes._COUNTS", {"train": 2, "val": 3})
     arguments = save_network(tmp_path / "model.safetensors", 6, {"classes": Scenes.classes})
     arguments += ["--count", "6", "--out", str(tmp_path / "out")]
     assert pictures.main(arguments) == 0
@@ -167,7 +168,7 @@ def test_command_on_scenes(tmp_path, monkeypatch, capsys):
     ],
 )
 def test_wrong_arguments_are_one_line(tmp_path, monkeypatch, capsys, classes, network, options, message):
-    monkeypatch.setattr("difnet.data.scenes._COUNTS", {"train": 2, "val": 1})
+    monkeypatch.setattr("difnet.data.sets.scenes._COUNTS", {"train": 2, "val": 1})
     arguments = save_network(tmp_path / "model.safetensors", classes, {}, **network)
     assert pictures.main([*arguments, "--out", str(tmp_path), *options]) == 1
     error = capsys.readouterr().err

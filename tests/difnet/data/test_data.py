@@ -23,9 +23,10 @@ from difnet.data import (
     make_loader,
     train_transform,
 )
-from difnet.data.base import DataReport
+from difnet.data.checks.report import DataReport
+from difnet.data.options import Reading
 from difnet.data.sampling import Draw
-from difnet.data.scenes import Scenes
+from difnet.data.sets.scenes import Scenes
 
 
 def problem(root: Path, split: str = "train") -> str:
@@ -119,7 +120,7 @@ def test_void_numbers_and_label_offset(data_root):
     for old, new in ((2, 3), (1, 2), (0, 1), (255, 0)):
         relabel(data_root, "train", old, new)
     assert "label value(s) 3 outside the 3 classes (0 to 2, 255 = void)" in problem(data_root)
-    numbered = create_dataset("folder", data_root, "train", void_value=(0,), label_offset=1)
+    numbered = create_dataset("folder", data_root, "train", reading=Reading(void_value=(0,), label_offset=1))
     for index, label in enumerate(expected):
         assert torch.equal(numbered.read(index)[1], label)
     assert numbered.check().notes[0].startswith("train labels: 3 of 3 classes occur; 0 is void: ")
@@ -139,7 +140,7 @@ def test_void_numbers_and_label_offset(data_root):
 def test_contradicting_numbering_is_refused(data_root, options, words):
     shutil.rmtree(data_root / "labels")
     with pytest.raises(ValueError, match=re.escape(words)):
-        create_dataset("folder", data_root, "train", **options)
+        create_dataset("folder", data_root, "train", reading=Reading(**options))
 
 
 @pytest.mark.parametrize("name", ["scenes", "camvid"])
@@ -147,7 +148,7 @@ def test_numbering_is_only_for_folders(data_root, name):
     root = None if name == "scenes" else data_root
     for options in ({"void_value": (0,)}, {"label_offset": 1}):
         with pytest.raises(ValueError, match=f"are for --dataset folder; {name} numbers its classes from 0"):
-            create_dataset(name, root, "train", **options)
+            create_dataset(name, root, "train", reading=Reading(**options))
 
 
 def test_palette_follows_the_offset(data_root):
@@ -155,7 +156,7 @@ def test_palette_follows_the_offset(data_root):
     label = Image.fromarray(np.array(Image.open(path)))
     label.putpalette([9, 9, 9, 10, 0, 0, 0, 20, 0, 0, 0, 30])
     label.save(path)
-    palette = create_dataset("folder", data_root, "train", label_offset=1).palette
+    palette = create_dataset("folder", data_root, "train", reading=Reading(label_offset=1)).palette
     assert palette.tolist() == [[10, 0, 0], [0, 20, 0], [0, 0, 30]]
 
 
@@ -440,7 +441,11 @@ def test_names_may_begin_with_numbers(data_root, names):
 def test_numbered_names_follow_the_offset(data_root):
     (data_root / "classes.txt").write_text("1 a\n2 b\n3 c\n")
     options = {"void_value": (0,), "label_offset": 1}
-    assert create_dataset("folder", data_root, "train", **options).classes == ["1 a", "2 b", "3 c"]
+    assert create_dataset("folder", data_root, "train", reading=Reading(**options)).classes == [
+        "1 a",
+        "2 b",
+        "3 c",
+    ]
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])

@@ -14,7 +14,9 @@ import torch
 from PIL import Image
 
 from difnet.data import DataError
-from difnet.data.disk import IMAGE_SUFFIXES, find_files, read_image, read_turned_label
+from difnet.data.files.disk import IMAGE_SUFFIXES, find_files, read_image
+from difnet.data.items.index import IndexLabel, Numbering
+from difnet.data.items.item import Picture
 
 
 def chunk(kind: bytes, content: bytes) -> bytes:
@@ -85,7 +87,8 @@ def grey(path: Path) -> np.ndarray:
 
 
 def read_label(path: Path, num_classes: int, **numbering: object) -> torch.Tensor:
-    return read_turned_label(path, num_classes, **numbering)[0]
+    label = IndexLabel(path, Numbering.shifted(num_classes, **numbering))
+    return torch.from_numpy(label.read(Picture(path, (0, 0))).classes)
 
 
 RAMP = np.arange(0, 65536, 257, dtype=np.uint16).reshape(16, 16)

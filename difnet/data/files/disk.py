@@ -11,8 +11,8 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torchvision import tv_tensors
 
-from difnet.data.base import VOID, DataError, listed
-from difnet.data.layouts import raw_layout, refuse_cut_jpeg, refuse_frames, refuse_layout, to_rgb
+from difnet.data.errors import DataError
+from difnet.data.files.layouts import raw_layout, refuse_cut_jpeg, refuse_frames, refuse_layout, to_rgb
 
 Image.init()
 FORMATS = tuple(
@@ -45,6 +45,9 @@ _TURNS = {
 QUARTER_TURNS = (5, 6, 7, 8)
 """The values of the tag that exchange height and width."""
 
+_STRETCHED = {"L;2": 85, "L;4": 17}
+"""What Pillow multiplies grey of few bits by, by its name of the layout."""
+
 _ORIENTATION = 274  # the number of the EXIF tag
 
 
@@ -66,24 +69,34 @@ def find_files(folder: Path, suffixes: Sequence[str]) -> tuple[list[Path], list[
             f"{error.filename} cannot be listed ({error.strerror}); make it readable or remove it"
         )
 
-    found: list[Path] = []
-    others: list[Path] = []
+    found: list[str] = []
+    others: list[str] = []
+    endings = tuple(suffixes)
     above = {str(folder): {os.path.realpath(folder)}}  # real paths of each folder and of those above it
     for parent, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
-        for name in [name for name in folders if not name.startswith(".")]:
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in list(folders):
             below = os.path.join(parent, name)
             real = os.path.realpath(below)
             if real in above[parent]:
-                others.append(Path(below))
+                others.append(below)
+                folders.remove(name)
             else:
                 above[below] = above[parent] | {real}
-        folders[:] = [name for name in folders if os.path.join(parent, name) in above]
-        for path in (Path(parent, name) for name in names if not name.startswith(".")):
-            if not path.is_file():
-                kind = "a broken link" if path.is_symlink() else "neither a file nor a folder"
+        regular = {entry.name for entry in os.scandir(parent) if entry.is_file()}
+        for name in names:
+            if name.startswith("."):
+                continue
+            path = os.path.join(parent, name)
+            if name not in regular:
+                kind = "a broken link" if os.path.islink(path) else "neither a file nor a folder"
                 raise DataError(f"{path} is {kind}; restore it or remove it")
-            (found if path.suffix.lower() in suffixes else others).append(path)
-    return sorted(found), sorted(others)
+            # A name that is nothing but an ending, such as "a.png/.png", begins with a dot.
+            (found if name.lower().endswith(endings) else others).append(path)
+    # The order of paths: folder by folder. Comparing objects of pathlib would take ten times as long.
+    for paths in (found, others):
+        paths.sort(key=lambda path: path.split(os.sep))
+    return list(map(Path, found)), list(map(Path, others))
 
 
 def read_image(path: Path) -> tv_tensors.Image:
@@ -111,22 +124,14 @@ def read_turned_image(path: Path) -> tuple[tv_tensors.Image, int]:
     return tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1).contiguous()), orientation
 
 
-def read_turned_label(
-    path: Path, num_classes: int, *, void_value: Sequence[int] = (VOID,), label_offset: int = 0
-) -> tuple[tv_tensors.Mask, int]:
-    """Read a PNG label as (H, W) uint8 class indices, 255 = void, upright, and its EXIF tag Orientation.
+def read_numbers(path: Path) -> tuple[np.ndarray, int]:
+    """Read the numbers that a grey or palette PNG stores, upright, and its EXIF tag Orientation.
 
-    The stored numbers are read at every bit depth of a grey or palette PNG.
-
-    Args:
-        path: the file.
-        num_classes: k.
-        void_value: the stored numbers that mean void.
-        label_offset: the stored number of class 0; class c is stored as label_offset + c.
+    Returns:
+        (H, W) uint8, or int32 for a PNG of 16 bits; the numbers are the stored ones at every bit depth.
 
     Raises:
-        DataError: the file cannot be read, is not a grey or palette PNG, or holds a number that is neither a
-            class nor void.
+        DataError: the file cannot be read, or is not a grey or palette PNG.
     """
     with _opened(path) as file:
         if file.format != "PNG":
@@ -137,26 +142,55 @@ def read_turned_label(
         if file.mode not in ("1", "L", "P", "I;16"):
             raise DataError(
                 f"{path} has mode {file.mode}; a label is a palette or grey PNG whose pixel value is the "
-                "class index: save one channel if all are equal, or replace each colour by the line of its "
-                "class in classes.txt, counted from 0"
+                "class index: save one channel if all are equal, or put a colour table beside the labels "
+                "(--colours) if each colour means a class"
             )
         refuse_frames(path, file)
         layout, orientation = raw_layout(file), _orientation(file)
         file.load()
-        stored = np.array(_upright(file, file, orientation)).astype(np.int64)
-    # Pillow stretches 2-bit and 4-bit grey to 0 .. 255, by exactly 85 and 17.
-    stored //= {"L;2": 85, "L;4": 17}.get(layout, 1)
-    void = np.isin(stored, void_value)
-    index = np.where(void, VOID, stored - label_offset)
-    unknown = np.unique(stored[~void & ((index < 0) | (index >= num_classes))])
-    if unknown.size:
-        shown, void_text = listed(list(map(str, unknown))), ", ".join(map(str, void_value)) or "no number"
-        raise DataError(
-            f"{path} holds label value(s) {shown} outside the {num_classes} classes "
-            f"({label_offset} to {label_offset + num_classes - 1}, {void_text} = void); correct the label, "
-            "add the class to classes.txt, or set --label-offset and --void-value to the labels' numbering"
-        )
-    return tv_tensors.Mask(torch.from_numpy(index.astype(np.uint8))), orientation
+        stored = np.array(_upright(file, file, orientation))
+    if layout in _STRETCHED:  # Pillow stretches 2-bit and 4-bit grey to 0 .. 255
+        stored = stored // np.uint8(_STRETCHED[layout])
+    return stored.astype(np.int32 if stored.dtype.itemsize > 1 else np.uint8), orientation
+
+
+def read_colours(path: Path) -> tuple[np.ndarray, int]:
+    """Read a colour-coded mask as (H, W, 3) uint8 RGB, upright, and its EXIF tag Orientation.
+
+    Raises:
+        DataError: the file cannot be read, is partly transparent, or has more than 8 bits a sample.
+    """
+    with _opened(path) as file:
+        layout, orientation = raw_layout(file), _orientation(file)
+        refuse_layout(path, file, layout)
+        if file.mode.startswith("I") or ";16" in layout:
+            raise DataError(
+                f"{path} has more than 8 bits a sample; the colours of a mask have 8, so save it as 8-bit RGB"
+            )
+        file.load()
+        if file.has_transparency_data:
+            seen = file.convert("RGBA")
+            if seen.getchannel("A").getextrema()[0] < 255:
+                raise DataError(
+                    f"{path} is transparent in places, where it has no colour; save it without its alpha "
+                    "channel, with a colour of the table everywhere"
+                )
+        pixels = np.array(_upright(file.convert("RGB"), file, orientation))
+    return pixels, orientation
+
+
+def read_size(path: Path) -> tuple[tuple[int, int], int]:
+    """Read (height, width) of an upright image and its EXIF tag Orientation, without its pixels.
+
+    Raises:
+        DataError: the file is missing, or is no image of a known format.
+    """
+    with _opened(path) as file:
+        orientation = _orientation(file)
+        width, height = file.size
+        if orientation in QUARTER_TURNS and file.format != "TIFF":  # Pillow gives a TIFF's upright size
+            height, width = width, height
+    return (height, width), orientation
 
 
 @contextmanager

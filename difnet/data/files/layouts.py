@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, TiffImagePlugin
 
-from difnet.data.base import DataError
+from difnet.data.errors import DataError
 
 # Numbers of TIFF tags.
 _SUBFILE, _BITS, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER, _SAMPLES = 254, 258, 259, 262, 266, 277

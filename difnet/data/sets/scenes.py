@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torchvision import tv_tensors
 
-from difnet.data.base import DataReport, SegmentationDataset, Split, Transform
+from difnet.data.base import SegmentationDataset, Split, Transform
+from difnet.data.checks.report import DataReport
 
 _MEAN_COLOURS = np.array(
     [

@@ -3,11 +3,9 @@
 The frames are Brostow et al.'s (Pattern Recognition Letters 2009). The data set is not part of this package.
 """
 
-from pathlib import Path
-
 import numpy as np
 
-from difnet.data.base import DataError, Split, Transform
+from difnet.data.errors import DataError
 from difnet.data.folder import Folder
 
 
@@ -19,6 +17,7 @@ class Camvid(Folder):
     """
 
     name = "camvid"
+    options = ("snap_colours", "subset")
     CLASSES = (
         "sky",
         "building",
@@ -46,13 +45,11 @@ class Camvid(Folder):
         (0, 128, 192),
     )
 
-    def __init__(self, root: str | Path, split: Split, *, transform: Transform | None = None):
-        super().__init__(root, split, transform=transform)
+    def _open(self) -> None:
+        super()._open()
         if tuple(self.classes) != self.CLASSES:
             raise DataError(
                 f"{self.root / 'classes.txt'} lists {', '.join(self.classes)}; camvid has "
                 f"{', '.join(self.CLASSES)} in this order. Use --dataset folder for other classes"
             )
-
-    def _find_palette(self) -> np.ndarray:
-        return np.array(self.COLOURS, np.uint8)
+        self.palette = np.array(self.COLOURS, np.uint8)

@@ -1,0 +1,154 @@
+"""Reads every item of a data set once, and counts what is there."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from difnet.data.checks.cache import FindingsCache
+from difnet.data.checks.finding import Finding
+from difnet.data.checks.report import DataReport
+from difnet.data.checks.workers import examine_all
+from difnet.data.errors import VOID, DataError, listed, raise_all
+
+if TYPE_CHECKING:
+    from difnet.data.base import SegmentationDataset
+
+
+def survey(dataset: "SegmentationDataset", progress: Callable[[int], None] | None = None) -> DataReport:
+    """Read every item of `dataset` once, on all cores, and count classes, void and sizes.
+
+    What was found is kept in the user's cache folder. An item whose files have the same size and time as then
+    is not read again.
+
+    Args:
+        dataset: the data set; its transform is not used.
+        progress: called with the number of items done.
+
+    Raises:
+        DataError: items cannot be used (the message lists the first ten and the number of the rest), or
+            the labels show no class, or a single one.
+    """
+    found = findings_of(dataset, progress)
+    errors = [str(it) for it in found if isinstance(it, DataError)]
+    raise_all(errors, f"{dataset.name} {dataset.split}")
+    return summarise(dataset, [it for it in found if isinstance(it, Finding)])
+
+
+def findings_of(
+    dataset: "SegmentationDataset", progress: Callable[[int], None] | None = None
+) -> list[Finding | DataError]:
+    """Return what was found of each item, or why it cannot be used."""
+    names = [dataset.item_name(index) for index in range(len(dataset))]
+    stamps = {name: stamp for index, name in enumerate(names) if (stamp := dataset.stamp(index)) is not None}
+    cache = FindingsCache(dataset.reading_key())
+    known = cache.load(stamps)
+    done = len(known)
+    if progress is not None and done:
+        progress(done)
+    missing = [index for index, name in enumerate(names) if name not in known]
+    fresh: dict[str, Finding | DataError] = {}
+    for index, found in examine_all(dataset, missing):
+        fresh[names[index]] = found
+        done += 1
+        if progress is not None:
+            progress(done)
+    cache.store(
+        [
+            (name, stamps[name], found)
+            for name, found in fresh.items()
+            if isinstance(found, Finding) and name in stamps
+        ]
+    )
+    every = known | fresh
+    return [every[name] for name in names]
+
+
+def summarise(dataset: "SegmentationDataset", findings: Sequence[Finding]) -> DataReport:
+    """Count over all items of a split, which can all be used.
+
+    Raises:
+        DataError: the labels show no class, or a single one.
+    """
+    classes = len(dataset.classes)
+    counts = np.zeros(256, np.int64)
+    present = np.zeros(classes, np.int64)
+    sizes: dict[tuple[int, int], int] = {}
+    one_and_void: list[str] = []  # items whose labels hold one class and void
+    several = several_and_void = False  # whether any label holds several classes, also with void
+    for index, found in enumerate(findings):
+        counts[found.values] += found.counts
+        has_void = bool(len(found.values)) and found.values[-1] == VOID
+        labelled = found.values[:-1] if has_void else found.values
+        present[labelled] += found.counts.sum() - (found.counts[-1] if has_void else 0)
+        sizes.setdefault(found.size, index)
+        if len(labelled) == 1 and has_void:
+            one_and_void.append(dataset.item_name(index))
+        several |= len(labelled) > 1
+        several_and_void |= len(labelled) > 1 and has_void
+    pixels, void = counts[:classes], int(counts[VOID])
+    notes = [_class_note(dataset, pixels, void)]
+    if one_and_void and several and not several_and_void:
+        notes.append(
+            f"{len(one_and_void)} {dataset.split} label(s) hold void beside a single class "
+            f"({listed(one_and_void)}), and no label of several classes holds void; {_void_hint(dataset)}"
+        )
+    notes = [*dataset.notes, *notes, *_turn_notes(dataset, findings)]
+    return DataReport(len(dataset), pixels, present, sizes, void, findings, tuple(notes))
+
+
+def _class_note(dataset: "SegmentationDataset", pixels: np.ndarray, void: int) -> str:
+    """Say which classes occur.
+
+    Raises:
+        DataError: no class occurs, or a single one.
+    """
+    where, text = f"{dataset.name} {dataset.split}", dataset.void_text
+    if not pixels.any():
+        raise DataError(
+            f"{where}: every pixel of the {len(dataset)} labels is void ({text}); "
+            "label at least one pixel with a class index"
+        )
+    absent = [f"{i + dataset.label_offset} ({dataset.classes[i]})" for i in np.flatnonzero(pixels == 0)]
+    split = {"train": "training", "val": "validation"}[dataset.split]
+    missing = f"{'class' if len(absent) == 1 else 'classes'} {listed(absent)} in no {split} label"
+    found = (
+        f"{len(dataset.classes) - len(absent)} of {len(dataset.classes)} classes occur"
+        + (f", {missing}" if absent else "")
+        + f"; {text} {'are' if ', ' in text else 'is'} void: "
+        + f"{100.0 * void / (void + pixels.sum()):.1f} % of the pixels"
+    )
+    if np.count_nonzero(pixels) == 1:
+        hint = f"; {_void_hint(dataset)}" if void else ""
+        raise DataError(
+            f"{where}: {found}; a single class can be neither learned nor measured, "
+            f"because to predict it everywhere is always correct{hint}"
+        )
+    return f"{dataset.split} labels: {found}"
+
+
+def _void_hint(dataset: "SegmentationDataset") -> str:
+    return f"if {dataset.void_text} stands for a class here, write the class's number there"
+
+
+def _turn_notes(dataset: "SegmentationDataset", findings: Sequence[Finding]) -> Iterator[str]:
+    """Say which pictures and labels are turned by EXIF tags in a way that their size does not show."""
+    apart, turned = [], []
+    for index, found in enumerate(findings):
+        if found.label_turn not in (1, found.turn):
+            apart.append(dataset.item_name(index))
+        elif found.turn not in (1, found.label_turn) and (
+            found.size[0] == found.size[1] or found.turn < 5  # the larger ones exchange height and width
+        ):
+            turned.append(dataset.item_name(index))
+    if apart:
+        yield (
+            f"{len(apart)} {dataset.split} label(s) carry an EXIF tag Orientation that their image does not "
+            f"have ({listed(apart)}); each file is turned by its own tag: make sure that the label then "
+            "matches its image, or remove the tag"
+        )
+    if turned:
+        yield (
+            f"{len(turned)} {dataset.split} image(s) are turned by an EXIF tag, which their size does not "
+            f"show ({listed(turned)}); make sure that their labels are drawn upright"
+        )

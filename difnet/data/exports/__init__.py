@@ -1,0 +1,1 @@
+"""Reads what annotation tools export: one module a format, which recognises its exports."""

@@ -1,0 +1,30 @@
+"""All formats of exports that are read."""
+
+from pathlib import Path
+
+from difnet.data.errors import DataError
+from difnet.data.exports.export import Export, Format
+from difnet.data.options import Reading
+
+FORMATS: dict[str, Format] = {}
+"""The modules that read one format each, by what they read."""
+
+
+def format_of(root: Path) -> str | None:
+    """Name the format of the export in `root`; None if there is none that is known."""
+    return next((name for name, module in FORMATS.items() if module.recognise(root)), None)
+
+
+def read_export(root: Path, reading: Reading) -> Export:
+    """Recognise and read the export in `root`.
+
+    Raises:
+        DataError: the folder holds no known export, or one that cannot be used.
+    """
+    name = format_of(root)
+    if name is None:
+        raise DataError(
+            f"{root} holds neither classes.txt with images/train and labels/train, nor an export that is "
+            f"known: {', '.join(FORMATS)}"
+        )
+    return FORMATS[name].read(root, reading)

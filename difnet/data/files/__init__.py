@@ -1,0 +1,1 @@
+"""Pictures and folders on disk: found, read, and refused where they cannot be read reliably."""

@@ -1,0 +1,132 @@
+"""A data set of images and labels in files; its subclasses find the files."""
+
+import os
+from abc import abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torchvision import tv_tensors
+
+from difnet.data.base import SegmentationDataset, Split, Transform
+from difnet.data.checks.finding import Finding, examined
+from difnet.data.errors import DataError
+from difnet.data.files.disk import QUARTER_TURNS, read_turned_image
+from difnet.data.items.item import Item, Picture
+from difnet.data.options import Reading
+
+
+class FileDataset(SegmentationDataset):
+    """Images with labels in files.
+
+    Args:
+        root: the folder of the data.
+        split: "train" or "val".
+        transform: see `SegmentationDataset`.
+        reading: how the labels are read.
+
+    Attributes:
+        root: the folder of the data.
+        items: the images of the split, in a fixed order.
+        reading: how the labels are read.
+        options: the fields of `Reading` that the data set takes.
+        layout: what `root` must hold, for messages.
+    """
+
+    root: Path
+    items: Sequence[Item]
+    reading: Reading
+    notes: list[str]
+    options: ClassVar[tuple[str, ...]] = ()
+    layout: ClassVar[str] = ""
+
+    def __init__(
+        self,
+        root: str | Path,
+        split: Split,
+        *,
+        transform: Transform | None = None,
+        reading: Reading | None = None,
+    ):
+        self.root = Path(root)
+        self.split = split
+        self.transform = transform
+        self.reading = reading or Reading()
+        self.notes = []
+        if not self.root.is_dir():
+            raise DataError(f"data root {self.root} is not a folder; --data-root takes {self.layout}")
+        self._open()
+
+    @abstractmethod
+    def _open(self) -> None:
+        """Find the items of the split, and set classes and palette.
+
+        Raises:
+            DataError: a file is missing or cannot be used.
+        """
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def item_name(self, index: int) -> str:
+        """Return the name of the image's file below its folder, without its ending."""
+        return self.items[index].name
+
+    def read(self, index: int) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
+        image, label, _ = self._read_turned(index)
+        return image, label
+
+    def examine(self, index: int) -> Finding:
+        image, label, (turn, label_turn) = self._read_turned(index)
+        return examined(image.numpy(), label.numpy(), turn, label_turn)
+
+    def stamp(self, index: int) -> bytes | None:
+        """Return path, size and time of the item's files; None if one is missing."""
+        item = self.items[index]
+        parts = []
+        for path in (item.image, *item.label.files):
+            try:
+                status = os.stat(path)
+            except OSError:
+                return None  # `read` says what is wrong with it
+            parts.append(f"{path}|{status.st_size}|{status.st_mtime_ns}")
+        return "\n".join(parts).encode("utf-8", "surrogateescape")
+
+    def reading_key(self) -> str:
+        root = os.path.abspath(self.root)
+        return "\n".join([self.name, self.split, root, repr(self.reading), *self.classes])
+
+    def _read_turned(self, index: int) -> tuple[tv_tensors.Image, tv_tensors.Mask, tuple[int, int]]:
+        """Read image and label, of one size, and the values of their EXIF tags Orientation."""
+        item = self.items[index]
+        image, orientation = read_turned_image(item.image)
+        size = (image.shape[-2], image.shape[-1])
+        label = item.label.read(Picture(item.image, size, orientation))
+        if label.classes.shape != size:
+            raise _other_size(item, size, orientation, label.classes.shape, label.orientation)
+        mask = tv_tensors.Mask(torch.from_numpy(label.classes))
+        return image, mask, (orientation, label.orientation)
+
+
+def _other_size(
+    item: Item, size: tuple[int, int], orientation: int, label_size: tuple[int, ...], label_orientation: int
+) -> DataError:
+    """Say what is wrong with an image and a label of different sizes."""
+    remedy = "resize the label with nearest neighbour"
+    if label_size == size[::-1]:
+        remedy = "one of them lies on its side: turn the label until it matches the image"
+        if orientation in QUARTER_TURNS and label_orientation not in QUARTER_TURNS:
+            remedy = (
+                "the label was drawn on the stored pixels, before the turn by the EXIF tag "
+                f"(Orientation {orientation}): turn the label the same way, or remove the tag from the image"
+            )
+        elif label_orientation in QUARTER_TURNS and orientation not in QUARTER_TURNS:
+            remedy = (
+                f"the label was turned by its own EXIF tag (Orientation {label_orientation}), which its "
+                "image lacks: remove the tag from the label, or turn the image the same way"
+            )
+    return DataError(
+        f"{(item.label.files or (item.image,))[0]} is {label_size[1]}x{label_size[0]}, its image "
+        f"{item.image} is {size[1]}x{size[0]} (each after EXIF rotation); {remedy}"
+    )
