@@ -1,12 +1,15 @@
 """A data set in a folder: images, labels and classes.txt, or what an annotation tool exported."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import ClassVar
 
 import numpy as np
 from PIL import Image
 
 from difnet.data.base import distinct_palette
-from difnet.data.errors import VOID, DataError
+from difnet.data.errors import VOID, DataError, listed
 from difnet.data.exports.export import divided
 from difnet.data.exports.formats import format_of, read_export
 from difnet.data.files.disk import IMAGE_SUFFIXES
@@ -33,6 +36,9 @@ class Folder(FileDataset):
             the folder of an export; see `difnet.data.exports.formats`.
         split, transform, reading: see `FileDataset`.
 
+    Attributes:
+        others: the images of other splits that an export has, such as "test".
+
     Raises:
         DataError: a folder or classes.txt is missing or empty, or images and labels do not pair up.
         ValueError: a void number is also that of a class, or out of range.
@@ -40,11 +46,12 @@ class Folder(FileDataset):
 
     name = "folder"
 
-    options = (
+    options: ClassVar[tuple[str, ...]] = (
         *("void_value", "label_offset", "colours", "snap_colours", "unannotated", "unlabelled"),
         "val_share",
     )
     layout = LAYOUT
+    others: Mapping[str, list[Item]] = MappingProxyType({})
 
     def _open(self) -> None:
         if is_plain(self.root):
@@ -56,7 +63,13 @@ class Folder(FileDataset):
         export = read_export(self.root, self.reading)
         share = 0.2 if self.reading.val_share is None else self.reading.val_share
         splits, notes = divided(export, share)
+        if not 2 <= len(export.classes) <= VOID:
+            raise DataError(
+                f"{self.root} ({export.tool}) has {len(export.classes)} class(es), {listed(export.classes)}; "
+                f"a training needs 2 to {VOID}"
+            )
         self.classes, self.void_text = export.classes, export.void_text
+        self.others = {split: items for split, items in splits.items() if split not in SPLITS}
         self.items = splits[self.split]
         self.palette = distinct_palette(len(self.classes)) if export.palette is None else export.palette
         self.notes += [f"{self.root} is read as {export.tool}", *notes, *export.notes]
@@ -75,7 +88,7 @@ class Folder(FileDataset):
             )
         self.classes = table[0] if named is None and table is not None else named or []
         self._check_numbering(void)
-        pairs = self._pair()
+        pairs = self._pair((".png",) if table is None else IMAGE_SUFFIXES)
         if table is not None and (self.reading.colours is not None or _is_coloured(pairs[0][2])):
             colours, snap = table[1], bool(self.reading.snap_colours)
             self.void_text = f"void in {colours.source}" if VOID in colours.indices else "no colour"
@@ -110,15 +123,16 @@ class Folder(FileDataset):
                     "or remove the void class from classes.txt"
                 )
 
-    def _pair(self) -> list[tuple[str, Path, Path]]:
+    def _pair(self, label_suffixes: tuple[str, ...]) -> list[tuple[str, Path, Path]]:
         """Find name, image and label of each item."""
-        folders = [self.root / kind / self.split for kind in ("images", "labels")]
-        for folder in folders:
+        image_folder, label_folder = (self.root / kind / self.split for kind in ("images", "labels"))
+        for folder in (image_folder, label_folder):
             if not folder.is_dir():
                 raise DataError(f"folder {folder} is missing; --data-root takes {LAYOUT}")
-        images, labels = find_by_name(folders[0], IMAGE_SUFFIXES), find_by_name(folders[1], (".png",))
+        images = find_by_name(image_folder, IMAGE_SUFFIXES)
+        labels = find_by_name(label_folder, label_suffixes)
         self.notes += images.notes + labels.notes
-        return pair(images, labels, *folders, f"{self.name} {self.split} in {self.root}")
+        return pair(images, labels, image_folder, label_folder, f"{self.name} {self.split} in {self.root}")
 
     def _find_palette(self, label: Path) -> np.ndarray:
         """Take the colours of a label's palette, or generate colours if it has too few."""

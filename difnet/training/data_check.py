@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from difnet.data import DataError, DataReport, SegmentationDataset
-from difnet.data.errors import listed
+from difnet.data.checks.review import Examined, warnings
 from difnet.data.transforms import scaled_size
 from difnet.modeling.network import DifNet, SimDeepLab
 from difnet.training.run import Run
@@ -68,7 +68,8 @@ def _checked_weights(run: Run, data: Data, network: DifNet | SimDeepLab) -> list
         run.report,
     )
     network.train()
-    _report_shared_images(data.val_set, train_report, val_report, run.report)
+    for doubt in warnings([_examined(data.train_set, train_report), _examined(data.val_set, val_report)]):
+        run.report.line(doubt)
     if choice in _BY_FREQUENCY:
         power = _BY_FREQUENCY[choice]
         weights = [weight**power for weight in train_report.median_frequency_weights()]
@@ -126,17 +127,8 @@ def _report_small_scale(run: Run, train_set: SegmentationDataset, found: DataRep
         )
 
 
-def _report_shared_images(
-    val_set: SegmentationDataset, train: DataReport, val: DataReport, report: Reporter
-) -> None:
-    """Print how many validation images are also training images, pixel for pixel, if there are any."""
-    known = {found.digest for found in train.findings}
-    shared = [val_set.item_name(index) for index, found in enumerate(val.findings) if found.digest in known]
-    if shared:
-        report.line(
-            f"{len(shared)} of {val.images} validation images are also training images "
-            f"({listed(shared)}): the evaluation says little about images that the network has never seen"
-        )
+def _examined(dataset: SegmentationDataset, report: DataReport) -> Examined:
+    return Examined(dataset, dict(enumerate(report.findings)))
 
 
 def class_weights(choice: str, num_classes: int) -> list[float] | None:

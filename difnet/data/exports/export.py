@@ -103,11 +103,11 @@ def divided(export: Export, val_share: float) -> tuple[Mapping[str, list[Item]],
         drawn.remove(ranks[-1].name)
     val = [item for item in images if item.name in drawn]
     train = [item for item in images if item.name not in drawn]
-    note = (
+    how = (
         f"the export is not divided: {len(val)} of {len(images)} images, drawn by a digest of their names, "
         f"are the validation split; --val-share sets the share ({val_share:g})"
     )
-    return splits | {"train": train, "val": val}, [note]
+    return splits | {"train": train, "val": val}, [how]
 
 
 def _number(name: str) -> float:

@@ -170,7 +170,7 @@ def read_colours(path: Path) -> tuple[np.ndarray, int]:
         file.load()
         if file.has_transparency_data:
             seen = file.convert("RGBA")
-            if seen.getchannel("A").getextrema()[0] < 255:
+            if np.array(seen.getchannel("A")).min() < 255:
                 raise DataError(
                     f"{path} is transparent in places, where it has no colour; save it without its alpha "
                     "channel, with a colour of the table everywhere"

@@ -74,11 +74,11 @@ class FileDataset(SegmentationDataset):
         return self.items[index].name
 
     def read(self, index: int) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
-        image, label, _ = self._read_turned(index)
+        image, label, _ = read_item(self.items[index])
         return image, label
 
     def examine(self, index: int) -> Finding:
-        image, label, (turn, label_turn) = self._read_turned(index)
+        image, label, (turn, label_turn) = read_item(self.items[index])
         return examined(image.numpy(), label.numpy(), turn, label_turn)
 
     def stamp(self, index: int) -> bytes | None:
@@ -97,16 +97,19 @@ class FileDataset(SegmentationDataset):
         root = os.path.abspath(self.root)
         return "\n".join([self.name, self.split, root, repr(self.reading), *self.classes])
 
-    def _read_turned(self, index: int) -> tuple[tv_tensors.Image, tv_tensors.Mask, tuple[int, int]]:
-        """Read image and label, of one size, and the values of their EXIF tags Orientation."""
-        item = self.items[index]
-        image, orientation = read_turned_image(item.image)
-        size = (image.shape[-2], image.shape[-1])
-        label = item.label.read(Picture(item.image, size, orientation))
-        if label.classes.shape != size:
-            raise _other_size(item, size, orientation, label.classes.shape, label.orientation)
-        mask = tv_tensors.Mask(torch.from_numpy(label.classes))
-        return image, mask, (orientation, label.orientation)
+
+def read_item(item: Item) -> tuple[tv_tensors.Image, tv_tensors.Mask, tuple[int, int]]:
+    """Read image and label, of one size, and the values of their files' EXIF tags Orientation.
+
+    Raises:
+        DataError: the item cannot be used; the message names file, value and remedy.
+    """
+    image, orientation = read_turned_image(item.image)
+    size = (image.shape[-2], image.shape[-1])
+    label = item.label.read(Picture(item.image, size, orientation))
+    if label.classes.shape != size:
+        raise _other_size(item, size, orientation, label.classes.shape, label.orientation)
+    return image, tv_tensors.Mask(torch.from_numpy(label.classes)), (orientation, label.orientation)
 
 
 def _other_size(

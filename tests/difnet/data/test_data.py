@@ -147,7 +147,7 @@ def test_contradicting_numbering_is_refused(data_root, options, words):
 def test_numbering_is_only_for_folders(data_root, name):
     root = None if name == "scenes" else data_root
     for options in ({"void_value": (0,)}, {"label_offset": 1}):
-        with pytest.raises(ValueError, match=f"are for --dataset folder; {name} numbers its classes from 0"):
+        with pytest.raises(ValueError, match=f"is for --dataset folder, and not for {name}"):
             create_dataset(name, root, "train", reading=Reading(**options))
 
 
@@ -388,7 +388,7 @@ def test_first_ten_of_many_errors(tmp_path):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (None, "cannot be read"),
+        (None, "classes.txt is missing; write one class name per line"),
         ("", "names 0 class"),
         (" \n\n", "names 0 class"),
         ("one\n\n", "names 1 class"),
@@ -441,11 +441,8 @@ def test_names_may_begin_with_numbers(data_root, names):
 def test_numbered_names_follow_the_offset(data_root):
     (data_root / "classes.txt").write_text("1 a\n2 b\n3 c\n")
     options = {"void_value": (0,), "label_offset": 1}
-    assert create_dataset("folder", data_root, "train", reading=Reading(**options)).classes == [
-        "1 a",
-        "2 b",
-        "3 c",
-    ]
+    dataset = create_dataset("folder", data_root, "train", reading=Reading(**options))
+    assert dataset.classes == ["1 a", "2 b", "3 c"]
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from difnet.data import DataError
-from difnet.data.files.disk import IMAGE_SUFFIXES, find_files, read_image
+from difnet.data.files.disk import IMAGE_SUFFIXES, find_files, read_image, read_numbers
 from difnet.data.items.index import IndexLabel, Numbering
 from difnet.data.items.item import Picture
 
@@ -459,7 +459,7 @@ def test_labels_of_other_kinds_are_refused(tmp_path):
         ("RGBA", "mode RGBA"),
     ):
         Image.new(mode, (4, 4)).save(path)
-        with pytest.raises(DataError, match=f"{words}.*line of its class in classes.txt, counted from 0"):
+        with pytest.raises(DataError, match=f"{words}.*or put a colour table beside the labels"):
             read_label(path, 2)
     for kind in ("JPEG", "BMP", "TIFF"):
         Image.new("L", (4, 4)).save(path, kind)
@@ -474,8 +474,8 @@ def test_label_is_turned_by_its_own_tag(tmp_path):
     exif[0x0112] = 6
     values = np.array([[0, 1, 1], [0, 0, 1]], np.uint8)
     Image.fromarray(values).save(tmp_path / "x.png", exif=exif)
-    label, orientation = read_turned_label(tmp_path / "x.png", 2)
-    assert np.array_equal(label.numpy(), values[::-1].T)
+    label, orientation = read_numbers(tmp_path / "x.png")
+    assert np.array_equal(label, values[::-1].T)
     assert orientation == 6
 
 

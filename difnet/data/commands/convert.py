@@ -1,0 +1,154 @@
+"""Write what an annotation tool exported as a plain folder:
+
+    python -m difnet.data convert EXPORT --to DIR
+    python -m difnet.data convert EXPORT --to DIR --unlabelled background --val-share 0.1
+
+DIR then holds images/{train,val}, labels/{train,val} and classes.txt, with labels as palette PNGs of class
+indices, 255 = void. It can be read with ``--dataset folder`` and needs no other option.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import tyro
+
+from difnet.data.errors import DataError, raise_all
+from difnet.data.items.class_list import read_class_list
+from difnet.data.items.dataset import FileDataset, read_item
+from difnet.data.items.item import Item
+from difnet.data.options import Reading, reading_of
+from difnet.data.registry import DatasetName, create_dataset
+from difnet.utils.console import Reporter, parse, run_command
+from difnet.utils.files import is_within, write_atomically, writing
+from difnet.utils.pictures import colour_labels
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertConfig(Reading):
+    """Write an export, or a published set, as a plain folder that --dataset folder reads without options."""
+
+    source: Annotated[Path, tyro.conf.Positional]
+    """Folder of the export."""
+    to: Path
+    """Folder to create."""
+    dataset: DatasetName = "folder"
+    """Kind of the source, as in training; exports are recognised."""
+
+
+def convert(config: ConvertConfig, report: Reporter) -> dict[str, int]:
+    """Write all images and labels of a source; return the number of images of each split.
+
+    The new folder appears when it is complete. Images are copied as they are. Labels are written upright, as
+    their images are shown.
+
+    Raises:
+        DataError: the source, or one of its items, cannot be used; nothing has been written.
+        ValueError: an option is not for this source.
+        WriteError: the folder exists and is not empty, lies in the source, or cannot be written.
+    """
+    target = config.to
+    _check_target(target, config.source)
+    train, val = (
+        create_dataset(config.dataset, config.source, split, reading=reading_of(config))
+        for split in ("train", "val")
+    )
+    if not isinstance(train, FileDataset) or not isinstance(val, FileDataset):
+        raise ValueError(f"--dataset {config.dataset} has no files to convert")
+    for note in dict.fromkeys([*train.notes, *val.notes]):
+        report.line(note)
+    splits = {"train": train.items, "val": val.items, **getattr(train, "others", {})}
+    with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial_folder = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        with writing(target):
+            _write_classes(train.classes, partial_folder)
+            for split, items in splits.items():
+                _write_split(split, items, train.palette, partial_folder, report)
+            os.chmod(partial_folder, 0o777 & ~_umask())
+            if target.exists():
+                target.rmdir()
+            os.replace(partial_folder, target)
+    finally:
+        shutil.rmtree(partial_folder, ignore_errors=True)
+    counts = {split: len(items) for split, items in splits.items()}
+    text = ", ".join(f"{count} {split}" for split, count in counts.items())
+    report.line(
+        f"{target} holds {text} images of {len(train.classes)} classes; python -m difnet.data check {target} "
+        "says more"
+    )
+    return counts
+
+
+def _check_target(target: Path, source: Path) -> None:
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ValueError(f"--to {target} exists and is not an empty folder; name a new one")
+    if is_within(target, source):
+        raise ValueError(f"--to {target} lies in the source {source}; name a folder outside of it")
+
+
+def _write_classes(classes: list[str], folder: Path) -> None:
+    path = folder / "classes.txt"
+    write_atomically(path, "".join(f"{name}\n" for name in classes))
+    try:
+        same = read_class_list(path) == classes
+    except DataError as error:
+        reason = str(error).replace(str(path), "classes.txt")
+        raise DataError(f"the names of the classes cannot be written as a list: {reason}") from error
+    if not same:
+        strange = next(name for name in classes if name != name.strip() or "\n" in name or "\r" in name)
+        raise DataError(
+            f"the class {strange!r} cannot stand in a list of one name a line; rename it in the annotation "
+            "tool"
+        )
+
+
+def _write_split(
+    split: str, items: Sequence[Item], palette: np.ndarray, folder: Path, report: Reporter
+) -> None:
+    errors = []
+    work = partial(_write_item, split=split, palette=palette, folder=folder)
+    with (
+        ThreadPoolExecutor(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4) as pool,
+        report.bar(f"writing {split}", len(items)) as progress,
+    ):
+        for done, error in enumerate(pool.map(work, items), start=1):
+            if error is not None:
+                errors.append(error)
+            progress(done)
+    raise_all(errors, f"{split}, nothing was written")
+
+
+def _write_item(item: Item, split: str, palette: np.ndarray, folder: Path) -> str | None:
+    """Write one image and its label; return why the item cannot be used, if so."""
+    try:
+        _, label, _ = read_item(item)
+    except DataError as error:
+        return str(error)
+    image = folder / "images" / split / f"{item.name}{item.image.suffix}"
+    target = folder / "labels" / split / f"{item.name}.png"
+    for path in (image, target):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(item.image, image)
+    colour_labels(label, palette).save(target)
+    return None
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return its exit status."""
+    config = parse(ConvertConfig, arguments, "data convert", __doc__)
+    return run_command(lambda: convert(config, Reporter()), "difnet.data convert")
