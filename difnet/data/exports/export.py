@@ -1,7 +1,7 @@
 """What the export of an annotation tool holds, whichever tool wrote it."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -55,6 +55,24 @@ class Format(Protocol):
         Raises:
             DataError: the export cannot be used; the message names file, value and remedy.
         """
+
+
+def refuse_unused(reading: Reading, used: Collection[str], tool: str) -> None:
+    """Refuse options that would change nothing, because the labels of `tool` have no place for them.
+
+    Args:
+        reading: the options.
+        used: the fields of `reading` that the format takes; `val_share` need not be named.
+        tool: the tool and its format, for the message.
+
+    Raises:
+        ValueError: another option is given; the message names it.
+    """
+    for option in reading.given():
+        if option not in used and option != "val_share":
+            raise ValueError(
+                f"--{option.replace('_', '-')} changes nothing in how {tool} is read; leave it out"
+            )
 
 
 def split_name(folder_or_list: str) -> str:
