@@ -24,12 +24,14 @@ class ColourTable:
         colours: the colours, RGB.
         indices: the class index of each colour, or 255 for void. Several colours may mean one class.
         names: what each colour is called in the table.
+        file: the file of the table, if it is in one.
     """
 
     source: str
     colours: tuple[Colour, ...]
     indices: tuple[int, ...]
     names: tuple[str, ...]
+    file: Path | None = None
 
     def __post_init__(self) -> None:
         if len(set(self.colours)) < len(self.colours):
@@ -39,6 +41,18 @@ class ColourTable:
                 f"{self.source} gives {listed(names)} the same colour {twice}, so their pixels cannot be "
                 "told apart; give each its own colour in the annotation tool and export again"
             )
+
+    @property
+    def palette(self) -> np.ndarray:
+        """The colour of each class, (k, 3) uint8; of several colours, the first one."""
+        first = {index: self.colours[self.indices.index(index)] for index in self.indices if index != VOID}
+        return np.array([first[index] for index in range(len(first))], np.uint8)
+
+    @property
+    def void_text(self) -> str:
+        """What means void, for messages."""
+        void = [name for name, index in zip(self.names, self.indices, strict=True) if index == VOID]
+        return f"{listed(void)} in {self.source}" if void else "no colour"
 
     @cached_property
     def _table(self) -> np.ndarray:
@@ -60,18 +74,31 @@ class ColourTable:
             snap: give other colours the class of the nearest colour in RGB; in a tie, the first in the table.
 
         Raises:
-            DataError: a colour is not in the table, and `snap` is false.
+            DataError: a colour is not in the table, and `snap` is false or the pixels are class numbers.
         """
         codes = _codes(pixels)
         index = self._table[codes]
         unknown = index == _UNKNOWN
         if unknown.any():
+            self._refuse_numbers(path, pixels)
             strange, places, counts = np.unique(codes[unknown], return_inverse=True, return_counts=True)
             nearest = self._nearest(strange)
             if not snap:
                 raise self._unknown_colours(path, codes.size, strange, counts, nearest)
             index[unknown] = np.array(self.indices, np.int16)[nearest][places.reshape(-1)]
         return index.astype(np.uint8)
+
+    def _refuse_numbers(self, path: Path, pixels: np.ndarray) -> None:
+        """Refuse a mask whose pixels are class numbers: to snap them would make them all one dark class."""
+        grey = (pixels == pixels[..., :1]).all()
+        numbers = np.unique(pixels[..., 0])
+        inner = numbers[(numbers > 0) & (numbers < VOID)]
+        if grey and inner.size and inner.max() < len(self.colours):
+            raise DataError(
+                f"{path} is grey with the levels {listed(list(map(str, numbers)))}, which are class numbers "
+                f"and no colours of {self.source}; write the class names into classes.txt, in the order of "
+                "the numbers, and give no --colours"
+            )
 
     def _nearest(self, codes: np.ndarray) -> np.ndarray:
         """The place in the table of the nearest colour, for each code."""
@@ -108,7 +135,7 @@ class ColourLabel(Label):
 
     @property
     def files(self) -> tuple[Path, ...]:
-        return (self.path,)
+        return (self.path,) if self.table.file is None else (self.path, self.table.file)
 
     def read(self, picture: Picture) -> LabelMap:
         pixels, orientation = read_colours(self.path)
