@@ -148,9 +148,10 @@ class Folder(FileDataset):
 
 def is_plain(root: Path) -> bool:
     """Whether `root` has the layout of this package, or a part of it, and is no export."""
-    if (root / "classes.txt").exists() or any((root / "labels" / split).is_dir() for split in SPLITS):
+    if any((root / "labels" / split).is_dir() for split in SPLITS):
         return True
-    return any((root / "images" / split).is_dir() for split in SPLITS) and format_of(root) is None
+    partly = (root / "classes.txt").exists() or any((root / "images" / split).is_dir() for split in SPLITS)
+    return partly and format_of(root) is None  # an export may have a classes.txt that orders its classes
 
 
 def _is_coloured(label: Path) -> bool:

@@ -14,11 +14,11 @@ def appearance(name: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", shown).split())
 
 
-def read_class_list(path: Path, first: int = 0) -> list[str]:
+def read_class_list(path: Path, first: int = 0, least: int = 2) -> list[str]:
     """Read class names; the class on line 1 has the number `first` in the labels.
 
     Raises:
-        DataError: the file cannot be read, or its lines are not 2 to 255 distinct names in order.
+        DataError: the file cannot be read, or its lines are not `least` to 255 distinct names in order.
     """
     try:
         text = read_text(path)
@@ -36,8 +36,8 @@ def read_class_list(path: Path, first: int = 0) -> list[str]:
             f"{path} has no name on line {number + 1}, and each line names a class; remove the line, or "
             f"write the name of class {number + first} there"
         )
-    if not 2 <= len(classes) <= VOID:
-        raise DataError(f"{path} names {len(classes)} class(es); it must name 2 to {VOID}")
+    if not least <= len(classes) <= VOID:
+        raise DataError(f"{path} names {len(classes)} class(es); it must name {least} to {VOID}")
     for name, look in zip(classes, looks, strict=True):
         if looks.count(look) > 1:
             numbers = [str(number) for number, other in enumerate(looks, start=1) if other == look]

@@ -1,0 +1,106 @@
+"""Decides which classes an export has whose files name the class of each shape, but list no classes."""
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from difnet.data.errors import VOID, DataError, listed
+from difnet.data.exports.export import with_background
+from difnet.data.items.class_list import appearance, read_class_list
+from difnet.data.options import Reading
+
+
+class Classes(NamedTuple):
+    """The classes of an export whose labels are drawn.
+
+    Attributes:
+        names: in index order.
+        start: the index of pixels that no shape covers, or 255 for void.
+        blank: the index of all pixels of an image without annotation, where such images are read.
+    """
+
+    names: list[str]
+    start: int
+    blank: int
+
+
+def class_order(
+    found: Collection[str], root: Path, lists: Sequence[str] = ("classes.txt",), ignored: Collection[str] = ()
+) -> list[str]:
+    """Return the names of all classes: in the order of a list in `root`, else sorted by code points.
+
+    Args:
+        found: the names that occur.
+        root: the folder of the export.
+        lists: names of files that may list the classes; the first one that exists counts.
+        ignored: names that are no class.
+
+    Raises:
+        DataError: the list cannot be read or lacks a name, or there are too many names, or two look alike.
+    """
+    found = set(found) - set(ignored)
+    path = next((root / name for name in lists if (root / name).exists()), None)
+    if path is not None:
+        names = [name for name in read_class_list(path, least=1) if name not in ignored]
+        if missing := sorted(found - set(names)):
+            raise DataError(
+                f"{path} does not list {listed([repr(name) for name in missing])}, which the annotations "
+                "use; add a line for each, or correct the annotations"
+            )
+        return names
+    names = sorted(found)
+    if len(names) > VOID:
+        raise DataError(f"{root} uses {len(names)} class names; at most {VOID} are possible: merge some")
+    looks: dict[str, str] = {}
+    for name in names:
+        if not appearance(name):
+            raise DataError(
+                f"{root} has annotations whose class name is {name!r}; name the class in the annotation tool"
+            )
+        other = looks.setdefault(appearance(name), name)
+        if other != name:
+            raise DataError(
+                f"{root} has annotations of the classes {other!a} and {name!a}, which look the same; give "
+                f"them one name, or list both in {root / lists[0]}"
+            )
+    return names
+
+
+def with_uncovered(names: Sequence[str], reading: Reading, blank_images: bool) -> Classes:
+    """Add a class for pixels that no shape covers, unless they are void.
+
+    Args:
+        names: the classes that shapes have.
+        reading: says what such pixels and images are.
+        blank_images: whether images without annotation occur.
+    """
+    void = reading.unannotated == "void"
+    if void and not (blank_images and reading.unlabelled == "background"):
+        return Classes(list(names), VOID, VOID)
+    classes, background = with_background(names)
+    return Classes(classes, VOID if void else background, background)
+
+
+def keep_blank_images(blank: Sequence[str], reading: Reading, where: str) -> bool:
+    """Whether images without annotation are read; they are background then.
+
+    Args:
+        blank: the images.
+        reading: says what is done with them.
+        where: the export, for the message.
+
+    Raises:
+        DataError: `reading` does not say that they are background or left out.
+    """
+    if blank and reading.unlabelled in (None, "refuse"):
+        raise DataError(
+            f"{where}: {len(blank)} image(s) have no annotation ({listed(list(blank))}); annotate them, or "
+            "give --unlabelled background if they show no class, or --unlabelled skip to leave them out"
+        )
+    return reading.unlabelled == "background"
+
+
+def blank_note(blank: Sequence[str], kept: bool) -> list[str]:
+    """Say what was done with images without annotation, if there are any."""
+    done = "background everywhere" if kept else "left out"
+    return [f"{len(blank)} image(s) without annotation are {done} ({listed(list(blank))})"] if blank else []
