@@ -67,7 +67,8 @@ class SegmentationDataset(Dataset[Any], ABC):
         Raises:
             DataError: as `read`.
         """
-        return examined(*(part.numpy() for part in self.read(index)))
+        image, label = self.read(index)
+        return examined(image.permute(1, 2, 0).numpy(), label.numpy())
 
     def stamp(self, index: int) -> bytes | None:
         """Return what changes when the item may have changed; None if what is found of it is not kept."""

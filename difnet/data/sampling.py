@@ -12,13 +12,14 @@ import signal
 from collections.abc import Iterator
 from functools import partial
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from difnet.data.base import SegmentationDataset
+if TYPE_CHECKING:
+    from difnet.data.base import SegmentationDataset
 
 
 class Draw(NamedTuple):
@@ -37,7 +38,7 @@ def stable_seed(*key: int) -> int:
 class SeededView(Dataset[Any]):
     """`dataset` indexed by `Draw`: the transform draws from a generator seeded by (rng_seed, epoch, item)."""
 
-    def __init__(self, dataset: SegmentationDataset, rng_seed: int):
+    def __init__(self, dataset: "SegmentationDataset", rng_seed: int):
         self.dataset = dataset
         self.rng_seed = rng_seed
 

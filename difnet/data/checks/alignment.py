@@ -34,7 +34,7 @@ def turned(label: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def alignments(image: np.ndarray, label: np.ndarray) -> np.ndarray:
-    """Compare the edges of an image (3, H, W) with the outlines of its label (H, W), turned in eight ways.
+    """Compare the edges of an image (H, W, 3) with the outlines of its label (H, W), turned in eight ways.
 
     Returns:
         (8,) float32: the mean gradient of the image along the outlines, over that of all pixels, when the
@@ -43,7 +43,9 @@ def alignments(image: np.ndarray, label: np.ndarray) -> np.ndarray:
     """
     height, width = label.shape
     side = (min(_SIDE, width), min(_SIDE, height))
-    grey = Image.fromarray(image[1]).resize(side, Image.Resampling.BOX)  # green is most of the brightness
+    grey = Image.fromarray(image[..., 1]).resize(
+        side, Image.Resampling.BOX
+    )  # green is most of the brightness
     small = np.asarray(Image.fromarray(label).resize(side, Image.Resampling.NEAREST))
     edges = _jumps(np.asarray(grey, np.float32))
     outlines = (_jumps(small.astype(np.float32)) > 0).astype(np.float32)

@@ -18,11 +18,13 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
+import torch
 import tyro
 
+from difnet.data.checks.workers import cores
 from difnet.data.errors import DataError, raise_all
 from difnet.data.items.class_list import read_class_list
-from difnet.data.items.dataset import FileDataset, read_item
+from difnet.data.items.dataset import FileDataset, read_arrays
 from difnet.data.items.item import Item
 from difnet.data.options import Reading, reading_of
 from difnet.data.registry import DatasetName, create_dataset
@@ -117,7 +119,7 @@ def _write_split(
     errors = []
     work = partial(_write_item, split=split, palette=palette, folder=folder)
     with (
-        ThreadPoolExecutor(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4) as pool,
+        ThreadPoolExecutor(cores()) as pool,
         report.bar(f"writing {split}", len(items)) as progress,
     ):
         for done, error in enumerate(pool.map(work, items), start=1):
@@ -130,7 +132,7 @@ def _write_split(
 def _write_item(item: Item, split: str, palette: np.ndarray, folder: Path) -> str | None:
     """Write one image and its label; return why the item cannot be used, if so."""
     try:
-        _, label, _ = read_item(item)
+        _, label, _ = read_arrays(item)
     except DataError as error:
         return str(error)
     image = folder / "images" / split / f"{item.name}{item.image.suffix}"
@@ -138,7 +140,7 @@ def _write_item(item: Item, split: str, palette: np.ndarray, folder: Path) -> st
     for path in (image, target):
         path.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(item.image, image)
-    colour_labels(label, palette).save(target)
+    colour_labels(torch.from_numpy(label), palette).save(target)
     return None
 
 

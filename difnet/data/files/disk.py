@@ -105,7 +105,13 @@ def read_image(path: Path) -> tv_tensors.Image:
 
 
 def read_turned_image(path: Path) -> tuple[tv_tensors.Image, int]:
-    """Read an image as (3, H, W) uint8 RGB, upright, and the value of its EXIF tag Orientation.
+    """Read an image as (3, H, W) uint8 RGB, upright, and its EXIF tag Orientation; see `read_pixels`."""
+    pixels, orientation = read_pixels(path)
+    return tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1).contiguous()), orientation
+
+
+def read_pixels(path: Path) -> tuple[np.ndarray, int]:
+    """Read an image as (H, W, 3) uint8 RGB, upright, and the value of its EXIF tag Orientation.
 
     Integers of 12 and 16 bits are scaled so that the largest value of the type is white, as PNG and TIFF
     define it. Transparent pixels show white. Colour profiles are not applied.
@@ -121,7 +127,7 @@ def read_turned_image(path: Path) -> tuple[tv_tensors.Image, int]:
         file.load()
         refuse_cut_jpeg(path, file)
         pixels = np.array(_upright(to_rgb(path, file, layout), file, orientation))
-    return tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1).contiguous()), orientation
+    return pixels, orientation
 
 
 def read_numbers(path: Path) -> tuple[np.ndarray, int]:

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torchvision import tv_tensors
 
 from difnet.data.base import SegmentationDataset, Split, Transform
 from difnet.data.checks.finding import Finding, examined
 from difnet.data.errors import DataError
-from difnet.data.files.disk import QUARTER_TURNS, read_turned_image
+from difnet.data.files.disk import QUARTER_TURNS, read_pixels
 from difnet.data.items.item import Item, Picture
 from difnet.data.options import Reading
 
@@ -74,12 +75,13 @@ class FileDataset(SegmentationDataset):
         return self.items[index].name
 
     def read(self, index: int) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
-        image, label, _ = read_item(self.items[index])
-        return image, label
+        image, label, _ = read_arrays(self.items[index])
+        pixels = torch.from_numpy(image).permute(2, 0, 1).contiguous()
+        return tv_tensors.Image(pixels), tv_tensors.Mask(torch.from_numpy(label))
 
     def examine(self, index: int) -> Finding:
-        image, label, (turn, label_turn) = read_item(self.items[index])
-        return examined(image.numpy(), label.numpy(), turn, label_turn)
+        image, label, (turn, label_turn) = read_arrays(self.items[index])
+        return examined(image, label, turn, label_turn)
 
     def stamp(self, index: int) -> bytes | None:
         """Return path, size and time of the item's files; None if one is missing."""
@@ -98,18 +100,21 @@ class FileDataset(SegmentationDataset):
         return "\n".join([self.name, self.split, root, repr(self.reading), *self.classes])
 
 
-def read_item(item: Item) -> tuple[tv_tensors.Image, tv_tensors.Mask, tuple[int, int]]:
-    """Read image and label, of one size, and the values of their files' EXIF tags Orientation.
+def read_arrays(item: Item) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
+    """Read an image, its label, and the values of their files' EXIF tags Orientation.
+
+    Returns:
+        (H, W, 3) uint8 RGB, (H, W) uint8 class indices, and the two tags.
 
     Raises:
         DataError: the item cannot be used; the message names file, value and remedy.
     """
-    image, orientation = read_turned_image(item.image)
-    size = (image.shape[-2], image.shape[-1])
+    image, orientation = read_pixels(item.image)
+    size = (image.shape[0], image.shape[1])
     label = item.label.read(Picture(item.image, size, orientation))
     if label.classes.shape != size:
         raise _other_size(item, size, orientation, label.classes.shape, label.orientation)
-    return image, tv_tensors.Mask(torch.from_numpy(label.classes)), (orientation, label.orientation)
+    return image, label.classes, (orientation, label.orientation)
 
 
 def _other_size(
