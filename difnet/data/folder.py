@@ -1,12 +1,9 @@
 """A data set in a folder: images, labels and classes.txt, or what an annotation tool exported."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import ClassVar
-
-import numpy as np
-from PIL import Image
 
 from difnet.data.base import distinct_palette
 from difnet.data.errors import VOID, DataError, listed
@@ -14,12 +11,10 @@ from difnet.data.exports.export import divided
 from difnet.data.exports.formats import format_of, read_export
 from difnet.data.files.disk import IMAGE_SUFFIXES
 from difnet.data.items.class_list import read_class_list
-from difnet.data.items.colours import ColourLabel
 from difnet.data.items.dataset import FileDataset
-from difnet.data.items.index import IndexLabel, Numbering
-from difnet.data.items.item import Item, Label
+from difnet.data.items.item import Item
+from difnet.data.items.masks import MaskReader
 from difnet.data.items.pairs import find_by_name, pair
-from difnet.data.items.tables import chosen_table
 
 SPLITS = ("train", "val")
 LAYOUT = "a root with images/train, images/val, labels/train, labels/val and classes.txt"
@@ -75,55 +70,17 @@ class Folder(FileDataset):
         self.notes += [f"{self.root} is read as {export.tool}", *notes, *export.notes]
 
     def _open_plain(self) -> None:
-        void = (VOID,) if self.reading.void_value is None else self.reading.void_value
-        self.label_offset = self.reading.label_offset or 0
-        self.void_text = ", ".join(map(str, void)) or "no number"
         class_list = self.root / "classes.txt"
-        named = read_class_list(class_list, self.label_offset) if class_list.exists() else None
-        table = chosen_table(self.reading.colours, self.root, named)
-        if named is None and table is None:
-            raise DataError(
-                f"{class_list} is missing; write one class name per line, in index order, as UTF-8, or put a "
-                "colour table beside it if each colour of the labels means a class"
-            )
-        self.classes = table[0] if named is None and table is not None else named or []
-        self._check_numbering(void)
-        pairs = self._pair((".png",) if table is None else IMAGE_SUFFIXES)
-        if table is not None and (self.reading.colours is not None or _is_coloured(pairs[0][2])):
-            colours, snap = table[1], bool(self.reading.snap_colours)
-            self.void_text = f"void in {colours.source}" if VOID in colours.indices else "no colour"
-            known = dict(zip(colours.indices, colours.colours, strict=True))
-            self.palette = np.array([known[index] for index in range(len(self.classes))], np.uint8)
+        offset = self.reading.label_offset or 0
+        named = read_class_list(class_list, offset) if class_list.exists() else None
+        masks = MaskReader(self.root, class_list, named, self.reading)
+        pairs = self._pair(masks.suffixes)
+        masks.look_at(pairs[0][2])
+        self.classes, self.palette = masks.classes, masks.palette
+        self.void_text, self.label_offset = masks.void_text, masks.label_offset
+        self.items = [Item(name, image, masks.label(mask)) for name, image, mask in pairs]
 
-            def label_of(path: Path) -> Label:
-                return ColourLabel(path, colours, snap)
-        else:
-            numbering = Numbering.shifted(len(self.classes), void_value=void, label_offset=self.label_offset)
-            self.palette = self._find_palette(pairs[0][2])
-
-            def label_of(path: Path) -> Label:
-                return IndexLabel(path, numbering)
-
-        self.items = [Item(name, image, label_of(label)) for name, image, label in pairs]
-
-    def _check_numbering(self, void: tuple[int, ...]) -> None:
-        last = self.label_offset + len(self.classes) - 1
-        for option, number in (
-            ("--label-offset", self.label_offset),
-            *(("--void-value", number) for number in void),
-        ):
-            if not 0 <= number < 2**16:
-                raise ValueError(f"{option} must be a number that a PNG can hold, 0 to 65535, got {number}")
-        for number in void:
-            if self.label_offset <= number <= last:
-                name = self.classes[number - self.label_offset]
-                raise ValueError(
-                    f"--void-value {number} is also the number of class {name!r} in the labels (classes are "
-                    f"{self.label_offset} to {last}); set --label-offset to the number of the first class, "
-                    "or remove the void class from classes.txt"
-                )
-
-    def _pair(self, label_suffixes: tuple[str, ...]) -> list[tuple[str, Path, Path]]:
+    def _pair(self, label_suffixes: Sequence[str]) -> list[tuple[str, Path, Path]]:
         """Find name, image and label of each item."""
         image_folder, label_folder = (self.root / kind / self.split for kind in ("images", "labels"))
         for folder in (image_folder, label_folder):
@@ -134,17 +91,6 @@ class Folder(FileDataset):
         self.notes += images.notes + labels.notes
         return pair(images, labels, image_folder, label_folder, f"{self.name} {self.split} in {self.root}")
 
-    def _find_palette(self, label: Path) -> np.ndarray:
-        """Take the colours of a label's palette, or generate colours if it has too few."""
-        try:
-            with Image.open(label) as file:
-                colours = np.array(file.getpalette() or [], np.uint8).reshape(-1, 3)
-                colours = colours[self.label_offset :][: len(self.classes)]
-        except Exception:  # for damaged files, Pillow raises errors of nearly every type
-            colours = np.zeros((0, 3), np.uint8)  # `check` will report the file with its reason
-        enough = len(np.unique(colours, axis=0)) == len(self.classes)
-        return colours if enough else distinct_palette(len(self.classes))
-
 
 def is_plain(root: Path) -> bool:
     """Whether `root` has the layout of this package, or a part of it, and is no export."""
@@ -152,12 +98,3 @@ def is_plain(root: Path) -> bool:
         return True
     partly = (root / "classes.txt").exists() or any((root / "images" / split).is_dir() for split in SPLITS)
     return partly and format_of(root) is None  # an export may have a classes.txt that orders its classes
-
-
-def _is_coloured(label: Path) -> bool:
-    """Whether a label is a colour picture: neither grey nor a palette picture."""
-    try:
-        with Image.open(label) as file:
-            return file.mode not in ("1", "L", "P", "I;16")
-    except Exception:  # `check` will report the file with its reason
-        return False

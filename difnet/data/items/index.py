@@ -30,17 +30,25 @@ class Numbering:
 
     @classmethod
     def shifted(
-        cls, num_classes: int, *, void_value: Sequence[int] = (VOID,), label_offset: int = 0
+        cls,
+        num_classes: int,
+        *,
+        void_value: Sequence[int] = (VOID,),
+        label_offset: int = 0,
+        class_list: str = "classes.txt",
     ) -> "Numbering":
-        """Class c is stored as label_offset + c, void as one of the numbers of `void_value`."""
+        """Class c is stored as label_offset + c, void as one of the numbers of `void_value`.
+
+        `class_list` is the name of the file that lists the classes, for an error.
+        """
         void = ", ".join(map(str, void_value)) or "no number"
         last = label_offset + num_classes - 1
         numbers = {label_offset + index: index for index in range(num_classes)}
         return cls(
             numbers | dict.fromkeys(void_value, VOID),
             f"outside the {num_classes} classes ({label_offset} to {last}, {void} = void)",
-            "correct the label, add the class to classes.txt, or set --label-offset and --void-value to the "
-            "labels' numbering",
+            f"correct the label, add the class to {class_list}, or set --label-offset and --void-value to "
+            "the labels' numbering",
         )
 
     def classes_of(self, stored: np.ndarray, path: Path) -> np.ndarray:
