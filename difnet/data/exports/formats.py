@@ -3,10 +3,14 @@
 from pathlib import Path
 
 from difnet.data.errors import DataError
+from difnet.data.exports import coco, coco_panoptic
 from difnet.data.exports.export import Export, Format
 from difnet.data.options import Reading
 
-FORMATS: dict[str, Format] = {}
+FORMATS: dict[str, Format] = {
+    "COCO panoptic segments": coco_panoptic,
+    "COCO annotations": coco,
+}
 """The modules that read one format each, by what they read."""
 
 
