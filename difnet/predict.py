@@ -2,13 +2,16 @@
 
     python -m difnet.predict --checkpoint RUN photo.jpg other.png --out labelled
     python -m difnet.predict --checkpoint RUN photos --out labelled
+    python -m difnet.predict --checkpoint RUN map.tif --out labelled --tile 1024
 
 For each image this writes labelled/photo.labels.png (a palette PNG, pixel value = class index) and
 labelled/photo.overlay.png. All images in a folder and in its subfolders are labelled; photos/rome/1.jpg
-becomes labelled/rome_1.labels.png. Write ``python -m difnet.predict --help`` for all options.
+becomes labelled/rome_1.labels.png. With --tile, the convolutions of the network see one tile of a large image
+after the other, and the walks see all of it. Write ``python -m difnet.predict --help`` for all options.
 """
 
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +22,12 @@ from difnet.utils.extras import train_extra
 with train_extra():
     import torch
     import tyro
+    from PIL import Image
     from torch import Tensor, nn
 
     from difnet.data.errors import DataError, listed, raise_all
     from difnet.data.files.disk import IMAGE_SUFFIXES, find_files, read_image
+    from difnet.data.transforms import scaled_size
     from difnet.modeling.network import DifNet, SimDeepLab
     from difnet.modeling.weights import load_for_pictures
     from difnet.training.engine import NotFiniteError
@@ -31,7 +36,8 @@ with train_extra():
     from difnet.utils.files import WriteError, distinct_names, file_to_write, prepare_folder
     from difnet.utils.options import shown_default
     from difnet.utils.pictures import colour_labels, image_scale_of, overlay, palette_of, save_picture
-    from difnet.utils.views import Views, check_views, make_views
+    from difnet.utils.tiling import Tiling, blockwise_labels, make_plan, tiled_state
+    from difnet.utils.views import Views, check_views, make_views, resize_antialiased
 
 LABELS, OVERLAY = ".labels.png", ".overlay.png"
 """Endings of the written pictures' names; such files in a folder of images are not read."""
@@ -51,6 +57,13 @@ class PredictConfig:
     """Average class probabilities with those of the mirrored image."""
     image_scale: Annotated[float | None, shown_default("as in training")] = None
     """Resize images by this factor for the network. The labels have the image's size."""
+    tile: Annotated[int | None, shown_default("whole images")] = None
+    """Divide larger images into tiles of at most this side, so that any image fits into memory. Walks still
+    diffuse over the whole image. In pixels of the image that the network is given."""
+    overlap: int = 128
+    """With --tile: what is computed and thrown away at each inner border of a tile."""
+    max_pixels: Annotated[int | None, shown_default("Pillow's limit, 178956970")] = None
+    """Read images of up to this many pixels. The limit guards against files made to fill the memory."""
     device: Annotated[str | None, DEVICE_DEFAULT] = None
     """Device, such as cuda or cpu."""
 
@@ -70,6 +83,42 @@ def predict_labels(model: nn.Module, image: Tensor, views: Views | None = None) 
     return outputs.argmax(1)[0].cpu()
 
 
+@torch.inference_mode()
+def predict_tiled(
+    model: DifNet | SimDeepLab, image: Tensor, tiling: Tiling, image_scale: float = 1.0
+) -> Tensor:
+    """Predict as `predict_labels`, in memory that does not grow with the image but for what walks need.
+
+    The resized image is in memory in float32, unless `image_scale` is 1.
+
+    Args:
+        model: the network, in evaluation mode.
+        image: (C, H, W) uint8.
+        tiling: tiles of the resized image; one that is no larger than a tile is not divided.
+        image_scale: the factor by which the image is resized for the network.
+
+    Returns:
+        (H, W) class indices on the CPU: uint8, or int64 for more than 256 classes.
+
+    Raises:
+        ValueError: no tiles fit together, or the network is in training mode.
+        NotFiniteError: a logit is NaN or infinite.
+    """
+    plain = image.as_subclass(torch.Tensor)
+    size = plain.shape[-2], plain.shape[-1]
+    scaled = scaled_size(size, image_scale)
+    if tiling.covers(scaled):
+        labels = predict_labels(model, image, make_views(False, False, image_scale))
+        return labels.to(torch.uint8) if model.num_classes <= 256 else labels
+    if scaled != size:  # channel by channel: the whole image in float32 would take four times its memory
+        channels = [resize_antialiased(channel[None, None].float() / 255.0, scaled)[0] for channel in plain]
+        plain = torch.cat(channels)
+    state = tiled_state(model, plain, tiling)
+    if not state.isfinite().all():
+        raise NotFiniteError
+    return blockwise_labels(state, [scaled, size] if scaled != size else [size])
+
+
 def predict_files(
     config: PredictConfig, images: Sequence[Path], report: Reporter | None = None
 ) -> list[Path]:
@@ -83,11 +132,12 @@ def predict_files(
     Raises:
         DataError: an image cannot be read, or the network does not take images of its size; the pictures of
             all others have been written.
-        ValueError: there is no image, or a picture would replace one.
+        ValueError: there is no image, a picture would replace one, or an option is out of its range.
         WriteError: a picture cannot be written; the message says how many images are labelled.
         NotFiniteError: a logit is NaN or infinite.
     """
     report = report or Reporter(enabled=False)
+    tiling = _tiling(config)
     prepare_folder(config.out)
     sources, names = _list_images(images, report)
     stems = distinct_names([name.stem for name in names])
@@ -103,14 +153,19 @@ def predict_files(
     errors: list[str] = []
     for path, stem in zip(sources, stems, strict=True):
         try:
-            image = read_image(path)
+            image = _read(path, config)
             _check_size(model, path, image, views)
+            if tiling is not None:
+                _check_tiles(model, path, scaled_size((image.shape[1], image.shape[2]), image_scale), tiling)
         except DataError as error:
             if len(sources) == 1:
                 raise
             errors.append(str(error))
             continue
-        label = predict_labels(model, image, views)
+        if tiling is None:
+            label = predict_labels(model, image, views)
+        else:
+            label = predict_tiled(model, image, tiling, image_scale)
         target = _target(config, stem, LABELS)
         try:
             save_picture(colour_labels(label, palette), target)
@@ -164,6 +219,59 @@ def _check_size(model: DifNet | SimDeepLab, path: Path, image: Tensor, views: Vi
         check_views(model, (image.shape[-2], image.shape[-1]), views)
     except ValueError as error:
         raise DataError(f"{path}: {error}") from error
+
+
+def _tiling(config: PredictConfig) -> Tiling | None:
+    """The tiles of --tile and --overlap, if there are any.
+
+    Raises:
+        ValueError: an option is out of its range, or does not go with another.
+    """
+    if config.max_pixels is not None and config.max_pixels < 1:
+        raise ValueError(f"--max-pixels must be positive, got {config.max_pixels}")
+    if config.tile is None:
+        return None
+    if config.multi_scale or config.flip:
+        raise ValueError(
+            "--multi-scale and --flip average the probabilities of whole images, which --tile never holds in "
+            "memory; leave these out, or --tile"
+        )
+    return Tiling(config.tile, config.overlap)
+
+
+def _check_tiles(model: DifNet | SimDeepLab, path: Path, size: tuple[int, int], tiling: Tiling) -> None:
+    """Check that an image that is resized to `size` can be divided.
+
+    Raises:
+        DataError: it cannot; the message names the file, its size and the remedy.
+    """
+    try:
+        if not tiling.covers(size):
+            make_plan(model, size, tiling)
+    except ValueError as error:
+        raise DataError(f"{path}: {error}") from error
+
+
+def _read(path: Path, config: PredictConfig) -> Tensor:
+    """Read an image of up to --max-pixels.
+
+    Raises:
+        DataError: it is larger, or cannot be read.
+    """
+    limit = Image.MAX_IMAGE_PIXELS
+    with warnings.catch_warnings():
+        if config.tile is not None or config.max_pixels is not None:  # then a large image is no surprise
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        try:
+            if config.max_pixels is not None:
+                Image.MAX_IMAGE_PIXELS = -(-config.max_pixels // 2)  # Pillow refuses more than twice as many
+            return read_image(path)
+        except DataError as error:
+            if not isinstance(error.__cause__, Image.DecompressionBombError):
+                raise
+            raise DataError(f"{error}, or raise --max-pixels if you trust the file") from error
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
 
 
 def _command(images: tyro.conf.Positional[tuple[Path, ...]], config: PredictConfig) -> int:

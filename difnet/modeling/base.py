@@ -69,6 +69,10 @@ class SegmentationNetwork(nn.Module):
         channels = branches * self.seed_branch.channels[-1]
         self.classifier = Classifier(channels, num_classes, DILATIONS if aspp else (1,))
 
+    def scores(self, normalized: Tensor) -> Tensor:
+        """Map a normalised image (B, in_chans, H, W) to the score map (B, k, h, w)."""
+        return self._score_map(self.seed_branch(normalized)[-1])
+
     def upsample(self, score_map: Tensor, size: tuple[int, int]) -> Tensor:
         """Interpolate a map (B, c, h, w) bilinearly to (B, c, H, W) for `size` = (H, W)."""
         return upsample_bilinear(score_map, size)

@@ -109,8 +109,19 @@ class Embedding(nn.Module):
         With a reach, two channels are appended: the position of each node over the reach.
         """
         resize = upsample_bilinear if self.coarse else adaptive_max_pool2d
-        embedding = resize(self.norm(self.project(features)), size)  # Psi_t(f_t), (B, d, h, w)
-        nodes = embedding.permute(0, 2, 3, 1).flatten(1, 2)
+        embedding = resize(self.local(features), size)  # Psi_t(f_t), (B, d, h, w)
+        nodes = self.scaled(embedding.permute(0, 2, 3, 1).flatten(1, 2))
+        if not self.has_positions:
+            return nodes
+        positions = self.positions(size, nodes.device).to(nodes.dtype)
+        return torch.cat([nodes, positions.expand(nodes.shape[0], -1, -1)], dim=-1)
+
+    def local(self, features: Tensor) -> Tensor:
+        """What precedes pooling or upsampling, (B, c, H, W) to (B, d, H, W); pixel by pixel in evaluation."""
+        return self.norm(self.project(features))
+
+    def scaled(self, nodes: Tensor) -> Tensor:
+        """Give each row of the nodes (B, N, d) the length that affinity and temperature ask for."""
         if self.cosine:
             # In float32: float16 has no number as small as the least length that `normalize` divides by.
             wide = nodes.to(torch.promote_types(nodes.dtype, torch.float32))
@@ -120,13 +131,19 @@ class Embedding(nn.Module):
             nodes = nodes * (scale * torch.exp(-0.5 * self.log_temperature)).to(nodes.dtype)
         elif scale != 1.0:
             nodes = nodes * scale
-        if hasattr(self, "log_reach"):
-            positions = self._positions(size, nodes.device) / (self.reach * torch.exp(self.log_reach))
-            # The score of two positions is a small difference of large numbers. Matrix products of every
-            # precision take numbers of bfloat16 without rounding them, and the node bias is made of the same.
-            positions = positions.to(torch.bfloat16).to(nodes.dtype)
-            nodes = torch.cat([nodes, positions.expand(nodes.shape[0], -1, -1)], dim=-1)
         return nodes
+
+    @property
+    def has_positions(self) -> bool:
+        """Whether two channels are appended, because there is a reach."""
+        return hasattr(self, "log_reach")
+
+    def positions(self, size: tuple[int, int], device: torch.device) -> Tensor:
+        """The appended channels: the position of each node of the grid over the reach, (N, 2)."""
+        # The score of two positions is a small difference of large numbers. Matrix products of every
+        # precision take numbers of bfloat16 without rounding them, and the node bias is made of the same.
+        positions = self._positions(size, device) / (self.reach * torch.exp(self.log_reach))
+        return positions.to(torch.bfloat16)
 
     def _positions(self, size: tuple[int, int], device: torch.device) -> Tensor:
         """Row and column of each node, (N, 2), in pixels from the centre of the grid."""

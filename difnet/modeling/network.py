@@ -72,11 +72,7 @@ class SimDeepLab(SegmentationNetwork):
 
         With `details`, return a `Details` with T = 0, importance 1 and the score map as seed.
         """
-        normalized = self._normalized(image)
-        features = self.seed_branch(normalized)[-1]
-        if self.second_branch is not None:
-            features = torch.cat([features, self.second_branch(normalized)[-1]], dim=1)
-        score_map = self._score_map(features)
+        score_map = self.scores(self._normalized(image))
         logits = self.upsample(score_map, (image.shape[-2], image.shape[-1]))
         if not details:
             return logits
@@ -84,6 +80,13 @@ class SimDeepLab(SegmentationNetwork):
         none = score_map.new_empty(0)
         states = score_map.new_empty(0, *score_map.shape)
         return Details(logits, score_map, importance, score_map, states, none, none, [])
+
+    def scores(self, normalized: Tensor) -> Tensor:
+        """Map a normalised image (B, in_chans, H, W) to the score map (B, k, h, w) of both branches."""
+        if self.second_branch is None:
+            return super().scores(normalized)
+        branches = (self.seed_branch, self.second_branch)
+        return self._score_map(torch.cat([branch(normalized)[-1] for branch in branches], dim=1))
 
 
 class DifNet(SegmentationNetwork):
@@ -161,38 +164,59 @@ class DifNet(SegmentationNetwork):
     def forward(self, image: Tensor, *, details: bool = False) -> Tensor | Details:
         """Map an image (B, in_chans, H, W) in [0, 1] to logits (B, k, H, W), or to all `Details`."""
         normalized = self._normalized(image)  # (B, in_chans, H, W)
-        score_map = self._score_map(self.seed_branch(normalized)[-1])  # x, (B, k, h, w)
+        score_map = self.scores(normalized)  # x, (B, k, h, w)
         sources = self._sources(normalized)  # f_t, (B, c_t, H_t, W_t)
-        importance = self._importance(score_map)  # M = H(x), (B, 1, h, w)
-        seed = importance * score_map  # s = M x, (B, k, h, w)
-        height, width = self._grid(image, seed)
-        seed = self.upsample(seed, (height, width))  # to the nodes, if they are finer than the score map
+        size = image.shape[-2], image.shape[-1]
+        grid = self.node_grid(size, score_map)
+        importance, seed = self.weighted(score_map, grid)  # M = H(x), (B, 1, h, w), and s, (B, k, h, w)
 
-        features = self._embed(sources, (height, width))  # Psi_t, (B, N, 64) each
+        features = self._embed(sources, grid)  # Psi_t, (B, N, 64) each
         mu, beta = self._gate(self.mu_logit, seed.dtype), self._gate(self.beta_logit, seed.dtype)  # (T,)
-        detached = self.diffusion.detach_seed and len(self.walk_sources) > 0
-        nodes = seed.detach() if detached else seed
-        nodes = nodes.permute(0, 2, 3, 1).flatten(1, 2)  # (B, N, k)
         biases = [self._bias(feature) for feature in features]  # c_t, (B, N) each, or None
-        walked = cascaded_random_walk(  # (4); paper, Eq. 5
-            features, nodes, mu, beta, node_bias=_stacked(biases), return_states=details
-        )
+        state, states = self.diffuse(seed, features, biases, (mu, beta), return_states=details)
 
-        state, states = walked if isinstance(walked, tuple) else (walked, None)
-        state = state.unflatten(1, (height, width)).permute(0, 3, 1, 2)  # y_T, (B, k, h, w)
-        logits = self.upsample(state, (image.shape[-2], image.shape[-1]))  # (B, k, H, W)
+        logits = self.upsample(state, size)  # (B, k, H, W)
         if states is None:
             return logits
-        states = states.unflatten(2, (height, width)).permute(0, 1, 4, 2, 3)  # (T, B, k, h, w)
         transitions = list(zip(features, biases, strict=True))
         return Details(logits, score_map, importance, seed, states, mu, beta, transitions)
 
-    def _grid(self, image: Tensor, score_map: Tensor) -> tuple[int, int]:
-        """(h, w) of the nodes: the grid of the score map, or a finer one."""
+    def node_grid(self, size: tuple[int, int], score_map: Tensor) -> tuple[int, int]:
+        """(h, w) of the nodes of an image of `size`: the grid of its score map, or a finer one."""
         stride = self.diffusion.node_stride
         if stride == OUTPUT_STRIDE:
             return score_map.shape[-2], score_map.shape[-1]
-        return (image.shape[-2] + stride - 1) // stride, (image.shape[-1] + stride - 1) // stride
+        return (size[0] + stride - 1) // stride, (size[1] + stride - 1) // stride
+
+    def weighted(self, score_map: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """M, (B, 1, h, w), and the seed s = M x, (B, k, *grid): upsampled if the nodes are finer than x."""
+        importance = self._importance(score_map)
+        return importance, self.upsample(importance * score_map, grid)
+
+    def diffuse(
+        self,
+        seed: Tensor,
+        features: list[Tensor],
+        biases: list[Tensor | None],
+        gates: tuple[Tensor, Tensor],
+        *,
+        return_states: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """All walks over a seed (B, k, h, w), with features (B, N, d) and biases (B, N) of each walk.
+
+        `gates` are mu and beta, (T,) each. The result is y_T, (B, k, h, w), and, if asked for, y_1 to y_T,
+        (T, B, k, h, w).
+        """
+        grid = seed.shape[-2], seed.shape[-1]
+        detached = self.diffusion.detach_seed and len(self.walk_sources) > 0
+        nodes = seed.detach() if detached else seed
+        nodes = nodes.permute(0, 2, 3, 1).flatten(1, 2)  # (B, N, k)
+        walked = cascaded_random_walk(  # (4); paper, Eq. 5
+            features, nodes, *gates, node_bias=_stacked(biases), return_states=return_states
+        )
+        state, states = walked if isinstance(walked, tuple) else (walked, None)
+        state = state.unflatten(1, grid).permute(0, 3, 1, 2)
+        return state, None if states is None else states.unflatten(2, grid).permute(0, 1, 4, 2, 3)
 
     def _importance(self, score_map: Tensor) -> Tensor:
         if self.importance is None:

@@ -163,14 +163,25 @@ def _same_size(image: Tensor, size: tuple[int, int]) -> bool:
     return not torch.jit.is_tracing() and all(known)
 
 
-def bilinear_matrix(input_size: int, output_size: int, *, dtype: torch.dtype, device: torch.device) -> Tensor:
+def bilinear_matrix(
+    input_size: int,
+    output_size: int,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    part: tuple[range, range] | None = None,
+) -> Tensor:
     """Return the interpolation weights along one axis for `align_corners=False`, (output_size, input_size).
 
     Output pixel i lies at x = (i + 1/2) n / m - 1/2, clamped to [0, n - 1], and input pixel j has weight
     max(0, 1 - |x - j|) in it. All numbers are integers in units of 1 / (2 m), so each weight is rounded once.
+    With `part`, return only the rows of some output pixels and the columns of some input pixels.
     """
-    outputs = torch.arange(output_size, device=device)
-    inputs = torch.arange(input_size, device=device)
+    if part is None:
+        outputs = torch.arange(output_size, device=device)
+        inputs = torch.arange(input_size, device=device)
+    else:
+        outputs, inputs = (torch.arange(pixels.start, pixels.stop, device=device) for pixels in part)
     unit = 2 * output_size
     position = ((2 * outputs + 1) * input_size - output_size).clamp(0, unit * (input_size - 1))
     weight = (unit - (position[:, None] - unit * inputs).abs()).clamp(min=0)

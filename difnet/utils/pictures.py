@@ -14,6 +14,9 @@ from difnet.data.base import SegmentationDataset, distinct_palette
 from difnet.data.errors import VOID
 from difnet.utils.files import distinct_names, write_atomically
 
+PIXELS_AT_ONCE = 2**20
+"""Pixels whose colours are mixed at a time: double precision takes 24 bytes for each, several times."""
+
 
 def to_array(image: Tensor) -> np.ndarray:
     """Convert an image (3, H, W), uint8 or float in [0, 1], to (H, W, 3) uint8."""
@@ -63,10 +66,16 @@ def colour_labels(label: Tensor, palette: np.ndarray) -> Image.Image:
 
 def overlay(image: Tensor, label: Tensor, palette: np.ndarray, opacity: float = 0.5) -> Image.Image:
     """Draw the colours of label (H, W) over image (3, H, W); void pixels show only the image."""
-    base = to_array(image).astype(np.float64)
-    colours = np.asarray(colour_labels(label, palette).convert("RGB"), np.float64)
-    weight = opacity * (label.detach().cpu().numpy() != VOID)[..., None]
-    return Image.fromarray(np.round((1.0 - weight) * base + weight * colours).astype(np.uint8))
+    height, width = label.shape
+    picture = np.empty((height, width, 3), np.uint8)
+    step = max(1, PIXELS_AT_ONCE // max(1, width))
+    for top in range(0, height, step):
+        rows = slice(top, top + step)
+        base = to_array(image[:, rows]).astype(np.float64)
+        colours = np.asarray(colour_labels(label[rows], palette).convert("RGB"), np.float64)
+        weight = opacity * (label[rows].detach().cpu().numpy() != VOID)[..., None]
+        picture[rows] = np.round((1.0 - weight) * base + weight * colours).astype(np.uint8)
+    return Image.fromarray(picture)
 
 
 def save_picture(picture: Image.Image, path: Path) -> None:
