@@ -81,6 +81,13 @@ def split_name(folder_or_list: str) -> str:
     return next((split for split, names in _SPLITS.items() if word in names), UNDIVIDED)
 
 
+def split_of(path: Path) -> str:
+    """The split that the first folder of a path names, or the second one if the first is called images."""
+    folders = path.parts[:-1]
+    start = 1 if folders[:1] == ("images",) else 0
+    return split_name(folders[start]) if len(folders) > start else UNDIVIDED
+
+
 def divided(export: Export, val_share: float) -> tuple[Mapping[str, list[Item]], list[str]]:
     """Return the splits of an export, with "train" and "val", and what was done to get them.
 

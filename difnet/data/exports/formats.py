@@ -3,13 +3,15 @@
 from pathlib import Path
 
 from difnet.data.errors import DataError
-from difnet.data.exports import coco, coco_panoptic
+from difnet.data.exports import coco, coco_panoptic, labelme, labelme_folders
 from difnet.data.exports.export import Export, Format
 from difnet.data.options import Reading
 
 FORMATS: dict[str, Format] = {
     "COCO panoptic segments": coco_panoptic,
     "COCO annotations": coco,
+    "labelme's JSON files": labelme,
+    "labelme's folders of img.png and label.png": labelme_folders,
 }
 """The modules that read one format each, by what they read."""
 

@@ -1,0 +1,1 @@
+"""Turns the annotations of single images, as the tools write them, into shapes."""
