@@ -7,13 +7,20 @@ from difnet.data.base import SegmentationDataset, Split, Transform
 from difnet.data.folder import Folder
 from difnet.data.items.dataset import FileDataset
 from difnet.data.options import Reading
+from difnet.data.sets.ade20k import Ade20k
 from difnet.data.sets.camvid import Camvid
+from difnet.data.sets.cityscapes import Cityscapes
+from difnet.data.sets.context import Context
 from difnet.data.sets.scenes import Scenes
+from difnet.data.sets.voc import Voc
+from difnet.data.sets.voc_aug import VocAug
 
-DatasetName = Literal["scenes", "camvid", "folder"]
+DatasetName = Literal["scenes", "camvid", "folder", "voc", "voc-aug", "context", "cityscapes", "ade20k"]
 DATASETS: tuple[str, ...] = get_args(DatasetName)
 
-ON_DISK: dict[str, type[FileDataset]] = {it.name: it for it in (Camvid, Folder)}
+ON_DISK: dict[str, type[FileDataset]] = {
+    it.name: it for it in (Camvid, Folder, Voc, VocAug, Context, Cityscapes, Ade20k)
+}
 """The data sets that are read from a folder."""
 
 

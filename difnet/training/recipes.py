@@ -90,5 +90,8 @@ WALK_OPTIONS = (
 
 RECIPES: dict[str, Recipe] = dict(zip(get_args(RecipeName), (PAPER, RELEASE, TUNED, SCENES), strict=True))
 
-DEFAULT_RECIPES: dict[str, RecipeName] = {"scenes": "scenes", "camvid": "paper", "folder": "paper"}
+DEFAULT_RECIPES: dict[str, RecipeName] = {
+    "scenes": "scenes",
+    **dict.fromkeys(("camvid", "folder", "voc", "voc-aug", "context", "cityscapes", "ade20k"), "paper"),
+}
 """The recipe of each data set if none is named."""

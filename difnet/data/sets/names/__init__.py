@@ -1,0 +1,1 @@
+"""Class names of the published data sets whose lists are long, one text file each."""
