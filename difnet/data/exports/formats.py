@@ -5,13 +5,18 @@ from pathlib import Path
 from difnet.data.errors import DataError
 from difnet.data.exports import coco, coco_panoptic, labelme, labelme_folders
 from difnet.data.exports.export import Export, Format
+from difnet.data.exports.masks import cvat_camvid, cvat_masks, plain_pairs, roboflow
 from difnet.data.options import Reading
 
 FORMATS: dict[str, Format] = {
+    "CVAT segmentation masks 1.1": cvat_masks,
+    "CVAT CamVid 1.0": cvat_camvid,
+    "Roboflow semantic segmentation masks": roboflow,
     "COCO panoptic segments": coco_panoptic,
     "COCO annotations": coco,
     "labelme's JSON files": labelme,
     "labelme's folders of img.png and label.png": labelme_folders,
+    "images and masks in two folders": plain_pairs,
 }
 """The modules that read one format each, by what they read."""
 

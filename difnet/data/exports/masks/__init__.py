@@ -1,0 +1,1 @@
+"""Reads exports whose labels are mask files: one module a format."""
