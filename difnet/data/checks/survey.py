@@ -71,24 +71,25 @@ def summarise(dataset: "SegmentationDataset", findings: Sequence[Finding]) -> Da
         DataError: the labels show no class, or a single one.
     """
     classes = len(dataset.classes)
-    counts = np.zeros(256, np.int64)
-    present = np.zeros(classes, np.int64)
+    # One entry for each class of each label: the number of the item, the class, and its pixels.
+    lengths = [len(found.values) for found in findings]
+    items = np.repeat(np.arange(len(findings)), lengths)
+    values = np.concatenate([found.values for found in findings] or [np.zeros(0, np.uint8)])
+    counts = np.concatenate([found.counts for found in findings] or [np.zeros(0, np.int64)])
+    labelled = values != VOID
+    has_void = np.bincount(items[~labelled], minlength=len(findings)) > 0
+    shown = np.bincount(items[labelled], minlength=len(findings))  # classes in each label
+    # Sums of float64 are exact up to 2^53 pixels.
+    pixels = np.bincount(values[labelled], counts[labelled], minlength=classes).astype(np.int64)
+    area = np.bincount(items[labelled], counts[labelled], minlength=len(findings))
+    present = np.bincount(values[labelled], area[items[labelled]], minlength=classes).astype(np.int64)
+    void = int(counts[~labelled].sum())
     sizes: dict[tuple[int, int], int] = {}
-    one_and_void: list[str] = []  # items whose labels hold one class and void
-    several = several_and_void = False  # whether any label holds several classes, also with void
     for index, found in enumerate(findings):
-        counts[found.values] += found.counts
-        has_void = bool(len(found.values)) and found.values[-1] == VOID
-        labelled = found.values[:-1] if has_void else found.values
-        present[labelled] += found.counts.sum() - (found.counts[-1] if has_void else 0)
         sizes.setdefault(found.size, index)
-        if len(labelled) == 1 and has_void:
-            one_and_void.append(dataset.item_name(index))
-        several |= len(labelled) > 1
-        several_and_void |= len(labelled) > 1 and has_void
-    pixels, void = counts[:classes], int(counts[VOID])
     notes = [_class_note(dataset, pixels, void)]
-    if one_and_void and several and not several_and_void:
+    one_and_void = [dataset.item_name(index) for index in np.flatnonzero((shown == 1) & has_void)]
+    if one_and_void and (shown > 1).any() and not (has_void & (shown > 1)).any():
         notes.append(
             f"{len(one_and_void)} {dataset.split} label(s) hold void beside a single class "
             f"({listed(one_and_void)}), and no label of several classes holds void; {_void_hint(dataset)}"

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from difnet.data.errors import DataError, listed, raise_all
-from difnet.data.files.disk import IMAGE_SUFFIXES, find_files
+from difnet.data.files.disk import IMAGE_SUFFIXES, list_files
 from difnet.data.items.class_list import appearance
 
 
@@ -30,25 +30,26 @@ def find_by_name(folder: Path, suffixes: Sequence[str]) -> Found:
     Raises:
         DataError: two of them differ in their ending only, or the folder cannot be listed.
     """
-    files, others = find_files(folder, suffixes)
+    files, others = list_files(folder, suffixes)
+    others.sort()
     start = len(os.path.join(folder, ""))
 
-    def name_of(path: Path) -> str:
-        return os.path.splitext(str(path)[start:])[0].replace(os.sep, "/")
+    def name_of(path: str) -> str:
+        return os.path.splitext(path[start:])[0].replace(os.sep, "/")
 
     found: dict[str, Path] = {}
     for path in files:
         name = name_of(path)
         if name in found:
             raise DataError(f"{found[name]} and {path} share the name {name!r}; keep one of them")
-        found[name] = path
+        found[name] = Path(path)
     notes = []
     if others:
         notes.append(
-            f"not read in {folder}: {listed([str(path.relative_to(folder)) for path in others])} "
+            f"not read in {folder}: {listed([path[start:] for path in others])} "
             f"(only {', '.join(suffixes)} are read, and linked folders unless they lead back)"
         )
-    return Found(found, {name_of(path): path for path in others}, notes)
+    return Found(found, {name_of(path): Path(path) for path in others}, notes)
 
 
 def pair(
