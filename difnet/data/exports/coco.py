@@ -87,7 +87,7 @@ def read(root: Path, reading: Reading) -> Export:
         items = splits.setdefault(file.split, [])
         for key, image in file.images.items():
             if key in parts:
-                found = tuple(it._replace(index=index_of[it.index]) for it in parts[key])
+                found = tuple(it._replace(class_index=index_of[it.class_index]) for it in parts[key])
                 items.append(
                     Item(image.name, image.path, CocoLabel(file.path, image.size, found, classes.start))
                 )
@@ -110,7 +110,7 @@ class Annotation(NamedTuple):
     """The part of an image that belongs to a class: polygons of x, y, x, y, ..., or runs."""
 
     id: Id
-    index: int
+    class_index: int
     segmentation: "tuple[array[float], ...] | Runs"
 
 
@@ -136,7 +136,7 @@ class CocoLabel(Label):
 
     def read(self, picture: Picture) -> LabelMap:
         height, width = self.size
-        runs = [(it.index, self._runs(it)) for it in self.annotations]
+        runs = [(it.class_index, self._runs(it)) for it in self.annotations]
         runs.sort(key=lambda it: -int(it[1][1::2].sum()))  # the sort keeps the order of equal sizes
         label = np.full(height * width, self.fill, np.uint8)
         for index, lengths in runs:
@@ -225,7 +225,7 @@ def _categories(files: Sequence[CocoFile]) -> tuple[dict[int, str], list[str]]:
 def _annotations(file: CocoFile, names: Mapping[int, str]) -> tuple[dict[Id, list[Annotation]], int]:
     """Return the annotations of each image that has some, and the number of those without a segmentation.
 
-    The index of an annotation is still the id of its category.
+    The class index of an annotation is still the id of its category.
     """
     drawn: dict[Id, list[Annotation]] = {}
     boxes = 0

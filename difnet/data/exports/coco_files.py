@@ -167,11 +167,12 @@ def _images(path: Path, root: Path, entries: Sequence[Any], prefix: str) -> dict
         if not file.is_file():
             missing.append(name)
         stem = "/".join(part for part in PurePosixPath(name).with_suffix("").parts if part not in ("..", "/"))
-        other = taken.setdefault(stem, name)
         key = id_of(entry, "id", f"{path}, image {name}")
-        if other != name or key in images:
-            twice = f"the images {other} and {name}" if other != name else f"the image id {shown(key)} twice"
-            raise DataError(f"{path} has {twice}, and labels are matched by that; keep one of them")
+        if stem in taken or key in images:
+            twice = f"id {shown(key)}" if key in images else f"name {stem!r}"
+            other = taken.get(stem, images[key].path.name if key in images else "")
+            raise DataError(f"{path} gives the images {other} and {name} the same {twice}; keep one of them")
+        taken[stem] = name
         height, width = (member(entry, it, float, f"{path}, image {name}") for it in ("height", "width"))
         if not (height >= 1 and width >= 1 and height == int(height) and width == int(width)):
             raise DataError(f"{path}, image {name} has the size {width}x{height}; export it again")

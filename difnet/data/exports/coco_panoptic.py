@@ -105,7 +105,7 @@ class PanopticLabel(Label):
         if unknown := [str(number) for number in stored.tolist() if number not in classes]:
             raise DataError(
                 f"{self.path} has segment(s) {listed(unknown)}, which {self.source} does not list for this "
-                "image; the two are of different exports, or the PNG was saved with other colours: export both "
+                "image; they are of different exports, or the PNG was saved with other colours: export both "
                 "again"
             )
         index = np.array([classes[number] for number in stored.tolist()], np.uint8)
