@@ -81,6 +81,33 @@ def with_uncovered(names: Sequence[str], reading: Reading, blank_images: bool) -
     return Classes(classes, VOID if void else background, background)
 
 
+def check_classes(names: Sequence[str], source: Path) -> None:
+    """Refuse classes that cannot be told apart, and too few or too many of them.
+
+    Args:
+        names: all classes, with that of uncovered pixels.
+        source: the file that lists them, for the message.
+
+    Raises:
+        DataError: two names look the same, one is empty, or there are not 2 to 255.
+    """
+    looks = [appearance(name) for name in names]
+    if "" in looks:
+        raise DataError(
+            f"{source} has a class without a name; name it in the annotation tool and export again"
+        )
+    if twice := sorted({look for look in looks if looks.count(look) > 1}):
+        raise DataError(
+            f"{source} has several classes called {listed([repr(look) for look in twice])} (names that look "
+            "the same count as one); give each its own name in the annotation tool and export again"
+        )
+    if not 2 <= len(names) <= VOID:
+        raise DataError(
+            f"{source} gives {len(names)} class(es) ({listed(list(names))}), and 2 to {VOID} can be learned; "
+            "merge some, or add the one of uncovered pixels with --unannotated background"
+        )
+
+
 def keep_blank_images(blank: Sequence[str], reading: Reading, where: str) -> bool:
     """Whether images without annotation are read; they are background then.
 

@@ -28,7 +28,8 @@ from pycocotools import mask as coco_mask
 
 from difnet.data.errors import VOID, DataError
 from difnet.data.exports.classes import blank_note, keep_blank_images
-from difnet.data.exports.coco_files import (
+from difnet.data.exports.export import Export, refuse_unused
+from difnet.data.exports.parsing.coco_files import (
     CocoFile,
     Id,
     class_numbers,
@@ -37,7 +38,6 @@ from difnet.data.exports.coco_files import (
     merge_names,
     open_all,
 )
-from difnet.data.exports.export import Export, refuse_unused
 from difnet.data.exports.shapes import FAR
 from difnet.data.files.json_files import member, shown
 from difnet.data.items.index import ConstantLabel

@@ -12,7 +12,8 @@ import numpy as np
 
 from difnet.data.errors import DataError, listed
 from difnet.data.exports.classes import blank_note, keep_blank_images
-from difnet.data.exports.coco_files import (
+from difnet.data.exports.export import Export, refuse_unused
+from difnet.data.exports.parsing.coco_files import (
     CocoFile,
     Id,
     class_numbers,
@@ -21,7 +22,6 @@ from difnet.data.exports.coco_files import (
     merge_names,
     open_all,
 )
-from difnet.data.exports.export import Export, refuse_unused
 from difnet.data.files.disk import read_colours
 from difnet.data.files.json_files import member
 from difnet.data.items.index import ConstantLabel

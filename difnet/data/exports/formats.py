@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from difnet.data.errors import DataError
-from difnet.data.exports import coco, coco_panoptic, labelme, labelme_folders
+from difnet.data.exports import coco, coco_panoptic, labelme, labelme_folders, supervisely
 from difnet.data.exports.export import Export, Format
 from difnet.data.exports.masks import cvat_camvid, cvat_masks, plain_pairs, roboflow
 from difnet.data.options import Reading
@@ -14,6 +14,7 @@ FORMATS: dict[str, Format] = {
     "Roboflow semantic segmentation masks": roboflow,
     "COCO panoptic segments": coco_panoptic,
     "COCO annotations": coco,
+    "a Supervisely project": supervisely,
     "labelme's JSON files": labelme,
     "labelme's folders of img.png and label.png": labelme_folders,
     "images and masks in two folders": plain_pairs,

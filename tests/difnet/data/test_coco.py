@@ -419,7 +419,7 @@ def change(root: Path, edit) -> Path:
         (lambda data: data["annotations"][0].update(category_id="kite"), 'category_id = "kite"'),
         (lambda data: data["annotations"].append(3), "annotation number"),
         (lambda data: data["categories"][0].update(id=3), "category id 3 twice"),
-        (lambda data: data["categories"][0].update(name="sky "), "several categories called 'sky'"),
+        (lambda data: data["categories"][0].update(name="sky "), "several classes called 'sky'"),
         (lambda data: data["categories"].append("x"), "category number 3"),
     ],
 )

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from difnet.data.errors import VOID, DataError, listed
-from difnet.data.exports.classes import Classes, with_uncovered
+from difnet.data.errors import DataError, listed
+from difnet.data.exports.classes import Classes, check_classes, with_uncovered
 from difnet.data.exports.export import UNDIVIDED, split_name
 from difnet.data.files.json_files import ends_of, member, read_json, shown
-from difnet.data.items.class_list import appearance
 from difnet.data.options import Reading
 
 Id = int | str
@@ -242,16 +241,6 @@ def class_numbers(
         DataError: names look the same, or there are too few or too many.
     """
     classes = with_uncovered(list(names.values()), reading, blank_images)
-    looks = [appearance(name) for name in classes.names]
-    if twice := sorted({look for look in looks if looks.count(look) > 1 or not look}):
-        raise DataError(
-            f"{source} has several categories called {listed([repr(it) for it in twice])}, or one without a "
-            "name; give each its own name in the annotation tool and export it again"
-        )
-    if not 2 <= len(looks) <= VOID:
-        raise DataError(
-            f"{source} gives {len(looks)} class(es) ({listed(looks)}), and 2 to {VOID} can be learned; "
-            "--unannotated background makes one of the pixels that nothing covers"
-        )
-    first = len(looks) - len(names)
+    check_classes(classes.names, source)
+    first = len(classes.names) - len(names)
     return classes, {category: first + place for place, category in enumerate(names)}
