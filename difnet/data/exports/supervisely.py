@@ -7,9 +7,9 @@ The layout is
     DATASET/ann/NAME.jpg.json     size and objects
 
 and a data set may hold others in a folder "datasets". Objects are drawn in the order of the file, so later
-ones hide earlier ones. Masks (bitmaps), polygons with their holes, and rectangles are drawn; points, lines and
-other figures cover no area. The format is described at developer.supervisely.com, and by the publisher's own
-reader (supervisely/supervisely: supervisely/geometry).
+ones hide earlier ones. Masks (bitmaps), polygons with their holes, and rectangles are drawn; points, lines
+and other figures cover no area. The format is described at developer.supervisely.com, and by the publisher's
+own reader (supervisely/supervisely: supervisely/geometry).
 """
 
 import base64
@@ -220,8 +220,8 @@ def _shape(entry: Any, kind: str, index: int, size: tuple[int, int], where: str)
     holes = points.get("interior") or []
     if len(exterior) < 3 or not isinstance(holes, list):
         raise DataError(
-            f"{where} is a polygon of {len(exterior)} point(s); correct or delete it in Supervisely and export "
-            "it again"
+            f"{where} is a polygon of {len(exterior)} point(s); correct or delete it in Supervisely and "
+            "export it again"
         )
     return Polygon(index, exterior, [_points(hole, where) for hole in holes])
 
@@ -254,11 +254,11 @@ def _bitmap(entry: Mapping[str, Any], index: int, size: tuple[int, int], where: 
         raise
     except Exception as error:  # for damaged pictures, Pillow raises errors of nearly every type
         raise DataError(f"{where} has a bitmap that cannot be decoded ({error}); export it again") from error
-    mask: np.ndarray = stored.any(-1) if stored.ndim == 3 else stored != 0
+    mask = np.asarray(stored.any(-1) if stored.ndim == 3 else stored)
     left, top = int(origin[0]), int(origin[1])
     if left < 0 or top < 0 or left + mask.shape[1] > size[1] or top + mask.shape[0] > size[0]:
         raise DataError(
-            f"{where} has a bitmap of {mask.shape[1]}x{mask.shape[0]} at x = {left}, y = {top}, beyond its image "
-            f"of {size[1]}x{size[0]}; export it again"
+            f"{where} has a bitmap of {mask.shape[1]}x{mask.shape[0]} at x = {left}, y = {top}, beyond its "
+            f"image of {size[1]}x{size[0]}; export it again"
         )
     return BoxMask(index, mask, left, top)
