@@ -93,7 +93,7 @@ def evaluate_checkpoint(config: EvaluateConfig, report: Reporter | None = None) 
         )
     report = report or Reporter(enabled=False)
     model, metadata = load_for_pictures(config.checkpoint, default_device(config.device))
-    reading = reading_of(config, saved_reading(metadata, config.dataset, config.checkpoint))
+    reading = saved_reading(metadata, config.dataset, config.checkpoint, reading_of(config))
     image_scale = image_scale_of(metadata, config.image_scale, config.checkpoint)
     dataset = create_dataset(
         config.dataset,

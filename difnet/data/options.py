@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typeguard
 
@@ -40,62 +40,76 @@ class Reading:
         return [field.name for field in fields(Reading) if getattr(self, field.name) is not None]
 
 
-def reading_of(options: Reading, saved: Reading | None = None) -> Reading:
-    """Return the part of the options of a command, which inherits from `Reading`, that says how to read.
-
-    Options that are not given come from `saved`.
-    """
-    values = {field.name: getattr(options, field.name) for field in fields(Reading)}
-    if saved is not None:
-        values = {name: getattr(saved, name) if value is None else value for name, value in values.items()}
-    return Reading(**values)
+def reading_of(options: Reading) -> Reading:
+    """Return the part of the options of a command, which inherits from `Reading`, that says how to read."""
+    return Reading(**{field.name: getattr(options, field.name) for field in fields(Reading)})
 
 
-def saved_reading(metadata: Mapping[str, Any], dataset: str, source: Path) -> Reading:
-    """Return how labels were read in training, if that was on the same kind of data set.
+def saved_reading(
+    metadata: Mapping[str, Any], dataset: str, source: Path, given: Reading | None = None
+) -> Reading:
+    """Return how labels are to be read: by the options given, else as in training on the same kind of data.
 
     Args:
         metadata: saved with the weights.
         dataset: name of the data set that will be read.
         source: where the metadata are from, for an error.
+        given: the options of the command.
 
     Raises:
         ValueError: the metadata hold something else; the message names the option that replaces it.
     """
+    given = given or Reading()
     saved = metadata.get("reading")
     if saved is None:  # earlier versions had two options, for folders alone
         saved = {name: metadata[name] for name in ("void_value", "label_offset") if name in metadata}
+    if metadata.get("dataset", "folder") != dataset:
+        saved = {}
     if not isinstance(saved, dict):
         raise ValueError(
-            f"{source}: its metadata hold reading = {saved!r}, expected a mapping; save it without"
+            f"{source}: its metadata hold reading = {saved!r}, expected a mapping; save it without that"
         )
-    if metadata.get("dataset", "folder") != dataset:
-        return Reading()
-    return reading_from(saved, f"{source}: its metadata hold")
-
-
-def reading_from(values: Mapping[str, Any], where: str) -> Reading:
-    """Build a `Reading` from values that were saved as JSON.
-
-    Raises:
-        ValueError: a value is of another type; the message starts with `where` and names the option.
-    """
-    found: dict[str, Any] = {}
+    values = {field.name: getattr(given, field.name) for field in fields(Reading)}
     for name, kind in get_type_hints(Reading).items():
-        value = values.get(name)
-        if isinstance(value, list):
-            value = tuple(value)
-        if kind == Path | None and isinstance(value, str):
-            value = Path(value)
-        try:
-            typeguard.check_type(value, kind)
-        except typeguard.TypeCheckError:
-            expected = str(kind).replace("typing.", "").replace(" | None", "")
-            raise ValueError(
-                f"{where} {name} = {values[name]!r}, expected {expected}; give --{name.replace('_', '-')}"
-            ) from None
-        found[name] = value
-    return Reading(**found)
+        if values[name] is None and saved.get(name) is not None:
+            value = _restored(saved[name], kind)
+            if value is None:
+                raise ValueError(
+                    f"{source}: its metadata hold {name} = {saved[name]!r}, expected {_EXPECTED[kind]}; give "
+                    f"--{name.replace('_', '-')}"
+                )
+            values[name] = value
+    return Reading(**values)
+
+
+_EXPECTED: dict[Any, str] = {
+    tuple[int, ...] | None: "a list of whole numbers",
+    int | None: "a whole number",
+    float | None: "a number",
+    bool | None: "true or false",
+    str | None: "a text",
+    Path | None: "a text",
+} | {
+    kind: f"one of {', '.join(get_args(get_args(kind)[0]))}"
+    for kind in get_type_hints(Reading).values()
+    if get_origin(get_args(kind)[0]) is Literal
+}
+"""What JSON holds for a field, by its type."""
+
+
+def _restored(value: Any, kind: Any) -> Any:
+    """The value of a field of `Reading` that was saved as JSON; None if it is of another type."""
+    if isinstance(value, list):
+        value = tuple(value)
+    numbers = value if isinstance(value, tuple) else (value,)
+    if kind != bool | None and any(isinstance(it, bool) for it in numbers):  # for Python, True is 1
+        return None
+    if kind == Path | None and isinstance(value, str):
+        return Path(value)
+    try:
+        return typeguard.check_type(value, kind)
+    except typeguard.TypeCheckError:
+        return None
 
 
 def saved_form(reading: Reading) -> dict[str, Any]:

@@ -65,7 +65,7 @@ def examined(image: np.ndarray, label: np.ndarray, turn: int = 1, label_turn: in
     values = np.flatnonzero(counts)
     size = (label.shape[0], label.shape[1])
     digest = hashlib.blake2b(repr(size).encode(), digest_size=16)
-    digest.update(np.ascontiguousarray(image))
+    digest.update(np.ascontiguousarray(image).data)
     return Finding(
         size,
         values.astype(np.uint8),

@@ -88,7 +88,7 @@ def summarise(dataset: "SegmentationDataset", findings: Sequence[Finding]) -> Da
     for index, found in enumerate(findings):
         sizes.setdefault(found.size, index)
     notes = [_class_note(dataset, pixels, void)]
-    one_and_void = [dataset.item_name(index) for index in np.flatnonzero((shown == 1) & has_void)]
+    one_and_void = [dataset.item_name(int(index)) for index in np.flatnonzero((shown == 1) & has_void)]
     if one_and_void and (shown > 1).any() and not (has_void & (shown > 1)).any():
         notes.append(
             f"{len(one_and_void)} {dataset.split} label(s) hold void beside a single class "

@@ -380,11 +380,13 @@ def test_invalid_metadata_is_refused_by_evaluate(key, values, options, trained, 
     weights = tmp_path / "own.safetensors"
     data = ("--checkpoint", str(weights), "--dataset", "folder", "--data-root", str(root), "--workers", "0")
     for value in values:
-        save_model(model, weights, metadata={key: value})
-        assert evaluate.main([*data]) == 1
-        assert f"error: {weights}: its metadata hold {key} = {value!r}, expected a" in capsys.readouterr().err
-    if options:
-        assert evaluate.main([*data, *options]) == 0
+        for metadata in ({key: value}, {"reading": {key: value}})[: 2 if options else 1]:
+            save_model(model, weights, metadata=metadata)
+            assert evaluate.main([*data]) == 1
+            message = f"error: {weights}: its metadata hold {key} = {value!r}, expected a"
+            assert message in capsys.readouterr().err
+            if options:
+                assert evaluate.main([*data, *options]) == 0
     save_model(model, weights, metadata={key: None})
     assert evaluate.main([*data]) == 0
 
