@@ -88,7 +88,7 @@ class Camvid(Folder):
         source, pairs = pairs_of(copy, self.split, self.notes)
         self._check_count(len(pairs), source)
         numbered = is_numbered(pairs[0][2])
-        self.void_text = "11, 255" if numbered else "(0, 0, 0)"
+        self.void_text = "11, 255" if numbered else "black"
         snap = bool(self.reading.snap_colours)
         self.items = [
             Item(name, image, MaskLabel(label, NUMBERING, TABLE, snap)) for name, image, label in pairs
