@@ -51,7 +51,8 @@ class MaskReader:
         self.classes = list(named or [])
         if named is None or reading.colours is not None:
             self._find_table()
-        self._check_numbers()
+        else:
+            self._check_numbers()
         numbers_only = self._table is None and find_table(root) is None
         self.suffixes: Sequence[str] = (".png",) if numbers_only else IMAGE_SUFFIXES
 
@@ -60,7 +61,6 @@ class MaskReader:
         if self._table is None and _is_coloured(first) and find_table(self._root) is not None:
             self._find_table()
         if self._table is not None:
-            self._check_options(self._table.source)
             self.void_text, self.palette = self._table.void_text, self._table.palette
         else:
             self.void_text = ", ".join(map(str, self._void)) or "no number"
@@ -86,13 +86,11 @@ class MaskReader:
                 "put a colour table beside it if each colour of the labels means a class"
             )
         self.classes, self._table = found
-
-    def _check_options(self, table: str) -> None:
         for option in ("void_value", "label_offset"):
             if getattr(self._reading, option) is not None:
                 raise ValueError(
                     f"--{option.replace('_', '-')} is for masks of numbers, and the masks in {self._root} "
-                    f"are read by colour ({table}); leave it out"
+                    f"are read by colour ({self._table.source}); leave it out"
                 )
 
     def _check_numbers(self) -> None:

@@ -5,6 +5,7 @@ classification has a file of the same name with other columns.
 """
 
 import csv
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -117,9 +118,10 @@ def _pairs(folder: Path, files: Iterable[Path]) -> list[Masked]:
     Raises:
         DataError: two images share a name, or a mask has no image.
     """
-    by_name: dict[str, list[Path]] = {}
+    by_name: dict[str, list[Path]] = {}  # names below the folder, with / between folders, without an ending
     for path in files:
-        by_name.setdefault(_below(folder, path), []).append(path)
+        name = os.path.relpath(path, folder).replace(os.sep, "/")
+        by_name.setdefault(os.path.splitext(name)[0], []).append(path)
     masks: dict[Path, Path] = {}  # by image
     taken: set[Path] = set()
     errors = []
@@ -142,8 +144,3 @@ def _pairs(folder: Path, files: Iterable[Path]) -> list[Masked]:
         pairs += [Masked(name, path, masks.get(path)) for path in images]
     raise_all(errors, f"{_TOOL} in {folder}")
     return pairs
-
-
-def _below(folder: Path, path: Path) -> str:
-    """The name of a file below a folder, with ``/`` between folders and without its ending."""
-    return path.relative_to(folder).with_suffix("").as_posix()
