@@ -503,7 +503,7 @@ raise RuntimeError("the loader stays alive")
 
 
 def test_registry_errors(data_root):
-    with pytest.raises(ValueError, match="'streets' is unknown; choose one of scenes, folder, camvid"):
+    with pytest.raises(ValueError, match="'streets' is unknown; choose one of scenes, camvid, folder"):
         create_dataset("streets", data_root, "train")
     with pytest.raises(ValueError, match="needs a folder; give --data-root"):
         create_dataset("camvid", None, "train")
