@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from difnet.data.errors import DataError
-from difnet.data.exports import coco, coco_panoptic, labelme, labelme_folders, supervisely
+from difnet.data.exports import coco, coco_panoptic, label_studio, labelme, supervisely
 from difnet.data.exports.export import Export, Format
-from difnet.data.exports.masks import cvat_camvid, cvat_masks, plain_pairs, roboflow
+from difnet.data.exports.masks import cvat_camvid, cvat_masks, labelme_folders, plain_pairs, roboflow
 from difnet.data.options import Reading
 
 FORMATS: dict[str, Format] = {
@@ -17,6 +17,7 @@ FORMATS: dict[str, Format] = {
     "a Supervisely project": supervisely,
     "labelme's JSON files": labelme,
     "labelme's folders of img.png and label.png": labelme_folders,
+    "Label Studio's JSON export": label_studio,
     "images and masks in two folders": plain_pairs,
 }
 """The modules that read one format each, by what they read."""

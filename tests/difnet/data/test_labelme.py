@@ -13,8 +13,9 @@ from small_runs import train_and_evaluate
 
 from difnet.data import DataError, create_dataset
 from difnet.data.errors import VOID
-from difnet.data.exports import labelme, labelme_folders
+from difnet.data.exports import labelme
 from difnet.data.exports.formats import format_of, read_export
+from difnet.data.exports.masks import labelme_folders
 from difnet.data.items.item import Picture
 from difnet.data.options import Reading
 

@@ -1,1 +1,1 @@
-"""Turns the annotations of single images, as the tools write them, into shapes."""
+"""Turns the annotations of images, as the tools write them, into shapes."""
