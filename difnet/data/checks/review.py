@@ -94,7 +94,7 @@ def _repeated(split: Examined) -> Iterator[str]:
     if again:
         distinct = sum(count > 1 for count in counts.values())
         yield (
-            f"{len(again)} {split.dataset.split} images are only {distinct} different ones, pixel for pixel "
+            f"{len(again)} {split.dataset.split} images show only {distinct} picture(s), pixel for pixel "
             f"({listed(again)}): each counts as often as it occurs; remove the copies"
         )
 
