@@ -189,8 +189,9 @@ def unpack(archive: Path, root: Path, *, part: str = "", folder: str = "") -> No
 
 
 def _broken(archive: Path, error: Exception) -> DataError:
+    reason = str(error).partition("\n")[0].rstrip(":") or type(error).__name__
     return DataError(
-        f"{archive} cannot be unpacked ({error}); delete it and run the command again, or unpack it by hand"
+        f"{archive} cannot be unpacked ({reason}); delete it and run the command again, or unpack it by hand"
     )
 
 
@@ -199,6 +200,8 @@ def _unpack_tar(archive: Path, target: Path) -> None:
         raise tarfile.TarError("this Python cannot refuse unsafe paths, which Python 3.10.12 and 3.11.4 can")
     with tarfile.open(archive) as file:
         file.extractall(target, filter="data")
+        while file.fileobj is not None and file.fileobj.read(_CHUNK):
+            pass  # the checksum of a gzip file stands at its end, after the last file in it
 
 
 def _unpack_zip(archive: Path, target: Path) -> None:
