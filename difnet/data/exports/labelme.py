@@ -186,7 +186,8 @@ class _Images:
         named = Path(os.path.abspath(path.parent / annotation.image_path))
         if str(named) in self._files:
             return self._files[str(named)]
-        if named.is_file():
+        is_image = named.name.lower().endswith(IMAGE_SUFFIXES)  # some files name themselves
+        if is_image and named.is_file():
             return named
         beside = path.with_name(named.name)
         found = self._files.get(os.path.abspath(beside))
@@ -195,11 +196,14 @@ class _Images:
             self.moved.append(path)
             return twins[0]
         remedy = (
-            f"save the picture that its imageData holds (in base64) as {beside}"
+            "save the picture that its imageData holds (in base64) as "
+            f"{beside if is_image else path.with_suffix('.jpg')}"
             if annotation.has_data
             else "put it there or beside the JSON file"
         )
-        raise DataError(f"{path} annotates the image {named}, which is missing; {remedy}")
+        raise DataError(
+            f"{path} annotates the image {named}, which {'is missing' if is_image else 'is no image'}; {remedy}"
+        )
 
 
 def _splits(root: Path, labelled: list[tuple[Path, Path, Label]]) -> dict[str, list[Item]]:

@@ -242,6 +242,17 @@ def test_image_that_is_only_in_the_json_file(tmp_path):
     assert "a.json" not in message
 
 
+def test_file_that_names_itself_as_its_image(tmp_path):
+    """So does an example of labelme, which has its image beside it and in imageData."""
+    save_json(tmp_path / "a.json", [shape("leaf", LEAF)], "a.json", imageData="AAAA")
+    path = tmp_path / "a.json"
+    assert f"{path} annotates the image {path}, which is no image; save the picture" in refusal(tmp_path)
+    assert f"as {tmp_path / 'a.jpg'}" in refusal(tmp_path)
+    save_image(tmp_path / "a.jpg")
+    (item,) = read_export(tmp_path, Reading()).splits[""]
+    assert item.image == tmp_path / "a.jpg"
+
+
 def test_images_without_shapes(tmp_path):
     add(tmp_path, "a", [shape("leaf", LEAF)])
     add(tmp_path, "empty", [])
