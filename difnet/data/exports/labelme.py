@@ -201,9 +201,8 @@ class _Images:
             if annotation.has_data
             else "put it there or beside the JSON file"
         )
-        raise DataError(
-            f"{path} annotates the image {named}, which {'is missing' if is_image else 'is no image'}; {remedy}"
-        )
+        fault = "is missing" if is_image else "is no image"
+        raise DataError(f"{path} annotates the image {named}, which {fault}; {remedy}")
 
 
 def _splits(root: Path, labelled: list[tuple[Path, Path, Label]]) -> dict[str, list[Item]]:
