@@ -1,11 +1,12 @@
 """A data set in a folder: images, labels and classes.txt, or what an annotation tool exported."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import ClassVar
 
-from difnet.data.base import distinct_palette
+from difnet.data.base import Split, Transform, distinct_palette
 from difnet.data.errors import VOID, DataError, listed
 from difnet.data.exports.export import divided
 from difnet.data.exports.formats import format_of, read_export
@@ -32,7 +33,7 @@ class Folder(FileDataset):
         split, transform, reading: see `FileDataset`.
 
     Attributes:
-        others: the images of other splits that an export has, such as "test".
+        splits: the images of all splits of an export, which may have "test" too; empty for a plain folder.
 
     Raises:
         DataError: a folder or classes.txt is missing or empty, or images and labels do not pair up.
@@ -46,13 +47,21 @@ class Folder(FileDataset):
         "val_share",
     )
     layout = LAYOUT
-    others: Mapping[str, list[Item]] = MappingProxyType({})
+    splits: Mapping[str, list[Item]] = MappingProxyType({})
 
     def _open(self) -> None:
         if is_plain(self.root):
             self._open_plain()
         else:
             self._open_export()
+
+    def other(self, split: Split, transform: Transform | None = None) -> FileDataset:
+        """See `FileDataset.other`; an export, which may take long to read, is not read again."""
+        if not self.splits:
+            return super().other(split, transform)
+        dataset = copy.copy(self)
+        dataset.split, dataset.transform, dataset.items = split, transform, self.splits[split]
+        return dataset
 
     def _open_export(self) -> None:
         export = read_export(self.root, self.reading)
@@ -64,7 +73,7 @@ class Folder(FileDataset):
                 f"a training needs 2 to {VOID}"
             )
         self.classes, self.void_text = export.classes, export.void_text
-        self.others = {split: items for split, items in splits.items() if split not in SPLITS}
+        self.splits = splits
         self.items = splits[self.split]
         self.palette = distinct_palette(len(self.classes)) if export.palette is None else export.palette
         self.notes += [f"{self.root} is read as {export.tool}", *notes, *export.notes]

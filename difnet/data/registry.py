@@ -63,6 +63,24 @@ def create_dataset(
     return ON_DISK[name](root, split, transform=transform, reading=reading)
 
 
+def create_pair(
+    name: str,
+    root: str | Path | None,
+    transforms: tuple[Transform | None, Transform | None] = (None, None),
+    reading: Reading | None = None,
+) -> tuple[SegmentationDataset, SegmentationDataset]:
+    """Build the training and the validation split of a data set; see `create_dataset`.
+
+    Args:
+        name, root, reading: see `create_dataset`.
+        transforms: those of the two splits.
+    """
+    train = create_dataset(name, root, "train", transform=transforms[0], reading=reading)
+    if isinstance(train, FileDataset):
+        return train, train.other("val", transforms[1])
+    return train, create_dataset(name, root, "val", transform=transforms[1], reading=reading)
+
+
 def _check_options(name: str, reading: Reading) -> None:
     """Check that each option that is given is one of the data set.
 

@@ -7,9 +7,9 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration, set_seed
 
-from difnet.data import SegmentationDataset, StepSampler, create_dataset, eval_transform, train_transform
-from difnet.data.base import Split, Transform
+from difnet.data import SegmentationDataset, StepSampler, eval_transform, train_transform
 from difnet.data.options import reading_of
+from difnet.data.registry import create_pair
 from difnet.modeling.factory import create_model
 from difnet.modeling.network import DifNet, SimDeepLab, has_walks
 from difnet.modeling.weights import init_from
@@ -61,20 +61,10 @@ def open_data(config: TrainConfig, accelerator: Accelerator) -> Data:
         DataError: the data on disk cannot be used.
         ValueError: an option does not fit the data.
     """
-
-    def dataset(split: Split, transform: Transform) -> SegmentationDataset:
-        return create_dataset(
-            config.dataset,
-            config.data_root,
-            split,
-            transform=transform,
-            reading=reading_of(config),
-        )
-
     recipe = config.settings()
     low, high = (config.image_scale * factor for factor in recipe.scale)
-    train_set = dataset("train", train_transform(recipe.crop, (low, high), config.flip))
-    val_set = dataset("val", eval_transform(config.image_scale))
+    transforms = (train_transform(recipe.crop, (low, high), config.flip), eval_transform(config.image_scale))
+    train_set, val_set = create_pair(config.dataset, config.data_root, transforms, reading_of(config))
     sampler = StepSampler(
         len(train_set),
         recipe.batch_size,

@@ -21,6 +21,7 @@ from difnet.data.checks.review import Examined, suspects, warnings
 from difnet.data.checks.sheet import as_html, legend, sheet, thumbnail
 from difnet.data.checks.survey import findings_of, summarise
 from difnet.data.errors import DataError
+from difnet.data.items.dataset import FileDataset
 from difnet.data.options import Reading, reading_of
 from difnet.data.registry import DatasetName, create_dataset
 from difnet.utils.console import Reporter, parse, run_command
@@ -125,7 +126,10 @@ def _examine(config: CheckConfig, report: Reporter) -> tuple[list[Examined], lis
     sides: tuple[Split, ...] = ("train", "val")
     for side in sides:
         try:
-            dataset = create_dataset(config.dataset, config.root, side, reading=reading_of(config))
+            if splits and isinstance(splits[0].dataset, FileDataset):
+                dataset: SegmentationDataset = splits[0].dataset.other(side)
+            else:
+                dataset = create_dataset(config.dataset, config.root, side, reading=reading_of(config))
         except DataError as error:
             problems.append(str(error))
             continue

@@ -27,7 +27,7 @@ from difnet.data.items.class_list import read_class_list
 from difnet.data.items.dataset import FileDataset, read_arrays
 from difnet.data.items.item import Item
 from difnet.data.options import Reading, reading_of
-from difnet.data.registry import DatasetName, create_dataset
+from difnet.data.registry import DatasetName, create_pair
 from difnet.utils.console import Reporter, parse, run_command
 from difnet.utils.files import is_within, write_atomically, writing
 from difnet.utils.pictures import colour_labels
@@ -58,15 +58,13 @@ def convert(config: ConvertConfig, report: Reporter) -> dict[str, int]:
     """
     target = config.to
     _check_target(target, config.source)
-    train, val = (
-        create_dataset(config.dataset, config.source, split, reading=reading_of(config))
-        for split in ("train", "val")
-    )
+    train, val = create_pair(config.dataset, config.source, reading=reading_of(config))
     if not isinstance(train, FileDataset) or not isinstance(val, FileDataset):
         raise ValueError(f"--dataset {config.dataset} has no files to convert")
     for note in dict.fromkeys([*train.notes, *val.notes]):
         report.line(note)
-    splits = {"train": train.items, "val": val.items, **getattr(train, "others", {})}
+    splits: dict[str, Sequence[Item]] = {"train": train.items, "val": val.items}
+    splits |= getattr(train, "splits", {})
     with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         partial_folder = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))

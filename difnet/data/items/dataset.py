@@ -67,6 +67,14 @@ class FileDataset(SegmentationDataset):
             DataError: a file is missing or cannot be used.
         """
 
+    def other(self, split: Split, transform: Transform | None = None) -> "FileDataset":
+        """Return another split of the same data, read in the same way.
+
+        Raises:
+            DataError: as the constructor.
+        """
+        return type(self)(self.root, split, transform=transform, reading=self.reading)
+
     def __len__(self) -> int:
         return len(self.items)
 
