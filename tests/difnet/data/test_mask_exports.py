@@ -434,7 +434,7 @@ def test_roboflow(tmp_path):
     for split, title in (("train", "train"), ("val", "valid")):
         expected = {name: drawn[f"{title}/{name}"] for name in EXPORTED[title]}
         assert_labels(labels(root, split), expected)
-    assert list(data.others) == ["test"]
+    assert [it.name for it in data.splits["test"]] == ["t"]
     train_and_evaluate("folder", root, tmp_path / "run")
     assert_unused(
         root,

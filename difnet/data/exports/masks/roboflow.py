@@ -12,7 +12,7 @@ from pathlib import Path
 from difnet.data.errors import VOID, DataError, listed, raise_all
 from difnet.data.exports.export import Export, refuse_unused, split_name
 from difnet.data.exports.masks.listing import Background, Masked, labelled, read_lines
-from difnet.data.files.disk import IMAGE_SUFFIXES, find_files
+from difnet.data.files.disk import IMAGE_SUFFIXES, list_files
 from difnet.data.items.class_list import appearance
 from difnet.data.items.index import IndexLabel, Numbering
 from difnet.data.options import Reading
@@ -51,9 +51,9 @@ def read(root: Path, reading: Reading) -> Export:
     splits: dict[str, list[Masked]] = {}
     notes: list[str] = []
     for folder in folders:
-        files, others = find_files(folder, IMAGE_SUFFIXES)
+        files, others = list_files(folder, IMAGE_SUFFIXES)
         splits.setdefault(split_name(folder.name), []).extend(_pairs(folder, files))
-        if strange := [path.name for path in others if path.name != _LIST]:
+        if strange := sorted(name for path in others if (name := os.path.basename(path)) != _LIST):
             notes.append(f"not read in {folder}: {listed(strange)}")
     items, blank_notes = labelled(
         splits,
@@ -109,7 +109,7 @@ def _background(classes: list[str], path: Path) -> Background:
     return Background(None, f"class 0 of {path} is {classes[0]!r} and not background")
 
 
-def _pairs(folder: Path, files: Iterable[Path]) -> list[Masked]:
+def _pairs(folder: Path, files: Iterable[str]) -> list[Masked]:
     """Find the mask of each image in a folder that holds both.
 
     The name of an image may end in "_mask" too. So the longest names are masks first: the image that such a
@@ -118,15 +118,15 @@ def _pairs(folder: Path, files: Iterable[Path]) -> list[Masked]:
     Raises:
         DataError: two images share a name, or a mask has no image.
     """
-    by_name: dict[str, list[Path]] = {}  # names below the folder, with / between folders, without an ending
-    for path in files:
-        name = os.path.relpath(path, folder).replace(os.sep, "/")
-        by_name.setdefault(os.path.splitext(name)[0], []).append(path)
-    masks: dict[Path, Path] = {}  # by image
-    taken: set[Path] = set()
+    by_name: dict[str, list[str]] = {}  # names below the folder, with / between folders, without an ending
+    start = len(os.path.join(folder, ""))
+    for path in sorted(files):
+        by_name.setdefault(os.path.splitext(path[start:])[0].replace(os.sep, "/"), []).append(path)
+    masks: dict[str, str] = {}  # by image
+    taken: set[str] = set()
     errors = []
     for name in sorted(by_name, key=len, reverse=True):
-        mask = next((path for path in by_name[name] if path.suffix.lower() == ".png"), None)
+        mask = next((path for path in by_name[name] if _is_png(path)), None)
         if not name.endswith(_END) or mask is None or mask in masks:
             continue
         owners = by_name.get(name.removesuffix(_END), [])
@@ -134,13 +134,19 @@ def _pairs(folder: Path, files: Iterable[Path]) -> list[Masked]:
             errors.append(f"mask {mask} has no image; add it there or remove the mask")
             continue
         # Of an image and a PNG of the same name, which end in "_mask" too, the PNG is a mask.
-        masks[min(owners, key=lambda path: path.suffix.lower() == ".png")] = mask
+        masks[min(owners, key=_is_png)] = mask
         taken.add(mask)
     pairs = []
     for name, paths in by_name.items():
         images = [path for path in paths if path not in taken]
         if len(images) > 1:
             errors.append(f"{images[0]} and {images[1]} share the name {name!r}; keep one of them")
-        pairs += [Masked(name, path, masks.get(path)) for path in images]
+        for path in images:
+            mask = masks.get(path)
+            pairs.append(Masked(name, Path(path), None if mask is None else Path(mask)))
     raise_all(errors, f"{_TOOL} in {folder}")
     return pairs
+
+
+def _is_png(path: str) -> bool:
+    return path.lower().endswith(".png")
