@@ -10,15 +10,16 @@ Write ``python -m difnet.evaluate --help`` for all options.
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from difnet.utils.extras import train_extra
 
 with train_extra():
-    from difnet.data import create_dataset, eval_transform, evaluation_batches
-    from difnet.data.options import Reading, reading_of, saved_form, saved_reading
+    from difnet.data import SegmentationDataset, create_dataset, eval_transform, evaluation_batches
+    from difnet.data.base import Transform
+    from difnet.data.options import Reading, UnusedOption, reading_of, saved_form, saved_reading
     from difnet.data.registry import DatasetName
     from difnet.data.transforms import scaled_size
     from difnet.measures.collect import format_measures, measure
@@ -95,13 +96,7 @@ def evaluate_checkpoint(config: EvaluateConfig, report: Reporter | None = None) 
     model, metadata = load_for_pictures(config.checkpoint, default_device(config.device))
     reading = saved_reading(metadata, config.dataset, config.checkpoint, reading_of(config))
     image_scale = image_scale_of(metadata, config.image_scale, config.checkpoint)
-    dataset = create_dataset(
-        config.dataset,
-        config.data_root,
-        config.split,
-        transform=eval_transform(image_scale),
-        reading=reading,
-    )
+    dataset, reading = _open(config, reading, eval_transform(image_scale))
     _check_classes(config, metadata.get("classes"), model.num_classes, dataset.classes)
     if reading.given():
         options = ", ".join(f"{name} {value}" for name, value in saved_form(reading).items())
@@ -129,6 +124,24 @@ def evaluate_checkpoint(config: EvaluateConfig, report: Reporter | None = None) 
                 model, images, device, dataset.classes, looked_at=looked_at, progress=progress
             )
     return record
+
+
+def _open(
+    config: EvaluateConfig, reading: Reading, transform: Transform
+) -> tuple[SegmentationDataset, Reading]:
+    """Open the data set; return it, and how it is read.
+
+    Options of the training that change nothing for these data are left out. Those of the command are not.
+    """
+    try:
+        dataset = create_dataset(
+            config.dataset, config.data_root, config.split, transform=transform, reading=reading
+        )
+        return dataset, reading
+    except UnusedOption as error:
+        if getattr(config, error.option) is not None:
+            raise
+        return _open(config, replace(reading, **{error.option: None}), transform)
 
 
 def _check_classes(config: EvaluateConfig, known: Any, num_classes: int, classes: list[str]) -> None:

@@ -16,6 +16,7 @@ from difnet.data.items.dataset import FileDataset
 from difnet.data.items.item import Item
 from difnet.data.items.masks import MaskReader
 from difnet.data.items.pairs import find_by_name, pair
+from difnet.data.options import UnusedOption
 
 SPLITS = ("train", "val")
 LAYOUT = "a root with images/train, images/val, labels/train, labels/val and classes.txt"
@@ -27,9 +28,10 @@ class Folder(FileDataset):
     Args:
         root: folder that holds ``images/SPLIT/**/NAME.jpg`` (or another of `IMAGE_SUFFIXES`),
             ``labels/SPLIT/**/NAME.png`` and ``classes.txt`` (one class name per line, in index order) or a
-            colour table (see `difnet.data.items.tables`). Labels are grey or palette PNGs of class indices,
-            or colour-coded masks. Links to folders are followed, names that begin with a dot are ignored. Or
-            the folder of an export; see `difnet.data.exports.formats`.
+            colour table (see `difnet.data.items.tables`). ``masks`` instead of ``labels``, and
+            ``SPLIT/images`` instead of ``images/SPLIT``, will do too. Labels are grey or palette PNGs of
+            class indices, or colour-coded masks. Links to folders are followed, names that begin with a dot
+            are ignored. Or the folder of an export; see `difnet.data.exports.formats`.
         split, transform, reading: see `FileDataset`.
 
     Attributes:
@@ -80,6 +82,9 @@ class Folder(FileDataset):
 
     def _open_plain(self) -> None:
         class_list = self.root / "classes.txt"
+        for option in ("unannotated", "unlabelled", "val_share"):
+            if getattr(self.reading, option) is not None:
+                raise UnusedOption(option, f"a folder of masks in two splits ({self.root})")
         offset = self.reading.label_offset or 0
         named = read_class_list(class_list, offset) if class_list.exists() else None
         masks = MaskReader(self.root, class_list, named, self.reading)
@@ -89,9 +94,11 @@ class Folder(FileDataset):
         self.void_text, self.label_offset = masks.void_text, masks.label_offset
         self.items = [Item(name, image, masks.label(mask)) for name, image, mask in pairs]
 
-    def _pair(self, label_suffixes: Sequence[str]) -> list[tuple[str, Path, Path]]:
+    def _pair(self, label_suffixes: Sequence[str]) -> list[tuple[str, str, str]]:
         """Find name, image and label of each item."""
-        image_folder, label_folder = (self.root / kind / self.split for kind in ("images", "labels"))
+        image_folder, label_folder = (
+            split_folder(self.root, kinds, self.split) for kinds in (("images",), ("labels", "masks"))
+        )
         for folder in (image_folder, label_folder):
             if not folder.is_dir():
                 raise DataError(f"folder {folder} is missing; --data-root takes {LAYOUT}")
@@ -101,9 +108,16 @@ class Folder(FileDataset):
         return pair(images, labels, image_folder, label_folder, f"{self.name} {self.split} in {self.root}")
 
 
+def split_folder(root: Path, kinds: Sequence[str], split: str) -> Path:
+    """Return the folder KIND/SPLIT or SPLIT/KIND of the first of `kinds` that is there, or the usual one."""
+    choices = [root / part for kind in kinds for part in (Path(kind, split), Path(split, kind))]
+    return next((folder for folder in choices if folder.is_dir()), choices[0])
+
+
 def is_plain(root: Path) -> bool:
     """Whether `root` has the layout of this package, or a part of it, and is no export."""
-    if any((root / "labels" / split).is_dir() for split in SPLITS):
+    if any(split_folder(root, ("labels", "masks"), split).is_dir() for split in SPLITS):
         return True
-    partly = (root / "classes.txt").exists() or any((root / "images" / split).is_dir() for split in SPLITS)
-    return partly and format_of(root) is None  # an export may have a classes.txt that orders its classes
+    partly = any(split_folder(root, ("images",), split).is_dir() for split in SPLITS)
+    # An export may have a classes.txt, which orders its classes.
+    return (partly or (root / "classes.txt").exists()) and format_of(root) is None

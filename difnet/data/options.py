@@ -40,6 +40,21 @@ class Reading:
         return [field.name for field in fields(Reading) if getattr(self, field.name) is not None]
 
 
+class UnusedOption(ValueError):
+    """An option of `Reading` that changes nothing for the data at hand.
+
+    Attributes:
+        option: the name of the field.
+    """
+
+    def __init__(self, option: str, data: str, takers: str | None = None):
+        self.option = option
+        does = f"changes nothing in how {data} is read"
+        if takers is not None:
+            does = f"is for {takers}, and not for {data}"
+        super().__init__(f"--{option.replace('_', '-')} {does}; leave it out")
+
+
 def reading_of(options: Reading) -> Reading:
     """Return the part of the options of a command, which inherits from `Reading`, that says how to read."""
     return Reading(**{field.name: getattr(options, field.name) for field in fields(Reading)})

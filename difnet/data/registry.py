@@ -6,7 +6,7 @@ from typing import Literal, get_args
 from difnet.data.base import SegmentationDataset, Split, Transform
 from difnet.data.folder import Folder
 from difnet.data.items.dataset import FileDataset
-from difnet.data.options import Reading
+from difnet.data.options import Reading, UnusedOption
 from difnet.data.sets.ade20k import Ade20k
 from difnet.data.sets.camvid import Camvid
 from difnet.data.sets.cityscapes import Cityscapes
@@ -91,7 +91,4 @@ def _check_options(name: str, reading: Reading) -> None:
     for option in reading.given():
         if option not in allowed:
             takers = [taker for taker, kind in ON_DISK.items() if option in kind.options]
-            raise ValueError(
-                f"--{option.replace('_', '-')} is for --dataset {' or '.join(takers)}, and not for {name}; "
-                "leave it out"
-            )
+            raise UnusedOption(option, name, f"--dataset {' or '.join(takers)}")

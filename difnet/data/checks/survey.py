@@ -129,6 +129,8 @@ def _class_note(dataset: "SegmentationDataset", pixels: np.ndarray, void: int) -
 
 
 def _void_hint(dataset: "SegmentationDataset") -> str:
+    if not dataset.void_text[:1].isdigit():  # void is a colour, or what no shape covers
+        return "if the void pixels belong to a class, label them"
     return f"if {dataset.void_text} stands for a class here, write the class's number there"
 
 

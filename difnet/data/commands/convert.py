@@ -133,7 +133,7 @@ def _write_item(item: Item, split: str, palette: np.ndarray, folder: Path) -> st
         _, label, _ = read_arrays(item)
     except DataError as error:
         return str(error)
-    image = folder / "images" / split / f"{item.name}{item.image.suffix}"
+    image = folder / "images" / split / f"{item.name}{os.path.splitext(item.image)[1]}"
     target = folder / "labels" / split / f"{item.name}.png"
     for path in (image, target):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ import numpy as np
 
 from difnet.data.errors import DataError, listed
 from difnet.data.items.item import Item
-from difnet.data.options import Reading
+from difnet.data.options import Reading, UnusedOption
 
 UNDIVIDED = ""
 """Key of the images of an export that does not say which split they belong to."""
@@ -66,13 +66,11 @@ def refuse_unused(reading: Reading, used: Collection[str], tool: str) -> None:
         tool: the tool and its format, for the message.
 
     Raises:
-        ValueError: another option is given; the message names it.
+        UnusedOption: another option is given; the message names it.
     """
     for option in reading.given():
         if option not in used and option != "val_share":
-            raise ValueError(
-                f"--{option.replace('_', '-')} changes nothing in how {tool} is read; leave it out"
-            )
+            raise UnusedOption(option, tool)
 
 
 def split_name(folder_or_list: str) -> str:

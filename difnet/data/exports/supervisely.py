@@ -178,7 +178,7 @@ def _pairs(dataset: Path) -> list[tuple[str, Path, Path]]:
     images = find_by_name(folder, IMAGE_SUFFIXES).files if folder.is_dir() else {}
     annotations = find_by_name(dataset / "ann", (".json",)).files
     # Annotations are called NAME.jpg.json, and in old projects NAME.json.
-    full = {image.relative_to(folder).as_posix(): name for name, image in images.items()}
+    full = {Path(image).relative_to(folder).as_posix(): name for name, image in images.items()}
     owners = {key: full.get(key, key if key in images else None) for key in annotations}
     alone = [str(annotations[key]) for key, name in owners.items() if name is None]
     if alone:
@@ -192,7 +192,7 @@ def _pairs(dataset: Path) -> list[tuple[str, Path, Path]]:
             f"{dataset / 'ann'} lacks the annotations of {len(missing)} image(s) ({listed(missing)}); export "
             "the project again, or remove the images"
         )
-    return [(name, image, by_name[name]) for name, image in sorted(images.items())]
+    return [(name, Path(image), Path(by_name[name])) for name, image in sorted(images.items())]
 
 
 def _objects(path: Path) -> list[tuple[int, Any]]:

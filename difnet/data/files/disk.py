@@ -106,18 +106,18 @@ def list_files(folder: Path, suffixes: Sequence[str]) -> tuple[list[str], list[s
     return found, others
 
 
-def read_image(path: Path) -> tv_tensors.Image:
+def read_image(path: str | Path) -> tv_tensors.Image:
     """Read an image as (3, H, W) uint8 RGB, turned upright by its EXIF tag; see `read_turned_image`."""
     return read_turned_image(path)[0]
 
 
-def read_turned_image(path: Path) -> tuple[tv_tensors.Image, int]:
+def read_turned_image(path: str | Path) -> tuple[tv_tensors.Image, int]:
     """Read an image as (3, H, W) uint8 RGB, upright, and its EXIF tag Orientation; see `read_pixels`."""
     pixels, orientation = read_pixels(path)
     return tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1).contiguous()), orientation
 
 
-def read_pixels(path: Path) -> tuple[np.ndarray, int]:
+def read_pixels(path: str | Path) -> tuple[np.ndarray, int]:
     """Read an image as (H, W, 3) uint8 RGB, upright, and the value of its EXIF tag Orientation.
 
     Integers of 12 and 16 bits are scaled so that the largest value of the type is white, as PNG and TIFF
@@ -137,7 +137,7 @@ def read_pixels(path: Path) -> tuple[np.ndarray, int]:
     return pixels, orientation
 
 
-def read_numbers(path: Path) -> tuple[np.ndarray, int]:
+def read_numbers(path: str | Path) -> tuple[np.ndarray, int]:
     """Read the numbers that a grey or palette PNG stores, upright, and its EXIF tag Orientation.
 
     Returns:
@@ -167,7 +167,7 @@ def read_numbers(path: Path) -> tuple[np.ndarray, int]:
     return stored.astype(np.int32 if stored.dtype.itemsize > 1 else np.uint8), orientation
 
 
-def read_colours(path: Path) -> tuple[np.ndarray, int]:
+def read_colours(path: str | Path) -> tuple[np.ndarray, int]:
     """Read a colour-coded mask as (H, W, 3) uint8 RGB, upright, and its EXIF tag Orientation.
 
     Raises:
@@ -192,7 +192,7 @@ def read_colours(path: Path) -> tuple[np.ndarray, int]:
     return pixels, orientation
 
 
-def read_size(path: Path) -> tuple[tuple[int, int], int]:
+def read_size(path: str | Path) -> tuple[tuple[int, int], int]:
     """Read (height, width) of an upright image and its EXIF tag Orientation, without its pixels.
 
     Raises:
@@ -207,8 +207,9 @@ def read_size(path: Path) -> tuple[tuple[int, int], int]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def _opened(path: str | Path) -> Iterator[Image.Image]:
     """Open a picture for the block; every error that Pillow raises there becomes a `DataError`."""
+    path = Path(path)
     if path.is_dir():
         raise DataError(f"{path} is a folder; name an image file in it")
     if path.exists() and not path.is_file():  # opening a pipe would wait for a writer

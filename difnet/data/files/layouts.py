@@ -34,7 +34,7 @@ def _bits(layout: str) -> int:
     return 16 if ";16" in layout and not layout.startswith("BGR") else 8
 
 
-def refuse_frames(path: Path, file: Image.Image) -> None:
+def refuse_frames(path: str | Path, file: Image.Image) -> None:
     """Refuse a file of several pictures."""
     # In an MPO, the pictures after the first are the camera's previews.
     count = getattr(file, "n_frames", 1)
@@ -42,7 +42,7 @@ def refuse_frames(path: Path, file: Image.Image) -> None:
         raise DataError(f"{path} holds {count} pictures; save the one to be read as a separate file")
 
 
-def refuse_layout(path: Path, file: Image.Image, layout: str) -> None:
+def refuse_layout(path: str | Path, file: Image.Image, layout: str) -> None:
     """Refuse layouts without a certain meaning in 8 bits, and layouts that Pillow reads incorrectly."""
     refuse_frames(path, file)
     kind = None
@@ -86,18 +86,18 @@ def _strange_tiff(file: TiffImagePlugin.TiffImageFile) -> str | None:
     return None
 
 
-def refuse_cut_jpeg(path: Path, file: Image.Image) -> None:
+def refuse_cut_jpeg(path: str | Path, file: Image.Image) -> None:
     """Refuse a JPEG that ends in zeros before its end marker, as an interrupted copy leaves it.
 
     libjpeg decodes the zeros with a warning, which Pillow does not pass on.
     """
     if file.format not in ("JPEG", "MPO"):
         return
-    with path.open("rb") as raw:
-        raw.seek(-min(16, path.stat().st_size), os.SEEK_END)
+    with open(path, "rb") as raw:
+        raw.seek(-min(16, os.path.getsize(path)), os.SEEK_END)
         if raw.read() != bytes(16):
             return
-    data = path.read_bytes()
+    data = Path(path).read_bytes()
     end = 2
     # Find each marker, and skip the segment after it by its length. The coded pixels after a segment contain
     # only markers that the pattern excludes.
@@ -108,7 +108,7 @@ def refuse_cut_jpeg(path: Path, file: Image.Image) -> None:
     raise DataError(f"{path} cannot be read (zeros stand where its end should be); replace the file")
 
 
-def _refuse_dark(path: Path, numbers: np.ndarray, white: int, bits: int) -> None:
+def _refuse_dark(path: str | Path, numbers: np.ndarray, white: int, bits: int) -> None:
     """Refuse pixels (..., channels) of more than 8 bits that would have too few levels in 8 bits.
 
     Hot pixels of a sensor do not make a picture bright, so one in 100,000 is ignored, and in small pictures a
@@ -125,7 +125,7 @@ def _refuse_dark(path: Path, numbers: np.ndarray, white: int, bits: int) -> None
         )
 
 
-def to_rgb(path: Path, file: Image.Image, layout: str) -> Image.Image:
+def to_rgb(path: str | Path, file: Image.Image, layout: str) -> Image.Image:
     """Convert a loaded picture to 8-bit RGB on white; refuse one that is too dark or fully transparent."""
     bits = _bits(layout)
     if file.mode.startswith("I"):  # `refuse_layout` has refused those with a transparent value

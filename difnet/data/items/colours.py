@@ -9,7 +9,7 @@ import numpy as np
 
 from difnet.data.errors import VOID, DataError, listed
 from difnet.data.files.disk import read_colours
-from difnet.data.items.item import Label, LabelMap, Picture
+from difnet.data.items.item import FilePath, Label, LabelMap, Picture
 
 Colour = tuple[int, int, int]
 _UNKNOWN = -1
@@ -65,7 +65,7 @@ class ColourTable:
         """Leave out the large table when a data-loading process gets a copy."""
         return {name: value for name, value in vars(self).items() if name != "_table"}
 
-    def classes_of(self, pixels: np.ndarray, path: Path, *, snap: bool = False) -> np.ndarray:
+    def classes_of(self, pixels: np.ndarray, path: FilePath, *, snap: bool = False) -> np.ndarray:
         """Return the uint8 class indices of RGB pixels (H, W, 3).
 
         Args:
@@ -88,7 +88,7 @@ class ColourTable:
             index[unknown] = np.array(self.indices, np.int16)[nearest][places.reshape(-1)]
         return index.astype(np.uint8)
 
-    def _refuse_numbers(self, path: Path, pixels: np.ndarray) -> None:
+    def _refuse_numbers(self, path: FilePath, pixels: np.ndarray) -> None:
         """Refuse a mask whose pixels are class numbers: to snap them would make them all one dark class."""
         grey = (pixels == pixels[..., :1]).all()
         numbers = np.unique(pixels[..., 0])
@@ -108,7 +108,7 @@ class ColourTable:
         return np.concatenate(list(distances))
 
     def _unknown_colours(
-        self, path: Path, size: int, codes: np.ndarray, counts: np.ndarray, nearest: np.ndarray
+        self, path: FilePath, size: int, codes: np.ndarray, counts: np.ndarray, nearest: np.ndarray
     ) -> DataError:
         order = np.argsort(-counts, kind="stable")[:3]
         known = np.array(self.colours, np.int32)
@@ -129,12 +129,12 @@ class ColourTable:
 class ColourLabel(Label):
     """A picture whose colours `table` explains; a palette picture counts by its colours too."""
 
-    path: Path
+    path: FilePath
     table: ColourTable
     snap: bool = False
 
     @property
-    def files(self) -> tuple[Path, ...]:
+    def files(self) -> tuple[FilePath, ...]:
         return (self.path,) if self.table.file is None else (self.path, self.table.file)
 
     def read(self, picture: Picture) -> LabelMap:

@@ -2,13 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from difnet.data.errors import VOID, DataError, listed
 from difnet.data.files.disk import read_numbers
-from difnet.data.items.item import Label, LabelMap, Picture
+from difnet.data.items.item import FilePath, Label, LabelMap, Picture
 
 _UNKNOWN = -1
 
@@ -51,7 +50,7 @@ class Numbering:
             "the labels' numbering",
         )
 
-    def classes_of(self, stored: np.ndarray, path: Path) -> np.ndarray:
+    def classes_of(self, stored: np.ndarray, path: FilePath) -> np.ndarray:
         """Return the uint8 class indices of the numbers in `stored`, which `path` holds.
 
         Raises:
@@ -72,11 +71,11 @@ class Numbering:
 class IndexLabel(Label):
     """A grey or palette PNG whose numbers `numbering` explains."""
 
-    path: Path
+    path: FilePath
     numbering: Numbering
 
     @property
-    def files(self) -> tuple[Path, ...]:
+    def files(self) -> tuple[FilePath, ...]:
         return (self.path,)
 
     def read(self, picture: Picture) -> LabelMap:
@@ -91,7 +90,7 @@ class ConstantLabel(Label):
     index: int
 
     @property
-    def files(self) -> tuple[Path, ...]:
+    def files(self) -> tuple[FilePath, ...]:
         return ()
 
     def read(self, picture: Picture) -> LabelMap:

@@ -11,9 +11,9 @@ from difnet.data.errors import VOID, DataError
 from difnet.data.files.disk import IMAGE_SUFFIXES
 from difnet.data.items.colours import ColourLabel, ColourTable
 from difnet.data.items.index import IndexLabel, Numbering
-from difnet.data.items.item import Label
+from difnet.data.items.item import FilePath, Label
 from difnet.data.items.tables import chosen_table, find_table
-from difnet.data.options import Reading
+from difnet.data.options import Reading, UnusedOption
 
 
 class MaskReader:
@@ -56,7 +56,7 @@ class MaskReader:
         numbers_only = self._table is None and find_table(root) is None
         self.suffixes: Sequence[str] = (".png",) if numbers_only else IMAGE_SUFFIXES
 
-    def look_at(self, first: Path) -> None:
+    def look_at(self, first: FilePath) -> None:
         """Decide by the first mask, and find the palette."""
         if self._table is None and _is_coloured(first) and find_table(self._root) is not None:
             self._find_table()
@@ -72,7 +72,7 @@ class MaskReader:
                 class_list=self._class_list.name,
             )
 
-    def label(self, mask: Path) -> Label:
+    def label(self, mask: FilePath) -> Label:
         """The label that a mask is; call `look_at` first."""
         if self._table is not None:
             return ColourLabel(mask, self._table, bool(self._reading.snap_colours))
@@ -88,9 +88,8 @@ class MaskReader:
         self.classes, self._table = found
         for option in ("void_value", "label_offset"):
             if getattr(self._reading, option) is not None:
-                raise ValueError(
-                    f"--{option.replace('_', '-')} is for masks of numbers, and the masks in {self._root} "
-                    f"are read by colour ({self._table.source}); leave it out"
+                raise UnusedOption(
+                    option, f"masks that are read by colour ({self._table.source})", "masks of numbers"
                 )
 
     def _check_numbers(self) -> None:
@@ -110,7 +109,7 @@ class MaskReader:
                     f"or remove the void class from {self._class_list.name}"
                 )
 
-    def _palette_of(self, mask: Path) -> np.ndarray:
+    def _palette_of(self, mask: FilePath) -> np.ndarray:
         """Take the colours of a mask's palette, or generate colours if it has too few."""
         try:
             with Image.open(mask) as file:
@@ -122,7 +121,7 @@ class MaskReader:
         return colours if enough else distinct_palette(len(self.classes))
 
 
-def _is_coloured(mask: Path) -> bool:
+def _is_coloured(mask: FilePath) -> bool:
     """Whether a mask is a colour picture: neither grey nor a palette picture."""
     try:
         with Image.open(mask) as file:

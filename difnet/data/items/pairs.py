@@ -19,8 +19,8 @@ class Found(NamedTuple):
         notes: what the user should know, one sentence each.
     """
 
-    files: dict[str, Path]
-    others: dict[str, Path]
+    files: dict[str, str]
+    others: dict[str, str]
     notes: list[str]
 
 
@@ -37,24 +37,24 @@ def find_by_name(folder: Path, suffixes: Sequence[str]) -> Found:
     def name_of(path: str) -> str:
         return os.path.splitext(path[start:])[0].replace(os.sep, "/")
 
-    found: dict[str, Path] = {}
+    found: dict[str, str] = {}
     for path in files:
         name = name_of(path)
         if name in found:
             raise DataError(f"{found[name]} and {path} share the name {name!r}; keep one of them")
-        found[name] = Path(path)
+        found[name] = path
     notes = []
     if others:
         notes.append(
             f"not read in {folder}: {listed([path[start:] for path in others])} "
             f"(only {', '.join(suffixes)} are read, and linked folders unless they lead back)"
         )
-    return Found(found, {name_of(path): Path(path) for path in others}, notes)
+    return Found(found, {name_of(path): path for path in others}, notes)
 
 
 def pair(
     images: Found, labels: Found, image_folder: Path, label_folder: Path, where: str
-) -> list[tuple[str, Path, Path]]:
+) -> list[tuple[str, str, str]]:
     """Return name, image and label of each pair, sorted by name.
 
     Raises:
@@ -74,7 +74,7 @@ def pair(
             f"{labels.files[twins[name]]} has nearly the same name: {twins[name]!a} differs from {name!a} in "
             "case, spaces or the Unicode form; rename one of them"
             if name in twins
-            else f"save {labels.others[name]} as PNG"
+            else f"save {labels.others[name]} again from its source as PNG"
             if name in labels.others
             else f"add {label_folder / name}.png or remove the image"
         )

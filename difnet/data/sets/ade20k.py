@@ -14,7 +14,7 @@ from difnet.data.errors import VOID, DataError
 from difnet.data.files.disk import IMAGE_SUFFIXES
 from difnet.data.items.dataset import FileDataset
 from difnet.data.items.index import Numbering
-from difnet.data.items.item import Item
+from difnet.data.items.item import FilePath, Item
 from difnet.data.items.pairs import find_by_name, pair
 from difnet.data.items.tables import read_table
 from difnet.data.sets.published import MaskLabel, check_count, first_folder, required_folder
@@ -59,8 +59,8 @@ class Ade20k(FileDataset):
         base = first_folder(self.root, ("", "ADEChallengeData2016"), "annotations") or self.root
         part = FOLDERS[self.split]
         folders = [base / kind / part for kind in ("images", "annotations")]
-        if not folders[1].is_dir() and (full := _full_label(self.root)) is not None:
-            raise _full_data(full)
+        if not folders[1].is_dir() and (stray := _full_label(self.root)) is not None:
+            raise _full_data(stray)
         for folder in folders:
             required_folder(folder, self.layout)
         entries = read_table(TABLE)
@@ -84,7 +84,7 @@ def _full_label(root: Path) -> Path | None:
     return next((path for pattern in patterns for path in root.glob(pattern)), None)
 
 
-def _full_data(label: Path) -> DataError:
+def _full_data(label: FilePath) -> DataError:
     return DataError(
         f"{label} belongs to the full ADE20K, whose labels code thousands of classes in two colour channels; "
         "take the scene parsing archive ADEChallengeData2016, which has the 150 classes"

@@ -103,7 +103,7 @@ def find_copy(root: Path, split: str) -> Copy | None:
     return None
 
 
-def pairs_of(copy: Copy, split: str, notes: list[str]) -> tuple[str, list[tuple[str, Path, Path]]]:
+def pairs_of(copy: Copy, split: str, notes: list[str]) -> tuple[str, list[tuple[str, str, str]]]:
     """Return what lists the images of a split, for messages, and name, image and label of each.
 
     Raises:
@@ -134,7 +134,7 @@ def pairs_of(copy: Copy, split: str, notes: list[str]) -> tuple[str, list[tuple[
 def _find_labels(folder: Path) -> Found:
     """Find labels by the names of their images: 0001TP_006690_L.png is that of 0001TP_006690.png."""
     found = find_by_name(folder, (".png",))
-    files: dict[str, Path] = {}
+    files: dict[str, str] = {}
     for name, path in found.files.items():
         if (other := files.setdefault(name.removesuffix("_L"), path)) != path:
             raise DataError(f"{other} and {path} are labels of one image; keep one of them")

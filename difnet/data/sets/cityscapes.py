@@ -105,13 +105,13 @@ class Cityscapes(FileDataset):
                 missing.append(frame)
         self._check_files(folders, {name.removesuffix(_IMAGE) for name in images}, missing, labels)
         check_count(len(images), COUNTS[self.split], self.split, str(folders[0]), self.reading.subset)
-        trained = sum(item.label.files[0].stem.endswith(_TRAIN_IDS) for item in self.items)
+        trained = sum(Path(item.label.files[0]).stem.endswith(_TRAIN_IDS) for item in self.items)
         if trained:
             self.notes.append(f"{trained} labels are labelTrainIds, because their labelIds are missing")
         self.void_text = "255" if trained == len(self.items) else "a number that is not evaluated"
 
     def _check_files(
-        self, folders: list[Path], frames: set[str], missing: list[str], labels: dict[str, Path]
+        self, folders: list[Path], frames: set[str], missing: list[str], labels: dict[str, str]
     ) -> None:
         """Refuse images without a label, and labels without an image."""
         coloured = [frame for frame in missing if frame + _COLOUR in labels]

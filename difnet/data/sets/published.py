@@ -16,7 +16,7 @@ from difnet.data.errors import DataError, listed
 from difnet.data.files.disk import IMAGE_SUFFIXES, read_colours, read_numbers
 from difnet.data.items.colours import ColourTable
 from difnet.data.items.index import Numbering
-from difnet.data.items.item import Label, LabelMap, Picture
+from difnet.data.items.item import FilePath, Label, LabelMap, Picture
 from difnet.utils.files import read_text
 
 NUMBERED_MODES = ("1", "L", "P", "I;16")
@@ -34,13 +34,13 @@ class MaskLabel(Label):
         snap: whether a colour that is not in the table counts as the nearest one.
     """
 
-    path: Path
+    path: FilePath
     numbering: Numbering
     table: ColourTable | None = None
     snap: bool = False
 
     @property
-    def files(self) -> tuple[Path, ...]:
+    def files(self) -> tuple[FilePath, ...]:
         return (self.path,)
 
     def read(self, picture: Picture) -> LabelMap:
@@ -80,16 +80,16 @@ class MaskLabel(Label):
             )
 
 
-def is_numbered(path: Path) -> bool:
+def is_numbered(path: FilePath) -> bool:
     """Whether a label file holds one number a pixel; true for a file that cannot be read."""
     return _mode_and_palette(path)[0] in ("", *NUMBERED_MODES)
 
 
-def _mode_and_palette(path: Path) -> tuple[str, np.ndarray]:
+def _mode_and_palette(path: FilePath) -> tuple[str, np.ndarray]:
     """Pillow's mode of a picture and its palette (n, 3); "" and no colour for a file that cannot be "
     "opened."""
     try:
-        with path.open("rb") as stream, Image.open(stream) as file:
+        with open(path, "rb") as stream, Image.open(stream) as file:
             return file.mode, np.array(file.getpalette() or [], np.uint8).reshape(-1, 3)
     except Exception:  # for damaged files, Pillow's readers raise errors of nearly every type
         return "", np.zeros((0, 3), np.uint8)
@@ -171,7 +171,7 @@ def distinct(names: Sequence[str], path: Path, notes: list[str]) -> list[str]:
     return once
 
 
-def listed_files(names: Sequence[str], files: Mapping[str, Path], folder: Path, source: str) -> list[Path]:
+def listed_files(names: Sequence[str], files: Mapping[str, str], folder: Path, source: str) -> list[str]:
     """Return the files of the listed names.
 
     Args:

@@ -98,7 +98,7 @@ class Voc(FileDataset):
         return [Item(name, image, labels[name]) for name, image in zip(names, images, strict=True)]
 
 
-def found_files(folder: Path, suffixes: tuple[str, ...], layout: str) -> dict[str, Path]:
+def found_files(folder: Path, suffixes: tuple[str, ...], layout: str) -> dict[str, str]:
     """Return the files of a folder by name.
 
     Raises:

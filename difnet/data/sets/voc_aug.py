@@ -14,7 +14,7 @@ import numpy as np
 
 from difnet.data.errors import DataError, listed
 from difnet.data.items.index import Numbering
-from difnet.data.items.item import Label, LabelMap, Picture
+from difnet.data.items.item import FilePath, Label, LabelMap, Picture
 from difnet.data.sets.published import MaskLabel, check_count, listed_files, read_names
 from difnet.data.sets.voc import COUNTS, NUMBERING, TABLE, Voc, found_files
 
@@ -38,11 +38,11 @@ _SBD_FOLDERS = tuple(
 class MatLabel(Label):
     """A file cls/NAME.mat of SBD: the struct GTcls, whose field Segmentation holds (H, W) numbers."""
 
-    path: Path
+    path: FilePath
     numbering: Numbering
 
     @property
-    def files(self) -> tuple[Path, ...]:
+    def files(self) -> tuple[FilePath, ...]:
         return (self.path,)
 
     def read(self, picture: Picture) -> LabelMap:
@@ -79,7 +79,7 @@ class _Source(NamedTuple):
         text: what listed them, for messages.
     """
 
-    labels: dict[str, Path]
+    labels: dict[str, str]
     folder: Path
     names: list[str]
     text: str
@@ -124,7 +124,7 @@ class VocAug(Voc):
         for name in source.names:
             if name in published:
                 labels[name] = MaskLabel(published[name], NUMBERING, TABLE)
-            elif source.labels[name].suffix == ".mat":
+            elif source.labels[name].endswith(".mat"):
                 labels[name] = MatLabel(source.labels[name], NUMBERING)
             else:
                 labels[name] = MaskLabel(source.labels[name], NUMBERING, TABLE)

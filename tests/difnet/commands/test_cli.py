@@ -391,6 +391,19 @@ def test_invalid_metadata_is_refused_by_evaluate(key, values, options, trained, 
     assert evaluate.main([*data]) == 0
 
 
+def test_options_of_the_training_that_do_not_fit_are_left_out(trained, tmp_path, capsys):
+    """A network trained on polygons is evaluated on masks, which take other options."""
+    root, run = trained
+    model, _ = load_model(run)
+    weights = tmp_path / "own.safetensors"
+    save_model(model, weights, metadata={"reading": {"unannotated": "void", "void_value": [255, 9]}})
+    data = ["--checkpoint", str(weights), "--dataset", "folder", "--data-root", str(root), "--workers", "0"]
+    assert evaluate.main(data) == 0
+    assert "is read with void_value (255, 9), as in training" in capsys.readouterr().out
+    assert evaluate.main([*data, "--unannotated", "void"]) == 1
+    assert "--unannotated changes nothing in how a folder of masks" in capsys.readouterr().err
+
+
 def test_network_with_too_many_classes_for_8_bits(trained, tmp_path, capsys):
     weights = tmp_path / "many.safetensors"
     save_model(create_model("test_resnet", 256, walk_sources=(0,)), weights)

@@ -25,6 +25,7 @@ from difnet.data import (
 )
 from difnet.data.checks.report import DataReport
 from difnet.data.options import Reading
+from difnet.data.registry import create_pair
 from difnet.data.sampling import Draw
 from difnet.data.sets.scenes import Scenes
 
@@ -212,7 +213,7 @@ def test_unpaired_file_of_another_format_is_named(data_root):
     label.unlink()
     image.rename(image.with_suffix(".heic"))
     message = problem(data_root)
-    assert f"images/train/view1.png has no label; save {label.with_suffix('.tif')} as PNG" in message
+    assert f"images/train/view1.png has no label; save {label.with_suffix('.tif')} again from its" in message
     assert f"labels/train/view2.png has no image; save {image.with_suffix('.heic')} as PNG or JPEG" in message
 
 
@@ -301,6 +302,45 @@ def test_no_images(data_root):
     for path in (data_root / "images/train").iterdir():
         path.unlink()
     assert "images/train holds no image" in problem(data_root)
+
+
+@pytest.mark.parametrize(
+    ("images", "labels"),
+    [
+        ("images/{}", "masks/{}"),
+        ("{}/images", "{}/masks"),
+        ("{}/images", "{}/labels"),
+        ("images/{}", "{}/labels"),
+    ],
+)
+def test_other_names_of_the_folders(data_root, tmp_path, images, labels):
+    expected = [create_dataset("folder", data_root, split).read(2) for split in ("train", "val")]
+    root = tmp_path / "other"
+    for split in ("train", "val"):
+        for kind, form in (("images", images), ("labels", labels)):
+            (root / form.format(split)).parent.mkdir(parents=True, exist_ok=True)
+            shutil.move(data_root / kind / split, root / form.format(split))
+    shutil.copy(data_root / "classes.txt", root)
+    for split, pair in zip(("train", "val"), expected, strict=True):
+        found = create_dataset("folder", root, split).read(2)
+        assert all(torch.equal(one, two) for one, two in zip(found, pair, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("unannotated", "void"), ("unlabelled", "skip"), ("val_share", 0.5)]
+)
+def test_options_of_exports_are_refused_for_a_plain_folder(data_root, option, value):
+    words = f"--{option.replace('_', '-')} changes nothing in how a folder of masks in two splits"
+    with pytest.raises(ValueError, match=words):
+        create_dataset("folder", data_root, "train", reading=Reading(**{option: value}))
+
+
+def test_both_splits_are_opened_as_each_of_them(data_root):
+    train, val = create_pair("folder", data_root)
+    assert (train.split, len(train), val.split, len(val)) == ("train", 8, "val", 3)
+    assert val.item_name(0) == create_dataset("folder", data_root, "val").item_name(0)
+    train, val = create_pair("scenes", None, (None, eval_transform()))
+    assert (len(train), len(val), val[0][0].dtype) == (1920, 96, torch.float32)
 
 
 def test_image_without_label_and_reverse(data_root):

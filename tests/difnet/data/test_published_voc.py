@@ -254,7 +254,7 @@ def test_labels_of_sbd_can_be_pickled_and_name_their_file(voc):
     dataset = create_dataset("voc-aug", voc, "train", reading=Reading(subset=True))
     item = dataset.items[2]
     assert item.name == "2008_000002"
-    assert item.label.files == (voc / "SBD/cls/2008_000002.mat",)
+    assert item.label.files == (str(voc / "SBD/cls/2008_000002.mat"),)
     again = pickle.loads(pickle.dumps(dataset))
     assert np.array_equal(again.read(2)[1].numpy(), drawn(ADDED)["2008_000002"])
 

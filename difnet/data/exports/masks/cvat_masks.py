@@ -104,7 +104,7 @@ def _found(folder: Path, suffixes: tuple[str, ...]) -> Found:
     return find_by_name(folder, suffixes) if folder.is_dir() else Found({}, {}, [])
 
 
-def _left_notes(images: Mapping[str, Path], masks: Mapping[str, Path], names: set[str]) -> list[str]:
+def _left_notes(images: Mapping[str, str], masks: Mapping[str, str], names: set[str]) -> list[str]:
     """Say which images and masks are not used."""
     notes = []
     if left := sorted(images.keys() - names):

@@ -18,7 +18,7 @@ from difnet.data.exports import labelme
 from difnet.data.exports.classes import class_order
 from difnet.data.exports.export import Export, split_of
 from difnet.data.items.index import IndexLabel, Numbering
-from difnet.data.items.item import Item
+from difnet.data.items.item import FilePath, Item
 from difnet.data.options import Reading
 from difnet.utils.files import read_text
 
@@ -32,8 +32,8 @@ class NamedIndexLabel(IndexLabel):
     """A label.png; its numbering is from the label_names.txt beside it."""
 
     @property
-    def files(self) -> tuple[Path, ...]:
-        return self.path, self.path.with_name(_NAMES)
+    def files(self) -> tuple[FilePath, ...]:
+        return self.path, Path(self.path).with_name(_NAMES)
 
 
 def recognise(root: Path) -> bool:

@@ -12,7 +12,7 @@ from difnet.data.exports.classes import blank_note, keep_blank_images
 from difnet.data.exports.export import UNDIVIDED, split_name
 from difnet.data.items.colours import ColourTable
 from difnet.data.items.index import ConstantLabel
-from difnet.data.items.item import Item, Label
+from difnet.data.items.item import FilePath, Item, Label
 from difnet.data.options import Reading
 from difnet.utils.files import read_text
 
@@ -21,8 +21,8 @@ class Masked(NamedTuple):
     """An image and its mask; None if nobody annotated the image."""
 
     name: str
-    image: Path
-    mask: Path | None
+    image: FilePath
+    mask: FilePath | None
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def divide(lists: Mapping[Path, Iterable[str]]) -> dict[str, list[str]]:
 
 def labelled(
     splits: Mapping[str, Sequence[Masked]],
-    label_of: Callable[[Path], Label],
+    label_of: Callable[[FilePath], Label],
     reading: Reading,
     background: Background,
     where: str,
