@@ -58,8 +58,8 @@ class PredictConfig:
     image_scale: Annotated[float | None, shown_default("as in training")] = None
     """Resize images by this factor for the network. The labels have the image's size."""
     tile: Annotated[int | None, shown_default("whole images")] = None
-    """Divide larger images into tiles of at most this side. Feature maps and logits then take the memory
-    of a tile, and walks still diffuse over the whole image. In pixels of the image that the network is given."""
+    """Divide larger images into tiles of at most this side, in pixels of the resized image. Feature maps and
+    logits then take the memory of a tile. Walks still diffuse over the whole image."""
     overlap: int = 128
     """With --tile: what is computed and thrown away at each inner border of a tile."""
     max_pixels: Annotated[int | None, shown_default("Pillow's limit, 178956970")] = None
