@@ -14,10 +14,10 @@ near the borders of tiles, and by the walks, slightly, everywhere. Networks that
 as those with squeeze and excitation (EfficientNet, MobileNetV3, RegNetY), average over the tile instead, so
 no overlap makes them exact.
 
-Two limits are those of the walks, not of tiles. Their time grows with N^2, so with the fourth power of an
-image's side; benchmarks/bench_tiles.py times them. And a reach rounds positions to bfloat16: D pixels from the
-centre of the image the step is D / 256 to D / 128 pixels, so beyond about 2,000 pixels neighbours at stride 8
-share a position, with and without tiles.
+Two limits are those of the walks, with and without tiles. Their time grows with N^2, so with the fourth power
+of an image's side; benchmarks/bench_tiles.py times them. And a reach rounds positions to bfloat16, in steps of
+1/256 to 1/128 of the distance from the centre of the image: somewhere from 128 to 256 nodes away from it, two
+neighbours come to share a row or column, and further out more do.
 """
 
 from difnet.utils.tiling.labels import blockwise_labels
