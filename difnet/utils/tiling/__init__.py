@@ -15,7 +15,7 @@ as those with squeeze and excitation (EfficientNet, MobileNetV3, RegNetY), avera
 no overlap makes them exact.
 
 Two limits are those of the walks, with and without tiles. Their time grows with N^2, so with the fourth power
-of an image's side; benchmarks/bench_tiles.py times them. And a reach rounds positions to bfloat16, in steps of
+of a side; benchmarks/bench_tiles.py times them. And a reach rounds positions to bfloat16, in steps of
 1/256 to 1/128 of the distance from the centre of the image: somewhere from 128 to 256 nodes away from it, two
 neighbours come to share a row or column, and further out more do.
 """
