@@ -7,9 +7,9 @@ from typing import NamedTuple
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from difnet.data import DataError, create_dataset
-from difnet.data.base import SegmentationDataset, Split
+from difnet.data import DataError
 from difnet.data.options import reading_of
+from difnet.data.registry import create_pair
 from difnet.data.transforms import scaled_size
 from difnet.experiments.plan import DataSize, Experiment
 from difnet.modeling.factory import create_model
@@ -59,16 +59,7 @@ def data_size(config: TrainConfig, experiment: Experiment, *, estimate: bool = F
     """
     if estimate and config.data_root is None and config.dataset in experiment.published:
         return experiment.published[config.dataset]
-
-    def dataset(split: Split) -> SegmentationDataset:
-        return create_dataset(
-            config.dataset,
-            config.data_root,
-            split,
-            reading=reading_of(config),
-        )
-
-    train_set, val_set = dataset("train"), dataset("val")
+    train_set, val_set = create_pair(config.dataset, config.data_root, reading=reading_of(config))
     height, width = val_set.read(0)[0].shape[-2:]
     return DataSize(len(train_set), len(val_set), (height, width), len(train_set.classes))
 

@@ -36,6 +36,9 @@ class DataSize(NamedTuple):
     source: str = ""
 
 
+PUBLISHED: tuple[DatasetName, ...] = ("voc", "voc-aug", "context", "cityscapes", "ade20k")
+
+
 @dataclass(frozen=True)
 class Variant:
     """One line of a table.
@@ -77,7 +80,7 @@ class Experiment:
     baseline: str | None
     columns: tuple[str, ...]
     settings: Mapping[str, Any] = field(default_factory=dict)
-    datasets: tuple[DatasetName, ...] = ("camvid", "scenes", "folder")
+    datasets: tuple[DatasetName, ...] = ("camvid", "scenes", "folder", *PUBLISHED)
     published: Mapping[str, DataSize] = field(default_factory=dict)
 
     def chosen(self, only: Sequence[str]) -> tuple[Variant, ...]:

@@ -69,7 +69,7 @@ TABLE1 = Experiment(
     baseline="Sim-DeepLab-101",
     columns=(*_QUALITY, *_COST),
     settings=_PAPER,
-    published={"camvid": CAMVID, "folder": VOC},
+    published={"camvid": CAMVID, "voc-aug": VOC},
 )
 
 TABLE2 = Experiment(
@@ -80,8 +80,8 @@ TABLE2 = Experiment(
     baseline="Sim-DeepLab-50",
     columns=(*_QUALITY, *_COST),
     settings=_PAPER,
-    datasets=("folder", "camvid", "scenes"),
-    published={"camvid": CAMVID, "folder": CONTEXT},
+    datasets=("context", "camvid", "voc-aug", "ade20k", "cityscapes", "folder", "scenes"),
+    published={"camvid": CAMVID, "context": CONTEXT},
 )
 
 TABLE3 = Experiment(
@@ -92,7 +92,7 @@ TABLE3 = Experiment(
     baseline=None,
     columns=(*(f"mu_{walk}" for walk in range(1, 6)), *(f"beta_{walk}" for walk in range(1, 6))),
     settings=_PAPER,
-    published={"camvid": CAMVID, "folder": VOC},
+    published={"camvid": CAMVID, "voc-aug": VOC},
 )
 
 
@@ -140,7 +140,7 @@ ABLATIONS = Experiment(
     baseline="no walks",
     columns=(*_QUALITY, *_COST),
     settings={"model": "difnet18", **_PAPER},
-    published={"camvid": CAMVID, "folder": VOC},
+    published={"camvid": CAMVID, "voc-aug": VOC},
 )
 
 _CAMVID_REDUCED = {"model": REDUCED_BACKBONE, **_PAPER, **CAMVID_REDUCED}

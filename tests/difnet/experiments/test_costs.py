@@ -136,8 +136,10 @@ def test_dry_run_lists_every_run(fixed_pace, name, capsys, tmp_path):
         assert "the numbers are published ones: CamVid, 367 and 101 images of 360 x 480" in printed
 
 
-@pytest.mark.parametrize(("name", "data"), [("table1", VOC), ("table2", CONTEXT)])
-def test_dry_run_on_published_sizes(fixed_pace, name, data, capsys):
-    assert command.main([name, "--dry-run", "--dataset", "folder", "--only", "sim-deeplab-50"]) == 0
+@pytest.mark.parametrize(
+    ("name", "dataset", "data"), [("table1", "voc-aug", VOC), ("table2", "context", CONTEXT)]
+)
+def test_dry_run_on_published_sizes(fixed_pace, name, dataset, data, capsys):
+    assert command.main([name, "--dry-run", "--dataset", dataset, "--only", "sim-deeplab-50"]) == 0
     assert data.source in capsys.readouterr().out
     assert fixed_pace["data"] == data

@@ -89,7 +89,13 @@ def test_every_run_is_trained_evaluated_and_recorded(whole):
     assert validation["step"] == 2
     assert len(validation["mu"]) == len(validation["walk_mean_iou"]) == 2
     run = out / record["run"]
-    request = EvaluateConfig(run / "last.safetensors", "folder", config.data_root, workers=0, measures=True)
+    request = EvaluateConfig(
+        checkpoint=run / "last.safetensors",
+        dataset="folder",
+        data_root=config.data_root,
+        workers=0,
+        measures=True,
+    )
     assert record["evaluation"] == evaluate_checkpoint(request)
     assert len(record["evaluation"]["measures"]["walks"]) == 2
     assert set(record["curve"]["train"][0]["gradient_norms"]) >= {"mu_logit", "beta_logit", "seed_branch"}

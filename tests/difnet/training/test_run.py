@@ -375,7 +375,7 @@ def test_label_numbering_is_saved_with_the_run(data_root, tmp_path, capsys):
     ]
     assert evaluate.main(arguments) == 0
     printed = capsys.readouterr().out
-    assert f"{data_root} is read with 0 as void and 1 as the first class" in printed
+    assert f"{data_root} is read with void_value (0,), label_offset 1, as in training" in printed
     assert evaluate.main([*arguments, "--void-value", "255", "--label-offset", "0"]) == 1
     assert "label value(s) 3 outside the 3 classes (0 to 2, 255 = void)" in capsys.readouterr().err
 

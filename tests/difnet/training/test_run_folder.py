@@ -35,7 +35,7 @@ from difnet_kernels.backends import choose
         (["--momentum", "inf"], "--momentum must be finite, got inf"),
         (["--scale", "1", "inf"], "--scale must be finite, got (1.0, inf)"),
         (["--seed", "99999999999"], "--seed must be below 2^32, got 99999999999"),
-        (["--void-value", "0"], "--void-value and --label-offset are for --dataset folder; scenes numbers"),
+        (["--void-value", "0"], "--void-value is for --dataset folder, and not for scenes; leave it out"),
         (["--resume", "runs/x", "--void-value", "0"], "leave out every other option except"),
         (["--batch-size", "5000"], "batch_size 5000 is larger than the 1920"),
         (
