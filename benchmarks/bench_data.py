@@ -103,7 +103,8 @@ def measure_checks(arguments: argparse.Namespace, folder: Path) -> None:
     print(f"\n{arguments.pictures} pictures of 480 x 360, {cores()} cores, best of {arguments.rounds}:")
     for name, seconds in fastest.items():
         rate = arguments.pictures / seconds
-        print(f"  {name:<24} {seconds:8.2f} s  {rate:9.0f} pictures/s  {fastest['check'] / seconds:6.2f} x")
+        ratio = f"{seconds / fastest['check']:8.3f} x the time of a check"
+        print(f"  {name:<24} {seconds:8.2f} s  {rate:9.0f} pictures/s  {ratio}")
 
 
 def measure_files(arguments: argparse.Namespace, folder: Path) -> None:

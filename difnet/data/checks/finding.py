@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from difnet.data.checks.alignment import alignments
+from difnet.data.errors import VOID
 
 _HEAD = struct.Struct("<IIBB16s8fH")  # size, turns, digest, alignments, number of label values
 
@@ -31,6 +32,16 @@ class Finding(NamedTuple):
     alignments: np.ndarray
     turn: int = 1
     label_turn: int = 1
+
+    @property
+    def pixels(self) -> int:
+        """The number of pixels."""
+        return self.size[0] * self.size[1]
+
+    @property
+    def void(self) -> int:
+        """The number of void pixels."""
+        return int(self.counts[-1]) if len(self.values) and self.values[-1] == VOID else 0
 
     def to_bytes(self) -> bytes:
         """Write all fields as bytes."""

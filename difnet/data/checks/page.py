@@ -6,7 +6,6 @@ import numpy as np
 
 from difnet.data.base import SegmentationDataset
 from difnet.data.checks.review import Examined, Suspect, void_share
-from difnet.data.errors import VOID
 
 
 def page(splits: Sequence[Examined]) -> list[str]:
@@ -27,8 +26,7 @@ def _split_rows(splits: Sequence[Examined]) -> list[list[str]]:
     for dataset, findings in splits:
         found = list(findings.values())
         shares = [void_share(it) for it in found]
-        total = sum(int(it.counts.sum()) for it in found)
-        void = sum(int(it.counts[it.values == VOID].sum()) for it in found)
+        total, void = sum(it.pixels for it in found), sum(it.void for it in found)
         rows.append(
             [
                 dataset.split,

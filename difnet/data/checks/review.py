@@ -55,7 +55,7 @@ class Suspect(NamedTuple):
 
 def void_share(found: Finding) -> float:
     """The share of an image's pixels that are void."""
-    return float(found.counts[found.values == VOID].sum() / found.counts.sum())
+    return found.void / found.pixels
 
 
 def seeming_turn(found: Finding) -> str | None:
@@ -82,8 +82,8 @@ def warnings(splits: Sequence[Examined]) -> Iterator[str]:
 
 
 def _share_of_void(split: Examined) -> float:
-    void = sum(int(found.counts[found.values == VOID].sum()) for found in split.findings.values())
-    return void / max(1, sum(int(found.counts.sum()) for found in split.findings.values()))
+    findings = split.findings.values()
+    return sum(found.void for found in findings) / max(1, sum(found.pixels for found in findings))
 
 
 def _repeated(split: Examined) -> Iterator[str]:
@@ -100,10 +100,10 @@ def _repeated(split: Examined) -> Iterator[str]:
 
 
 def _turned(split: Examined) -> Iterator[str]:
-    scores = np.array([found.alignments for found in split.findings.values() if found.alignments.all()])
+    every = np.array([found.alignments for found in split.findings.values()]).reshape(-1, 8)
+    scores = every[every.all(axis=1)]
     if not len(scores):  # no square pictures: the last four turns do not fit any
-        kept = [found.alignments[:4] for found in split.findings.values() if found.alignments[:4].all()]
-        scores = np.array(kept).reshape(-1, 4)
+        scores = every[every[:, :4].all(axis=1), :4]
     if len(scores) >= _ENOUGH:
         means = np.exp(np.log(scores).mean(0))
         best = int(means.argmax())
@@ -114,7 +114,13 @@ def _turned(split: Examined) -> Iterator[str]:
                 "python -m difnet.data show, and turn them back if so"
             )
             return
-    names = [split.dataset.item_name(i) for i, found in split.findings.items() if seeming_turn(found)]
+    # Most labels fit best as they are.
+    suspected = every.max(axis=1) >= _MUCH_BETTER * every[:, 0]
+    names = [
+        split.dataset.item_name(index)
+        for (index, found), seems in zip(split.findings.items(), suspected, strict=True)
+        if seems and seeming_turn(found)
+    ]
     if names:
         yield (
             f"{len(names)} {split.dataset.split} label(s) seem turned or mirrored ({listed(names)}): their "
