@@ -8,6 +8,7 @@ from difnet.data.errors import VOID, DataError, listed
 from difnet.data.exports.export import with_background
 from difnet.data.items.class_list import appearance, read_class_list
 from difnet.data.options import Reading
+from difnet.utils.files import read_text
 
 
 class Classes(NamedTuple):
@@ -108,26 +109,67 @@ def check_classes(names: Sequence[str], source: Path) -> None:
         )
 
 
-def keep_blank_images(blank: Sequence[str], reading: Reading, where: str) -> bool:
+def keep_blank_images(
+    blank: Sequence[str], reading: Reading, where: str, no_area: Sequence[str] = (), figures: str = ""
+) -> bool:
     """Whether images without annotation are read; they are background then.
 
     Args:
-        blank: the images.
+        blank: the images without any annotation.
         reading: says what is done with them.
         where: the export, for the message.
+        no_area: the images whose annotations cover no area; they are treated in the same way.
+        figures: what the annotations of `no_area` are, such as "boxes".
 
     Raises:
         DataError: `reading` does not say that they are background or left out.
     """
-    if blank and reading.unlabelled in (None, "refuse"):
+    if (blank or no_area) and reading.unlabelled in (None, "refuse"):
+        found = []
+        if blank:
+            found.append(f"{len(blank)} image(s) have no annotation ({listed(list(blank))})")
+        if no_area:
+            found.append(
+                f"{len(no_area)} image(s) have only {figures}, which cover no area here "
+                f"({listed(list(no_area))})"
+            )
+        areas = " with polygons or masks" if no_area else ""
         raise DataError(
-            f"{where}: {len(blank)} image(s) have no annotation ({listed(list(blank))}); annotate them, or "
-            "give --unlabelled background if they show no class, or --unlabelled skip to leave them out"
+            f"{where}: {' and '.join(found)}; annotate them{areas}, or give --unlabelled background if they "
+            "show no class, or --unlabelled skip to leave them out"
         )
     return reading.unlabelled == "background"
 
 
-def blank_note(blank: Sequence[str], kept: bool) -> list[str]:
-    """Say what was done with images without annotation, if there are any."""
+def blank_note(blank: Sequence[str], kept: bool, no_area: Sequence[str] = (), figures: str = "") -> list[str]:
+    """Say what was done with images without annotation, if there are any; see `keep_blank_images`."""
     done = "background everywhere" if kept else "left out"
-    return [f"{len(blank)} image(s) without annotation are {done} ({listed(list(blank))})"] if blank else []
+    notes = []
+    if blank:
+        notes.append(f"{len(blank)} image(s) without annotation are {done} ({listed(list(blank))})")
+    if no_area:
+        notes.append(
+            f"{len(no_area)} image(s) have only {figures}, which cover no area here, and are {done} "
+            f"({listed(list(no_area))})"
+        )
+    return notes
+
+
+def unread_list(root: Path, classes: Sequence[str], order: str) -> list[str]:
+    """Say that classes.txt in `root` does not count, if it differs from the classes of the export.
+
+    Args:
+        root: the folder of the export.
+        classes: all classes, with or without that of uncovered pixels.
+        order: what decides their order, such as "the ids of the categories".
+    """
+    path = root / "classes.txt"
+    if not path.exists():
+        return []
+    try:
+        names = [line.strip() for line in read_text(path).splitlines() if line.strip()]
+    except (OSError, UnicodeError):
+        names = []
+    if names in (list(classes), list(classes[1:])):
+        return []
+    return [f"{path} is not read: the classes are {listed(list(classes))}, in the order of {order}"]
