@@ -19,6 +19,7 @@ from difnet.utils.extras import train_extra
 with train_extra():
     from difnet.data import SegmentationDataset, create_dataset, eval_transform, evaluation_batches
     from difnet.data.base import Transform
+    from difnet.data.folder import CONVERTED
     from difnet.data.options import Reading, UnusedOption, reading_of, saved_form, saved_reading
     from difnet.data.registry import DatasetName
     from difnet.data.transforms import scaled_size
@@ -94,7 +95,9 @@ def evaluate_checkpoint(config: EvaluateConfig, report: Reporter | None = None) 
         )
     report = report or Reporter(enabled=False)
     model, metadata = load_for_pictures(config.checkpoint, default_device(config.device))
-    reading = saved_reading(metadata, config.dataset, config.checkpoint, reading_of(config))
+    converted = config.data_root is not None and (config.data_root / CONVERTED).is_file()
+    saved = {} if converted else metadata  # such a folder needs no option
+    reading = saved_reading(saved, config.dataset, config.checkpoint, reading_of(config))
     image_scale = image_scale_of(metadata, config.image_scale, config.checkpoint)
     dataset, reading = _open(config, reading, eval_transform(image_scale))
     _check_classes(config, metadata.get("classes"), model.num_classes, dataset.classes)

@@ -1,6 +1,7 @@
 """A data set in a folder: images, labels and classes.txt, or what an annotation tool exported."""
 
 import copy
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -10,7 +11,7 @@ from difnet.data.base import Split, Transform, distinct_palette
 from difnet.data.errors import VOID, DataError, listed
 from difnet.data.exports.export import divided
 from difnet.data.exports.formats import format_of, read_export
-from difnet.data.files.disk import IMAGE_SUFFIXES
+from difnet.data.files.disk import IMAGE_SUFFIXES, list_files
 from difnet.data.items.class_list import read_class_list
 from difnet.data.items.dataset import FileDataset
 from difnet.data.items.item import Item
@@ -18,7 +19,15 @@ from difnet.data.items.masks import MaskReader
 from difnet.data.items.pairs import find_by_name, pair
 from difnet.data.options import UnusedOption
 
-SPLITS = ("train", "val")
+CONVERTED = ".converted"
+"""A file in a folder that `difnet.data convert` wrote, whose labels need no option."""
+
+SPLITS = {"train": ("train",), "val": ("val", "valid", "validation")}
+"""Names of the folders of each split."""
+
+KINDS = {"image": ("images",), "label": ("labels", "masks")}
+"""Names of the folders of images and of labels."""
+
 LAYOUT = "a root with images/train, images/val, labels/train, labels/val and classes.txt"
 
 
@@ -68,6 +77,8 @@ class Folder(FileDataset):
     def _open_export(self) -> None:
         export = read_export(self.root, self.reading)
         share = 0.2 if self.reading.val_share is None else self.reading.val_share
+        if not 0.0 < share < 1.0:
+            raise ValueError(f"--val-share must lie between 0 and 1, got {share:g}")
         splits, notes = divided(export, share)
         if not 2 <= len(export.classes) <= VOID:
             raise DataError(
@@ -89,35 +100,78 @@ class Folder(FileDataset):
         named = read_class_list(class_list, offset) if class_list.exists() else None
         masks = MaskReader(self.root, class_list, named, self.reading)
         pairs = self._pair(masks.suffixes)
-        masks.look_at(pairs[0][2])
+        masks.look_at(pairs[0][2], self._mask_of_the_other_split(masks.suffixes))
         self.classes, self.palette = masks.classes, masks.palette
         self.void_text, self.label_offset = masks.void_text, masks.label_offset
         self.items = [Item(name, image, masks.label(mask)) for name, image, mask in pairs]
 
+    def _mask_of_the_other_split(self, suffixes: Sequence[str]) -> Path | None:
+        """A mask of the other split, if there is one: both are read by the same rule."""
+        other = "val" if self.split == "train" else "train"
+        folder = split_folder(self.root, "label", other, suffixes)
+        if not folder.is_dir():
+            return None
+        return next((Path(path) for path in sorted(list_files(folder, suffixes)[0])[:1]), None)
+
     def _pair(self, label_suffixes: Sequence[str]) -> list[tuple[str, str, str]]:
         """Find name, image and label of each item."""
         image_folder, label_folder = (
-            split_folder(self.root, kinds, self.split) for kinds in (("images",), ("labels", "masks"))
+            split_folder(self.root, kind, self.split, IMAGE_SUFFIXES) for kind in KINDS
         )
         for folder in (image_folder, label_folder):
             if not folder.is_dir():
-                raise DataError(f"folder {folder} is missing; --data-root takes {LAYOUT}")
+                raise DataError(f"folder {folder} is missing; the data are read from {LAYOUT}")
         images = find_by_name(image_folder, IMAGE_SUFFIXES)
         labels = find_by_name(label_folder, label_suffixes)
         self.notes += images.notes + labels.notes
         return pair(images, labels, image_folder, label_folder, f"{self.name} {self.split} in {self.root}")
 
 
-def split_folder(root: Path, kinds: Sequence[str], split: str) -> Path:
-    """Return the folder KIND/SPLIT or SPLIT/KIND of the first of `kinds` that is there, or the usual one."""
-    choices = [root / part for kind in kinds for part in (Path(kind, split), Path(split, kind))]
-    return next((folder for folder in choices if folder.is_dir()), choices[0])
+def split_folder(root: Path, kind: str, split: str, suffixes: Sequence[str]) -> Path:
+    """Return the folder of a kind and split: KIND/SPLIT or SPLIT/KIND, by any of their names.
+
+    Args:
+        root: the folder of the data.
+        kind: "image" or "label".
+        split: "train" or "val".
+        suffixes: endings of the files that are looked for; a folder without any gives way to one with some.
+
+    Raises:
+        DataError: several such folders hold files.
+    """
+    choices = _split_folders(root, kind, split)
+    found = [folder for folder in choices if folder.is_dir()]
+    filled = [folder for folder in found if _holds(folder, tuple(suffixes))] if len(found) > 1 else found
+    if len(filled) > 1:
+        raise DataError(f"{' and '.join(map(str, filled))} both hold {kind}s; keep one of them")
+    return [*filled, *found, *choices][0]
+
+
+def _split_folders(root: Path, kind: str, split: str) -> list[Path]:
+    pairs = [(name, part) for part in SPLITS[split] for name in KINDS[kind]]
+    return [root / folder for name, part in pairs for folder in (Path(name, part), Path(part, name))]
+
+
+def _holds(folder: Path, suffixes: tuple[str, ...]) -> bool:
+    """Whether a file with such an ending is anywhere below `folder`."""
+    return any(name.lower().endswith(suffixes) for _, _, names in os.walk(folder) for name in names)
 
 
 def is_plain(root: Path) -> bool:
     """Whether `root` has the layout of this package, or a part of it, and is no export."""
-    if any(split_folder(root, ("labels", "masks"), split).is_dir() for split in SPLITS):
+
+    def any_folder(kind: str) -> bool:
+        return any(folder.is_dir() for split in SPLITS for folder in _split_folders(root, kind, split))
+
+    if any_folder("label"):
         return True
-    partly = any(split_folder(root, ("images",), split).is_dir() for split in SPLITS)
     # An export may have a classes.txt, which orders its classes.
-    return (partly or (root / "classes.txt").exists()) and format_of(root) is None
+    return (any_folder("image") or (root / "classes.txt").exists()) and format_of(root) is None
+
+
+def data_folders(root: Path) -> list[Path]:
+    """Return the folders below `root` whose pictures are read as data: those of a plain folder, or `root`."""
+    if not is_plain(root):
+        return [root]
+    names = [*KINDS["image"], *KINDS["label"], *(name for split in SPLITS for name in SPLITS[split])]
+    return [root / name for name in names]

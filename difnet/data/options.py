@@ -1,5 +1,6 @@
 """How the files of a data set are read: the options that all commands share."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -20,7 +21,7 @@ class Reading:
     """Number of the first class in index masks; 1 if classes are numbered from 1. For folder."""
     colours: Annotated[str | None, shown_default("a table in the folder")] = None
     """Colour table of colour-coded masks: a file (labelmap.txt, a CSV of name,r,g,b, or "R G B name" a line),
-    or voc for VOC's colours. For folder."""
+    voc for VOC's colours, or none to read numbers. For folder."""
     snap_colours: Annotated[bool | None, shown_default("False")] = None
     """Give a pixel whose colour is not in the table the class of the nearest colour. For folder, camvid."""
     unannotated: Annotated[Literal["background", "void"] | None, shown_default("background")] = None
@@ -38,6 +39,10 @@ class Reading:
     def given(self) -> list[str]:
         """Names of the fields that are not None."""
         return [field.name for field in fields(Reading) if getattr(self, field.name) is not None]
+
+
+COLOUR_WORDS = ("voc", "none")
+"""Values of --colours that are no file."""
 
 
 class UnusedOption(ValueError):
@@ -130,4 +135,7 @@ def _restored(value: Any, kind: Any) -> Any:
 def saved_form(reading: Reading) -> dict[str, Any]:
     """Return the options that were given, as values for JSON."""
     values = {name: getattr(reading, name) for name in reading.given()}
-    return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
+    for name, value in values.items():
+        if isinstance(value, Path) or (name == "colours" and value not in COLOUR_WORDS):
+            values[name] = os.path.abspath(os.path.expanduser(value))
+    return values

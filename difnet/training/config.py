@@ -280,7 +280,8 @@ class TrainConfig(Reading):
                 values["void_value"] = None
             values["label_offset"] = values.get("label_offset") or None
             for name in ("data_root", "out", "resume", "init_from", "class_list"):
-                values[name] = Path(values[name]) if isinstance(values[name], str) else values[name]
+                value = values.get(name)  # earlier versions had no class_list
+                values[name] = Path(value) if isinstance(value, str) else value
             for name in ("walk_sources", "scale", "void_value"):
                 if isinstance(values.get(name), list):
                     values[name] = tuple(values[name])

@@ -26,6 +26,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from difnet.data.folder import data_folders, is_plain
 from difnet.measures.segmentation import to_json
 from difnet.training.config import TrainConfig
 from difnet.utils.files import WriteError, file_to_write, is_within, prepare_folder, write_atomically, writing
@@ -97,7 +98,8 @@ class RunFolder:
                 f"{path} holds {', '.join(left)} of another run; move {them} away or choose another --out"
             )
         if config.data_root is not None:
-            for data in (config.data_root / "images", config.data_root / "labels"):
+            scanned = config.dataset == "folder" or is_plain(config.data_root)
+            for data in data_folders(config.data_root) if scanned else []:
                 if is_within(path, data):
                     raise RunError(
                         f"run folder {path} is in {data}, where its pictures would be taken for data; choose "

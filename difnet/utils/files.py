@@ -133,6 +133,16 @@ def is_within(path: Path, root: Path) -> bool:
     return any(Path(real(path)).is_relative_to(real(root)) for real in (os.path.abspath, os.path.realpath))
 
 
+def refuse_inside(out: Path, data: Path | None) -> None:
+    """Refuse to write among the data, where a picture would replace or become data.
+
+    Raises:
+        ValueError: `out` is `data` or lies below it.
+    """
+    if data is not None and is_within(out, data):
+        raise ValueError(f"--out {out} lies in the data {data}; name a file outside of it")
+
+
 def distinct_names(names: Sequence[str]) -> list[str]:
     """Make distinct file names of at most 200 bytes: most file systems allow 255, which leaves an ending.
 

@@ -73,11 +73,12 @@ def as_html(title: str, text: str, pictures: Sequence[Image.Image], captions: Se
             f'<img src="data:image/png;base64,{data}" alt=""><figcaption>{html.escape(caption)}</figcaption>'
             "</figure>"
         )
-    return (
+    page = (
         f'<!doctype html>\n<html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>\n'
         f'<body style="font-family:sans-serif"><h1>{html.escape(title)}</h1>\n'
         f"<pre>{html.escape(text)}</pre>\n{''.join(figures)}\n</body></html>\n"
     )
+    return page.encode("utf-8", "backslashreplace").decode()  # names of files may be no text
 
 
 def legend(dataset: SegmentationDataset, present: np.ndarray) -> Image.Image:

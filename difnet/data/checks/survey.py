@@ -1,6 +1,6 @@
 """Reads every item of a data set once, and counts what is there."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +13,9 @@ from difnet.data.errors import VOID, DataError, listed, raise_all
 
 if TYPE_CHECKING:
     from difnet.data.base import SegmentationDataset
+
+_KEEP = 500
+"""Findings that are kept at a time; an interrupted check goes on after the last of them."""
 
 
 def survey(dataset: "SegmentationDataset", progress: Callable[[int], None] | None = None) -> DataReport:
@@ -30,9 +33,8 @@ def survey(dataset: "SegmentationDataset", progress: Callable[[int], None] | Non
             the labels show no class, or a single one.
     """
     found = findings_of(dataset, progress)
-    errors = [str(it) for it in found if isinstance(it, DataError)]
-    raise_all(errors, f"{dataset.name} {dataset.split}")
-    return summarise(dataset, [it for it in found if isinstance(it, Finding)])
+    raise_all([str(it) for it in found if isinstance(it, DataError)], f"{dataset.name} {dataset.split}")
+    return summarise(dataset, {index: it for index, it in enumerate(found) if isinstance(it, Finding)})
 
 
 def findings_of(
@@ -48,29 +50,37 @@ def findings_of(
         progress(done)
     missing = [index for index, name in enumerate(names) if name not in known]
     fresh: dict[str, Finding | DataError] = {}
-    for index, found in examine_all(dataset, missing):
-        fresh[names[index]] = found
-        done += 1
-        if progress is not None:
-            progress(done)
-    cache.store(
-        [
-            (name, stamps[name], found)
-            for name, found in fresh.items()
-            if isinstance(found, Finding) and name in stamps
-        ]
-    )
+    unkept: list[tuple[str, bytes, Finding]] = []
+    try:
+        for index, found in examine_all(dataset, missing):
+            name = names[index]
+            fresh[name] = found
+            if isinstance(found, Finding) and name in stamps:
+                unkept.append((name, stamps[name], found))
+            if len(unkept) >= _KEEP:
+                cache.store(unkept)
+                unkept = []
+            done += 1
+            if progress is not None:
+                progress(done)
+    finally:  # also after Ctrl-C
+        cache.store(unkept)
     every = known | fresh
     return [every[name] for name in names]
 
 
-def summarise(dataset: "SegmentationDataset", findings: Sequence[Finding]) -> DataReport:
-    """Count over all items of a split, which can all be used.
+def summarise(dataset: "SegmentationDataset", usable: Mapping[int, Finding]) -> DataReport:
+    """Count over the items of a split that can be used.
+
+    Args:
+        dataset: the split.
+        usable: what was found, by the number of the item.
 
     Raises:
         DataError: the labels show no class, or a single one.
     """
     classes = len(dataset.classes)
+    numbers, findings = list(usable), list(usable.values())
     # One entry for each class of each label: the number of the item, the class, and its pixels.
     lengths = [len(found.values) for found in findings]
     items = np.repeat(np.arange(len(findings)), lengths)
@@ -85,20 +95,20 @@ def summarise(dataset: "SegmentationDataset", findings: Sequence[Finding]) -> Da
     present = np.bincount(values[labelled], area[items[labelled]], minlength=classes).astype(np.int64)
     void = int(counts[~labelled].sum())
     sizes: dict[tuple[int, int], int] = {}
-    for index, found in enumerate(findings):
+    for index, found in usable.items():
         sizes.setdefault(found.size, index)
-    notes = [_class_note(dataset, pixels, void)]
-    one_and_void = [dataset.item_name(int(index)) for index in np.flatnonzero((shown == 1) & has_void)]
+    notes = [_class_note(dataset, len(findings), pixels, void)]
+    one_and_void = [dataset.item_name(numbers[index]) for index in np.flatnonzero((shown == 1) & has_void)]
     if one_and_void and (shown > 1).any() and not (has_void & (shown > 1)).any():
         notes.append(
             f"{len(one_and_void)} {dataset.split} label(s) hold void beside a single class "
             f"({listed(one_and_void)}), and no label of several classes holds void; {_void_hint(dataset)}"
         )
-    notes = [*dataset.notes, *notes, *_turn_notes(dataset, findings)]
-    return DataReport(len(dataset), pixels, present, sizes, void, findings, tuple(notes))
+    notes = [*dataset.notes, *notes, *_turn_notes(dataset, usable)]
+    return DataReport(len(findings), pixels, present, sizes, void, findings, tuple(notes))
 
 
-def _class_note(dataset: "SegmentationDataset", pixels: np.ndarray, void: int) -> str:
+def _class_note(dataset: "SegmentationDataset", labels: int, pixels: np.ndarray, void: int) -> str:
     """Say which classes occur.
 
     Raises:
@@ -107,7 +117,7 @@ def _class_note(dataset: "SegmentationDataset", pixels: np.ndarray, void: int) -
     where, text = f"{dataset.name} {dataset.split}", dataset.void_text
     if not pixels.any():
         raise DataError(
-            f"{where}: every pixel of the {len(dataset)} labels is void ({text}); "
+            f"{where}: every pixel of the {labels} labels is void ({text}); "
             "label at least one pixel with a class index"
         )
     absent = [f"{i + dataset.label_offset} ({dataset.classes[i]})" for i in np.flatnonzero(pixels == 0)]
@@ -134,10 +144,10 @@ def _void_hint(dataset: "SegmentationDataset") -> str:
     return f"if {dataset.void_text} stands for a class here, write the class's number there"
 
 
-def _turn_notes(dataset: "SegmentationDataset", findings: Sequence[Finding]) -> Iterator[str]:
+def _turn_notes(dataset: "SegmentationDataset", usable: Mapping[int, Finding]) -> Iterator[str]:
     """Say which pictures and labels are turned by EXIF tags in a way that their size does not show."""
     apart, turned = [], []
-    for index, found in enumerate(findings):
+    for index, found in usable.items():
         if found.label_turn not in (1, found.turn):
             apart.append(dataset.item_name(index))
         elif found.turn not in (1, found.label_turn) and (

@@ -1,8 +1,11 @@
 """Examines the items of a data set on all cores."""
 
 import math
+import multiprocessing
 import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING
 
 from torch.utils.data import Dataset
@@ -32,17 +35,39 @@ def examine_all(dataset: "SegmentationDataset", indices: Sequence[int]) -> Itera
     """Yield each index with what was found of the item, or why it cannot be used.
 
     Much of the time goes into Python and into parts of numpy that hold its global lock. So processes do the
-    work, except for a few items.
+    work where they can be forked, and threads elsewhere: a process that is started anew would import the
+    user's script again, which may not be made for it.
+
+    Raises:
+        DataError: a process ended before its work was done.
     """
     workers = min(cores(), len(indices) // _FEW)
     if workers < 2:
         yield from ((index, _examine(dataset, index)) for index in indices)
-        return
+    elif multiprocessing.get_start_method() != "fork" or multiprocessing.current_process().daemon:
+        with ThreadPoolExecutor(workers) as pool:
+            yield from zip(indices, pool.map(partial(_examine, dataset), indices), strict=True)
+    else:
+        yield from _in_processes(dataset, indices, workers)
+
+
+def _in_processes(
+    dataset: "SegmentationDataset", indices: Sequence[int], workers: int
+) -> Iterator[tuple[int, Found]]:
     size = min(_CHUNK, math.ceil(len(indices) / (4 * workers)))
     chunks = [indices[start : start + size] for start in range(0, len(indices), size)]
     loader = make_loader(_Examination(dataset), workers, batch_size=None, sampler=chunks, collate_fn=_as_is)
-    for chunk, found in zip(chunks, loader, strict=True):
-        yield from zip(chunk, found, strict=True)
+    try:
+        for chunk, found in zip(chunks, loader, strict=True):
+            yield from zip(chunk, found, strict=True)
+    except RuntimeError as error:
+        if "exited unexpectedly" not in str(error):
+            raise
+        raise DataError(
+            f"{dataset.name} {dataset.split}: a process that checks the data was ended from outside; if "
+            "memory ran out, make room or allow fewer cores (taskset), and run the command again, which "
+            "goes on from there"
+        ) from error
 
 
 class _Examination(Dataset[list[Found]]):
@@ -59,7 +84,11 @@ def _examine(dataset: "SegmentationDataset", index: int) -> Found:
     try:
         return dataset.examine(index)
     except DataError as error:
-        return error
+        return DataError(str(error))  # without the traceback, which would keep the pixels in memory
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise RuntimeError(f"{dataset.split} {dataset.item_name(index)} of {dataset.name}") from error
 
 
 def _as_is(found: list[Found]) -> list[Found]:

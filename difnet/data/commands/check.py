@@ -25,16 +25,19 @@ from difnet.data.items.dataset import FileDataset
 from difnet.data.options import Reading, reading_of
 from difnet.data.registry import DatasetName, create_dataset
 from difnet.utils.console import Reporter, parse, run_command
-from difnet.utils.files import prepare_file, write_atomically
+from difnet.utils.files import prepare_file, refuse_inside, write_atomically
 from difnet.utils.options import shown_default
 from difnet.utils.pictures import save_picture
+
+_SHOWN = 100
+"""Problems that are printed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckConfig(Reading):
     """Read a whole data set, and print what is in it and what is wrong with it."""
 
-    root: Annotated[Path, tyro.conf.Positional]
+    root: Annotated[Path | None, tyro.conf.Positional, shown_default("none, for scenes")] = None
     """Folder of the data."""
     dataset: DatasetName = "folder"
     """Data set, as in training."""
@@ -59,12 +62,16 @@ def check(config: CheckConfig, report: Reporter) -> None:
         ValueError: an option is out of its range or not for this data set.
         WriteError: --out cannot be written.
     """
+    if config.root is None and config.dataset != "scenes":
+        raise ValueError(f"--dataset {config.dataset} needs a folder: python -m difnet.data check DIR")
     if config.worst < 1:
         raise ValueError(f"--worst must be positive, got {config.worst}")
     if config.out is not None:
         if config.out.suffix.lower() not in (".png", ".html"):
             raise ValueError(f"--out {config.out} must end in .png or .html")
+        refuse_inside(config.out, config.root)
         prepare_file(config.out)
+    where = config.dataset if config.root is None else str(config.root)
     lines: list[str] = []
 
     def say(text: str = "") -> None:
@@ -72,7 +79,7 @@ def check(config: CheckConfig, report: Reporter) -> None:
         lines.append(text)
 
     splits, problems, notes = _examine(config, report)
-    say(f"{config.root}, read as {config.dataset}")
+    say(f"{where}, read as {config.dataset}")
     for line in ["", *page(splits), ""]:
         say(line)
     for note in notes:
@@ -80,8 +87,10 @@ def check(config: CheckConfig, report: Reporter) -> None:
     doubts = list(warnings(splits))
     for doubt in doubts:
         say(f"suspicious: {doubt}")
-    for problem in problems:
+    for problem in problems[:_SHOWN]:
         say(f"problem: {problem}")
+    if len(problems) > _SHOWN:
+        say(f"problem: ... and {len(problems) - _SHOWN} more")
     datasets: dict[str, SegmentationDataset] = {split.dataset.split: split.dataset for split in splits}
     worst = suspects(splits, config.worst)
     say()
@@ -95,9 +104,9 @@ def check(config: CheckConfig, report: Reporter) -> None:
         if config.out.suffix.lower() == ".png":
             save_picture(sheet(pictures, captions), config.out)
         else:
-            write_atomically(config.out, as_html(f"{config.root}", "\n".join(lines), pictures, captions))
+            write_atomically(config.out, as_html(where, "\n".join(lines), pictures, captions))
         report.line(f"drawn in {config.out}")
-    _judge(config, len(problems), len(doubts), report)
+    _judge(config, where, len(problems), len(doubts), report)
 
 
 def _pixels(splits: list[Examined]) -> np.ndarray:
@@ -109,11 +118,11 @@ def _pixels(splits: list[Examined]) -> np.ndarray:
     return pixels
 
 
-def _judge(config: CheckConfig, problems: int, doubts: int, report: Reporter) -> None:
+def _judge(config: CheckConfig, where: str, problems: int, doubts: int, report: Reporter) -> None:
     if problems:
-        raise Verdict(f"{config.root} cannot be used: {problems} problem(s), named above")
+        raise Verdict(f"{where} cannot be used: {problems} problem(s), named above")
     if doubts and config.strict:
-        raise Verdict(f"{config.root} is suspicious ({doubts} line(s) above), and --strict refuses that")
+        raise Verdict(f"{where} is suspicious ({doubts} line(s) above), and --strict refuses that")
     rest = f"{doubts} line(s) above say what is suspicious" if doubts else "nothing is suspicious"
     report.line(f"the data can be used; {rest}")
 
@@ -138,8 +147,10 @@ def _examine(config: CheckConfig, report: Reporter) -> tuple[list[Examined], lis
         problems += [str(it) for it in found if isinstance(it, DataError)]
         usable = {index: it for index, it in enumerate(found) if isinstance(it, Finding)}
         splits.append(Examined(dataset, usable))
+        if not usable:  # the problems say why
+            continue
         try:
-            notes += summarise(dataset, list(usable.values())).notes
+            notes += summarise(dataset, usable).notes
         except DataError as error:
             problems.append(str(error))
     if not splits:

@@ -46,28 +46,34 @@ def download(
     part = target.with_name(target.name + ".part")
     with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-    if not _transfer(url, part, target, report, size):
+    checked = checksum is not None
+    if not _transfer(url, part, target, report, size, checked):
         with writing(part):
             part.unlink(missing_ok=True)
-        if not _transfer(url, part, target, report, size):
+        if not _transfer(url, part, target, report, size, checked):
             raise DataError(f"{url} sends parts that were not asked for; {_by_hand(url, target)}")
     problem = difference(part, checksum, size)
     if problem:
         with writing(part):
             part.unlink()
+            _version_file(part).unlink(missing_ok=True)
         raise DataError(
             f"{url} gave a file that {problem}. It was deleted. Run the command again; if that repeats, the "
             "publisher has replaced the file"
         )
     with writing(target):
         os.replace(part, target)
+        _version_file(part).unlink(missing_ok=True)
     sync_folder(target.parent)
+
+
+def _version_file(part: Path) -> Path:
+    return part.with_name(f"{part.name}.version")
 
 
 def difference(path: Path, checksum: str | None, size: int | None) -> str:
     """Say how a file differs from what is expected, as the end of a sentence; "" if it does not."""
-    with writing(path):
-        found_size = path.stat().st_size
+    found_size = path.stat().st_size
     if size is not None and found_size != size:
         return f"has {found_size} bytes, expected {size}"
     if checksum is None:
@@ -81,10 +87,20 @@ def difference(path: Path, checksum: str | None, size: int | None) -> str:
     return "" if found == expected else f"has the {algorithm} {found}, expected {expected}"
 
 
-def _transfer(url: str, part: Path, target: Path, report: Reporter, size: int | None) -> bool:
-    """Download what is missing at the end of `part`; false if it must be begun anew."""
+def _transfer(url: str, part: Path, target: Path, report: Reporter, size: int | None, checked: bool) -> bool:
+    """Download what is missing at the end of `part`; false if it must be begun anew.
+
+    Beside `part` lies the version that the server gave the file when the download began. Without a checksum,
+    only a download of the same version goes on.
+    """
+    version = _version_file(part)
     start = part.stat().st_size if part.is_file() else 0
-    headers = {"User-Agent": "difnet"} | ({"Range": f"bytes={start}-"} if start else {})
+    known = version.read_text() if version.is_file() else ""
+    if not (known or checked):  # nothing would show that the publisher has replaced the file
+        start = 0
+    headers = {"User-Agent": "difnet"}
+    if start:
+        headers |= {"Range": f"bytes={start}-"} | ({"If-Range": known} if known else {})
     try:
         response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=_TIMEOUT)
     except urllib.error.HTTPError as error:
@@ -103,6 +119,10 @@ def _transfer(url: str, part: Path, target: Path, report: Reporter, size: int | 
                 return False
         else:
             start = 0  # the server sends the whole file
+            tag = response.headers.get("ETag", "")
+            name = "" if tag.startswith("W/") else tag  # a weak tag allows other bytes
+            with writing(version):
+                version.write_text(name or response.headers.get("Last-Modified", ""))
         length = response.headers.get("Content-Length")
         total = start + int(length) if length and length.isdecimal() else None
         if None not in (total, size) and total != size:

@@ -212,7 +212,12 @@ def _get(archive: Archive, root: Path, report: Reporter) -> None:
 
 def _open(config: PrepareConfig) -> Mapping[str, SegmentationDataset]:
     splits: tuple[Split, ...] = ("train", "val")
-    return {split: create_dataset(config.name, config.root, split) for split in splits}
+    try:
+        return {split: create_dataset(config.name, config.root, split) for split in splits}
+    except DataError as error:
+        raise DataError(
+            f"{error}. If a file there is not what its publisher offers, delete it and run prepare again"
+        ) from error
 
 
 def _count(

@@ -23,7 +23,7 @@ from difnet.data.registry import DatasetName, create_dataset
 from difnet.data.sampling import Draw, SeededView
 from difnet.data.transforms import train_transform
 from difnet.utils.console import Reporter, parse, run_command
-from difnet.utils.files import prepare_file
+from difnet.utils.files import prepare_file, refuse_inside
 from difnet.utils.options import shown_default
 from difnet.utils.pictures import overlay, save_picture, side_by_side, to_array
 
@@ -67,8 +67,11 @@ def show(config: ShowConfig, report: Reporter) -> None:
         ValueError: there is no such image, or an option is out of its range.
         WriteError: --out cannot be written.
     """
+    if config.root is None and config.dataset != "scenes":
+        raise ValueError(f"--dataset {config.dataset} needs a folder: python -m difnet.data show DIR")
     if config.crop < 1:
         raise ValueError(f"--crop must be positive, got {config.crop}")
+    refuse_inside(config.out, config.root)
     prepare_file(config.out)
     dataset = create_dataset(
         config.dataset,

@@ -90,7 +90,7 @@ def divided(export: Export, val_share: float) -> tuple[Mapping[str, list[Item]],
     """Return the splits of an export, with "train" and "val", and what was done to get them.
 
     An export without a validation split is divided by a digest of the names. So an image stays in its split
-    when others are added.
+    when others are added, unless there are so few that a split would be empty.
 
     Args:
         export: the export.

@@ -13,6 +13,7 @@ from torchvision import tv_tensors
 
 from difnet.data.errors import DataError
 from difnet.data.files.layouts import raw_layout, refuse_cut_jpeg, refuse_frames, refuse_layout, to_rgb
+from difnet.data.files.walk import walk
 
 Image.init()
 FORMATS = tuple(
@@ -83,17 +84,8 @@ def list_files(folder: Path, suffixes: Sequence[str]) -> tuple[list[str], list[s
     found: list[str] = []
     others: list[str] = []
     endings = tuple(suffixes)
-    above = {str(folder): {os.path.realpath(folder)}}  # real paths of each folder and of those above it
-    for parent, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in list(folders):
-            below = os.path.join(parent, name)
-            real = os.path.realpath(below)
-            if real in above[parent]:
-                others.append(below)
-                folders.remove(name)
-            else:
-                above[below] = above[parent] | {real}
+    for parent, names, circles in walk(folder, refuse):
+        others += circles
         regular = {entry.name for entry in os.scandir(parent) if entry.is_file()}
         for name in names:
             if name.startswith("."):

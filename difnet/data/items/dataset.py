@@ -56,7 +56,7 @@ class FileDataset(SegmentationDataset):
         self.reading = reading or Reading()
         self.notes = []
         if not self.root.is_dir():
-            raise DataError(f"data root {self.root} is not a folder; --data-root takes {self.layout}")
+            raise DataError(f"data root {self.root} is not a folder; the data are read from {self.layout}")
         self._open()
 
     @abstractmethod
@@ -92,7 +92,7 @@ class FileDataset(SegmentationDataset):
         return examined(image, label, turn, label_turn)
 
     def stamp(self, index: int) -> bytes | None:
-        """Return path, size and time of the item's files; None if one is missing."""
+        """Return path, size and times of the item's files, and the label's key; None if a file is missing."""
         item = self.items[index]
         parts = []
         for path in (item.image, *item.label.files):
@@ -100,7 +100,8 @@ class FileDataset(SegmentationDataset):
                 status = os.stat(path)
             except OSError:
                 return None  # `read` says what is wrong with it
-            parts.append(f"{path}|{status.st_size}|{status.st_mtime_ns}")
+            parts.append(f"{path}|{status.st_size}|{status.st_mtime_ns}|{status.st_ctime_ns}")
+        parts.append(item.label.key)
         return "\n".join(parts).encode("utf-8", "surrogateescape")
 
     def reading_key(self) -> str:

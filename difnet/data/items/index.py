@@ -1,5 +1,6 @@
 """Labels whose stored number decides the class: grey and palette PNGs."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -19,6 +20,9 @@ class Numbering:
         classes: the class index, or 255 for void, of each number that may be stored.
         meaning: the numbers in words, for an error: "0 to 10, 255 = void".
         remedy: what the user can do about another number.
+
+    Attributes:
+        key: a digest of the meaning of all numbers.
     """
 
     def __init__(self, classes: Mapping[int, int], meaning: str, remedy: str):
@@ -26,6 +30,7 @@ class Numbering:
         self.table = np.full(max(255, *classes, 0) + 2, _UNKNOWN, np.int16)
         for number, index in classes.items():
             self.table[number] = index
+        self.key = hashlib.blake2b(self.table.tobytes(), digest_size=16).hexdigest()
 
     @classmethod
     def shifted(
@@ -56,9 +61,10 @@ class Numbering:
         Raises:
             DataError: a number means nothing; the message names the file, the numbers and the remedy.
         """
+        small = stored
         if stored.dtype != np.uint8:  # the table has an entry for each number of 8 bits
-            stored = stored.clip(max=len(self.table) - 1)  # its last entry is unknown
-        index = self.table[stored]
+            small = stored.clip(max=len(self.table) - 1)  # its last entry is unknown
+        index = self.table[small]
         if index.size and index.min() < 0:
             unknown = np.unique(stored[index < 0])
             raise DataError(
@@ -78,6 +84,10 @@ class IndexLabel(Label):
     def files(self) -> tuple[FilePath, ...]:
         return (self.path,)
 
+    @property
+    def key(self) -> str:
+        return self.numbering.key
+
     def read(self, picture: Picture) -> LabelMap:
         stored, orientation = read_numbers(self.path)
         return LabelMap(self.numbering.classes_of(stored, self.path), orientation)
@@ -92,6 +102,10 @@ class ConstantLabel(Label):
     @property
     def files(self) -> tuple[FilePath, ...]:
         return ()
+
+    @property
+    def key(self) -> str:
+        return str(self.index)
 
     def read(self, picture: Picture) -> LabelMap:
         return LabelMap(np.full(picture.size, self.index, np.uint8))

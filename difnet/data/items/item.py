@@ -48,6 +48,11 @@ class Label(ABC):
     def files(self) -> tuple[FilePath, ...]:
         """The files that the label is read from; the first one stands for it in messages."""
 
+    @property
+    def key(self) -> str:
+        """What else decides what is read, beside the files, the classes and the options of `Reading`."""
+        return ""
+
     @abstractmethod
     def read(self, picture: Picture) -> LabelMap:
         """Read the label for the upright image.

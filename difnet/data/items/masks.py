@@ -49,16 +49,17 @@ class MaskReader:
         self.label_offset = reading.label_offset or 0
         self._table: ColourTable | None = None
         self.classes = list(named or [])
-        if named is None or reading.colours is not None:
+        if named is None or reading.colours not in (None, "none"):
             self._find_table()
         else:
             self._check_numbers()
-        numbers_only = self._table is None and find_table(root) is None
+        numbers_only = self._table is None and not self._has_table()
         self.suffixes: Sequence[str] = (".png",) if numbers_only else IMAGE_SUFFIXES
 
-    def look_at(self, first: FilePath) -> None:
-        """Decide by the first mask, and find the palette."""
-        if self._table is None and _is_coloured(first) and find_table(self._root) is not None:
+    def look_at(self, first: FilePath, other: FilePath | None = None) -> None:
+        """Decide by the first mask, and by that of the other split if there is one; find the palette."""
+        coloured = _is_coloured(first) or (other is not None and _is_coloured(other))
+        if self._table is None and coloured and self._has_table():
             self._find_table()
         if self._table is not None:
             self.void_text, self.palette = self._table.void_text, self._table.palette
@@ -71,6 +72,9 @@ class MaskReader:
                 label_offset=self.label_offset,
                 class_list=self._class_list.name,
             )
+
+    def _has_table(self) -> bool:
+        return self._reading.colours != "none" and find_table(self._root) is not None
 
     def label(self, mask: FilePath) -> Label:
         """The label that a mask is; call `look_at` first."""

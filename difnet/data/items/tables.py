@@ -1,6 +1,7 @@
 """Reads the files in which tools write what each colour of a mask means."""
 
 import csv
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -193,6 +194,8 @@ def chosen_table(
     Raises:
         DataError: the table cannot be read, or does not fit the classes.
     """
+    if choice == "none":
+        return None
     if choice == "voc":
         if classes is None:
             raise DataError(
@@ -200,5 +203,5 @@ def chosen_table(
                 "classes.txt, so write one class name per line there, in VOC's order"
             )
         return list(classes), voc_table(classes)
-    path = Path(choice) if choice is not None else find_table(root)
+    path = Path(os.path.expanduser(choice)) if choice is not None else find_table(root)
     return None if path is None else table_of(read_table(path), path, classes)

@@ -70,7 +70,7 @@ class Camvid(Folder):
             self._open_copy(copy)
             return
         if not is_plain(self.root):
-            raise DataError(f"{self.root} holds no copy of CamVid; --data-root takes {self.layout}")
+            raise DataError(f"{self.root} holds no copy of CamVid; the data are read from {self.layout}")
         super()._open()
         if tuple(self.classes) != self.CLASSES:
             raise DataError(

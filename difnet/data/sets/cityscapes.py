@@ -92,7 +92,9 @@ class Cityscapes(FileDataset):
         pictures = found_files(folders[0], IMAGE_SUFFIXES, self.layout)
         images = {name: path for name, path in pictures.items() if name.endswith(_IMAGE)}
         if not images:
-            raise DataError(f"{folders[0]} holds no CITY/NAME{_IMAGE}.png; --data-root takes {self.layout}")
+            raise DataError(
+                f"{folders[0]} holds no CITY/NAME{_IMAGE}.png; the data are read from {self.layout}"
+            )
         labels = found_files(folders[1], (".png",), self.layout)
         self.items, missing = [], []
         for name, image in sorted(images.items()):

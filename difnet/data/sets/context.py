@@ -75,12 +75,12 @@ class Context(FileDataset):
         candidates = ("", "VOC2010", "VOCdevkit/VOC2010")
         base = first_folder(self.root, candidates, "JPEGImages")
         if base is None:
-            raise DataError(f"{self.root} holds no folder JPEGImages; --data-root takes {self.layout}")
+            raise DataError(f"{self.root} holds no folder JPEGImages; the data are read from {self.layout}")
         starts = list(dict.fromkeys((base, self.root)))
         folder = next((it / name for it in starts for name in LABEL_FOLDERS if (it / name).is_dir()), None)
         if folder is None:
             raise DataError(
-                f"{base} holds no folder {' or '.join(LABEL_FOLDERS)}; --data-root takes {self.layout}"
+                f"{base} holds no folder {' or '.join(LABEL_FOLDERS)}; the data are read from {self.layout}"
             )
         self.classes = canonical_classes()
         self.palette = np.array(voc_colours(len(self.classes)), np.uint8)

@@ -107,7 +107,7 @@ def required_folder(folder: Path, layout: str) -> Path:
         DataError: it is missing.
     """
     if not folder.is_dir():
-        raise DataError(f"folder {folder} is missing; --data-root takes {layout}")
+        raise DataError(f"folder {folder} is missing; the data are read from {layout}")
     return folder
 
 
@@ -120,7 +120,7 @@ def read_lines(path: Path, layout: str) -> Iterator[tuple[int, list[str]]]:
     try:
         text = read_text(path)
     except FileNotFoundError as error:
-        raise DataError(f"{path} is missing; --data-root takes {layout}") from error
+        raise DataError(f"{path} is missing; the data are read from {layout}") from error
     except (OSError, UnicodeError) as error:
         raise DataError(f"{path} cannot be read ({error}); save the list as UTF-8") from error
     for number, line in enumerate(text.splitlines(), start=1):

@@ -87,7 +87,7 @@ class Voc(FileDataset):
         candidates = ("", "VOC2012", "VOCdevkit/VOC2012", "VOCtrainval_11-May-2012/VOCdevkit/VOC2012")
         base = first_folder(self.root, candidates, "JPEGImages")
         if base is None:
-            raise DataError(f"{self.root} holds no folder JPEGImages; --data-root takes {self.layout}")
+            raise DataError(f"{self.root} holds no folder JPEGImages; the data are read from {self.layout}")
         return base
 
     def _items(self, base: Path, labels: Mapping[str, Label], source: str) -> list[Item]:

@@ -284,7 +284,7 @@ def test_camvid_counts(tmp_path, make, split, published):
 
 
 def test_a_folder_without_camvid(tmp_path):
-    assert f"{tmp_path} holds no copy of CamVid; --data-root takes images/train" in refusal(
+    assert f"{tmp_path} holds no copy of CamVid; the data are read from images/train" in refusal(
         "camvid", tmp_path
     )
 
@@ -392,7 +392,7 @@ def test_parts_of_cityscapes_that_are_missing(tmp_path):
     write_label(label, regions((7, 11, 0)))
     assert "lacks the images of 1 labels" in refusal("cityscapes", root)
     shutil.rmtree(root / "gtFine/val")
-    assert f"folder {root / 'gtFine/val'} is missing; --data-root takes" in refusal("cityscapes", root, "val")
+    assert f"folder {root / 'gtFine/val'} is missing; the data are read from" in refusal("cityscapes", root, "val")
 
 
 @pytest.mark.parametrize(("split", "found", "published"), [("train", 2, 2975), ("val", 1, 500)])

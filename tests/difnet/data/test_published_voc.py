@@ -160,7 +160,7 @@ def test_listed_files_that_are_missing(voc):
     (base / "JPEGImages" / "2007_000042.jpg").unlink()
     assert "JPEGImages lacks 1 of them (2007_000042)" in refusal("voc", voc, "val")
     (base / "ImageSets/Segmentation/val.txt").unlink()
-    assert "val.txt is missing; --data-root takes" in refusal("voc", voc, "val")
+    assert "val.txt is missing; the data are read from" in refusal("voc", voc, "val")
     shutil.rmtree(base / "SegmentationClass")
     assert f"folder {base / 'SegmentationClass'} is missing" in refusal("voc", voc)
     shutil.rmtree(base / "JPEGImages")
