@@ -7,6 +7,7 @@ none; see `painted` for which values count. The classes are the labels that occu
 classes.txt in the root.
 """
 
+import os
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -15,8 +16,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from difnet.data.errors import VOID, DataError, listed, raise_all
-from difnet.data.exports.classes import blank_note, class_order, keep_blank_images, with_uncovered
-from difnet.data.exports.export import Export, split_name, split_of
+from difnet.data.exports.classes import (
+    blank_note,
+    check_classes,
+    class_order,
+    keep_blank_images,
+    with_uncovered,
+)
+from difnet.data.exports.export import Export, refuse_unused, split_name, split_of
 from difnet.data.exports.parsing.label_studio_files import BRUSH_PICTURE, BrushPictures, Images, address_of
 from difnet.data.exports.parsing.label_studio_regions import (
     Annotation,
@@ -27,7 +34,7 @@ from difnet.data.exports.parsing.label_studio_regions import (
 )
 from difnet.data.exports.shapes import draw
 from difnet.data.files.disk import IMAGE_SUFFIXES, QUARTER_TURNS, find_files
-from difnet.data.files.json_files import ends_of, first_json_files, member, read_json
+from difnet.data.files.json_files import ends_of, member, read_json, some_json_files
 from difnet.data.items.index import ConstantLabel
 from difnet.data.items.item import Item, Label, LabelMap, Picture
 from difnet.data.options import Reading
@@ -65,10 +72,10 @@ class LabelStudioLabel(Label):
 
 
 def recognise(root: Path) -> bool:
-    """Whether one of the first JSON files below `root` is a project's export, or `root` holds its masks."""
-    if any(_is_project(path) or _is_short(path) for path in first_json_files(root)):
+    """Whether one of a few JSON files below `root` is a project's export, or `root` holds its masks."""
+    if any(_is_project(path) or _is_short(path) for path in some_json_files(root)):
         return True
-    return any(BRUSH_PICTURE.fullmatch(path.name) for path in root.iterdir())
+    return any(map(BRUSH_PICTURE.fullmatch, os.listdir(root)))
 
 
 def _is_project(path: Path) -> bool:
@@ -90,7 +97,7 @@ def _is_short(path: Path) -> bool:
 
 
 class _Task(NamedTuple):
-    """A task with its image, and what was drawn on it; None if nothing was."""
+    """A task with its image, and what was drawn on it; None if nobody annotated the image."""
 
     path: Path
     image: Path
@@ -162,7 +169,7 @@ class _Project:
 
             drawn = read_regions(newest["result"], where, picture)
             self.skipped += drawn.skipped
-            self.tasks.append(_Task(path, image, drawn if drawn.regions else None))
+            self.tasks.append(_Task(path, image, drawn))
         except DataError as error:
             self.errors.append(str(error))
 
@@ -178,6 +185,11 @@ class _Project:
         if self.skipped:
             kinds = listed([f"{kind} ({count})" for kind, count in sorted(self.skipped.items())])
             notes.append(f"results that cover no area are not read: {kinds}")
+        if self.images.strayed:
+            notes.append(
+                f"{len(self.images.strayed)} task(s) name an image of another folder, and the only one of that "
+                f"name is taken: {listed(self.images.strayed)}"
+            )
         if self.others:
             shown = listed([str(path.relative_to(root)) for path in self.others])
             notes.append(f"{len(self.others)} JSON file(s) are not those of Label Studio's projects: {shown}")
@@ -195,7 +207,9 @@ def read(root: Path, reading: Reading) -> Export:
 
     Raises:
         DataError: a file cannot be used, an image is missing, or images have no annotation.
+        ValueError: an option is given that changes nothing here.
     """
+    refuse_unused(reading, ("unannotated", "unlabelled"), _TOOL)
     project = _Project(root)
     owners: dict[Path, Path] = {}
     for task in project.tasks:
@@ -208,23 +222,32 @@ def read(root: Path, reading: Reading) -> Export:
     raise_all(project.errors, f"Label Studio's export in {root}")
     named = owners.keys() | project.cancelled_images
     lone = [path for path in project.image_paths if path not in named]
-    blank = sorted([*lone, *(task.image for task in project.tasks if task.annotation is None)])
-    blank_names = [str(path.relative_to(root)) for path in blank]
-    kept = keep_blank_images(blank_names, reading, str(root))
-    drawn = [task.annotation for task in project.tasks if task.annotation is not None]
-    found = {region.label for annotation in drawn for region in annotation.regions}
-    classes = with_uncovered(class_order(found, root), reading, bool(blank))
+    blank, pointed = list(lone), []
+    found: set[str] = set()
+    for task in project.tasks:
+        if task.annotation is None or not (task.annotation.regions or task.annotation.skipped):
+            blank.append(task.image)
+        elif not task.annotation.regions:
+            pointed.append(task.image)
+        else:
+            found.update(region.label for region in task.annotation.regions)
+    blank_names, pointed_names = (
+        [str(path.relative_to(root)) for path in sorted(paths)] for paths in (blank, pointed)
+    )
+    kept = keep_blank_images(blank_names, reading, str(root), pointed_names)
+    classes = with_uncovered(class_order(found, root), reading, bool(blank or pointed))
+    check_classes(classes.names, root)
     indices = {name: index for index, name in enumerate(classes.names)}
     splits: dict[str, list[Item]] = {}
     seen: dict[str, Path] = {}
     rest = [_Task(it, it, None) for it in lone]
     for path, image, annotation in sorted([*project.tasks, *rest], key=lambda task: task.image):
-        if annotation is None and not kept:
-            continue
         below = image.relative_to(root)
         label: Label = ConstantLabel(classes.blank)
         if annotation is not None and annotation.size is not None:
             label = LabelStudioLabel(path, annotation.regions, annotation.size, indices, classes.start)
+        elif not kept:
+            continue
         name = below.with_suffix("").as_posix()
         if name in seen:
             raise DataError(f"{seen[name]} and {image} share the name {name!r}; rename one of them")
@@ -232,7 +255,7 @@ def read(root: Path, reading: Reading) -> Export:
         split = split_of(below) or split_of(path.relative_to(root)) or split_name(path.stem)
         splits.setdefault(split, []).append(Item(name, image, label))
     void = "pixels that no region covers" if classes.start == VOID else "no number"
-    notes = [*project.notes(root), *blank_note(blank_names, kept)]
+    notes = [*project.notes(root), *blank_note(blank_names, kept, pointed_names)]
     return Export(_TOOL, classes.names, splits, void_text=void, notes=notes)
 
 

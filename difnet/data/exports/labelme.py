@@ -9,17 +9,24 @@ root, else that of the sorted names of all files.
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from difnet.data.errors import VOID, DataError, listed, raise_all
-from difnet.data.exports.classes import blank_note, class_order, keep_blank_images, with_uncovered
-from difnet.data.exports.export import Export, split_of
+from difnet.data.exports.classes import (
+    blank_note,
+    check_classes,
+    class_order,
+    keep_blank_images,
+    with_uncovered,
+)
+from difnet.data.exports.export import Export, refuse_unused, split_of
 from difnet.data.exports.parsing.labelme_shapes import Annotation, is_labelme, read_annotation, shape_of
 from difnet.data.exports.shapes import draw
-from difnet.data.files.disk import IMAGE_SUFFIXES, QUARTER_TURNS, find_files
-from difnet.data.files.json_files import ends_of, first_json_files, read_json
+from difnet.data.files.disk import IMAGE_SUFFIXES, QUARTER_TURNS, list_files
+from difnet.data.files.json_files import ends_of, read_json, some_json_files
 from difnet.data.items.index import ConstantLabel
-from difnet.data.items.item import Item, Label, LabelMap, Picture
+from difnet.data.items.item import FilePath, Item, Label, LabelMap, Picture
 from difnet.data.options import Reading
 
 IGNORED = "__ignore__"
@@ -44,12 +51,12 @@ class LabelmeLabel(Label):
         start: the index of pixels that no shape covers, or 255 for void.
     """
 
-    path: Path
+    path: str
     numbers: Numbers
     start: int
 
     @property
-    def files(self) -> tuple[Path, ...]:
+    def files(self) -> tuple[FilePath, ...]:
         return (self.path,)
 
     def read(self, picture: Picture) -> LabelMap:
@@ -70,19 +77,21 @@ class LabelmeLabel(Label):
 
 
 def recognise(root: Path) -> bool:
-    """Whether one of the first JSON files below `root` is labelme's."""
-    return any(map(_looks_like_labelme, first_json_files(root)))
+    """Whether one of a few JSON files below `root` is labelme's."""
+    return any(map(_looks_like_labelme, some_json_files(root)))
 
 
 def _looks_like_labelme(path: Path) -> bool:
+    text = ends_of(path)
+    members = ("imagePath", "imageData", "imageHeight")
+    if not (text.startswith("{") and '"shapes"' in text and any(f'"{name}"' in text for name in members)):
+        return False
     try:
         if path.stat().st_size <= _SMALL:
             return is_labelme(read_json(path))
     except (OSError, DataError):
         pass
-    text = ends_of(path)  # of a large file, or one that was cut, which `read` will report
-    members = ("imagePath", "imageData", "imageHeight")
-    return text.startswith("{") and '"shapes"' in text and any(f'"{name}"' in text for name in members)
+    return True  # a large file, or one that was cut, which `read` will report
 
 
 def read(root: Path, reading: Reading) -> Export:
@@ -93,12 +102,15 @@ def read(root: Path, reading: Reading) -> Export:
 
     Raises:
         DataError: a file cannot be used, an image is missing, or images have no annotation.
+        ValueError: an option is given that changes nothing here.
     """
-    files, _ = find_files(root, (*IMAGE_SUFFIXES, ".json"))
-    made = {path.parent for path in files if path.name == "label.png"}
-    images = _Images([it for it in files if it.suffix.lower() != ".json" and it.parent not in made])
-    annotations, others, errors = _annotations([path for path in files if path.suffix.lower() == ".json"])
-    image_of: dict[Path, Path] = {}
+    refuse_unused(reading, ("unannotated", "unlabelled"), _TOOL)
+    files = sorted(list_files(root, (*IMAGE_SUFFIXES, ".json"))[0])
+    json_files = [path for path in files if _is_json(path)]
+    made = {os.path.dirname(path) for path in files if os.path.basename(path) == "label.png"}
+    images = _Images([it for it in files if not _is_json(it) and os.path.dirname(it) not in made], root)
+    annotations, others, errors = _annotations(json_files)
+    image_of: dict[str, str] = {}
     for annotation in annotations:
         try:
             image_of[annotation.path] = images.take(annotation)
@@ -112,19 +124,21 @@ def read(root: Path, reading: Reading) -> Export:
     found = {name for annotation in annotations for name in annotation.labels}
     names = class_order(found, root, ("labels.txt", "classes.txt"), (IGNORED,))
     classes = with_uncovered(names, reading, bool(blank))
+    check_classes(classes.names, root)
     numbers = Numbers(classes.names)
-    labelled: list[tuple[Path, Path, Label]] = []
+    labelled: list[tuple[str, str, Label]] = []
     for it in annotations:
         if it.shapes or kept:
             label = LabelmeLabel(it.path, numbers, classes.start if it.shapes else classes.blank)
             labelled.append((image_of[it.path], it.path, label))
     labelled += [(image, image, ConstantLabel(classes.blank)) for image in lone if kept]
     notes = blank_note(blank_names, kept)
+    start = len(os.path.join(root, ""))
     if others:
-        shown = listed([str(path.relative_to(root)) for path in others])
+        shown = listed([path[start:] for path in others])
         notes.append(f"{len(others)} JSON file(s) in {root} are not labelme's and are not read: {shown}")
     if images.moved:
-        shown = listed([str(path.relative_to(root)) for path in images.moved])
+        shown = listed([path[start:] for path in images.moved])
         notes.append(
             f"{len(images.moved)} file(s) name an image that is not there and are paired with the one beside "
             f"them ({shown})"
@@ -135,7 +149,11 @@ def read(root: Path, reading: Reading) -> Export:
     return Export(_TOOL, classes.names, splits, void_text=" and ".join(void) or "no number", notes=notes)
 
 
-def _annotations(paths: list[Path]) -> tuple[list[Annotation], list[Path], list[str]]:
+def _is_json(path: str) -> bool:
+    return path.lower().endswith(".json")
+
+
+def _annotations(paths: list[str]) -> tuple[list[Annotation], list[str], list[str]]:
     """Read JSON files: labelme's, without their shapes' points; the paths of the others; errors."""
     annotations, others, errors = [], [], []
     for path in paths:
@@ -154,19 +172,25 @@ def _annotations(paths: list[Path]) -> tuple[list[Annotation], list[Path], list[
 class _Images:
     """The images of an export, each of which one file annotates.
 
+    Paths are texts: a hundred thousand objects of pathlib, and what they are asked, take minutes.
+
     Attributes:
         moved: the files whose image is not where they say, but beside them.
     """
 
-    def __init__(self, paths: list[Path]):
-        self.moved: list[Path] = []
-        self._files = {os.path.abspath(path): path for path in paths}
-        self._by_stem: dict[Path, list[Path]] = {}
+    def __init__(self, paths: list[str], root: Path):
+        self.moved: list[str] = []
+        self._root, self._start = os.path.abspath(root), len(os.path.join(root, ""))
+        self._files = {self._absolute(path): path for path in paths}
+        self._by_stem: dict[str, list[str]] = {}
         for path in paths:
-            self._by_stem.setdefault(path.with_suffix(""), []).append(path)
-        self._owners: dict[Path, Path] = {}
+            self._by_stem.setdefault(os.path.splitext(path)[0], []).append(path)
+        self._owners: dict[str, str] = {}
 
-    def take(self, annotation: Annotation) -> Path:
+    def _absolute(self, path: str) -> str:
+        return os.path.join(self._root, path[self._start :])
+
+    def take(self, annotation: Annotation) -> str:
         """Return the image of a file.
 
         Raises:
@@ -178,26 +202,28 @@ class _Images:
             raise DataError(f"{annotation.path} and {owner} both annotate {image}; keep one of them")
         return image
 
-    def not_taken(self) -> list[Path]:
+    def not_taken(self) -> list[str]:
         return sorted(path for path in self._files.values() if path not in self._owners)
 
-    def _find(self, annotation: Annotation) -> Path:
+    def _find(self, annotation: Annotation) -> str:
         path = annotation.path
-        named = Path(os.path.abspath(path.parent / annotation.image_path))
-        if str(named) in self._files:
-            return self._files[str(named)]
-        is_image = named.name.lower().endswith(IMAGE_SUFFIXES)  # some files name themselves
-        if is_image and named.is_file():
+        named = os.path.normpath(os.path.join(os.path.dirname(self._absolute(path)), annotation.image_path))
+        if named in self._files:
+            return self._files[named]
+        name = os.path.basename(named)
+        is_image = name.lower().endswith(IMAGE_SUFFIXES)  # some files name themselves
+        if is_image and os.path.isfile(named):
             return named
-        beside = path.with_name(named.name)
-        found = self._files.get(os.path.abspath(beside))
-        twins = [found] if found is not None else self._by_stem.get(path.with_suffix(""), [])
+        beside = os.path.join(os.path.dirname(path), name)
+        found = self._files.get(self._absolute(beside))
+        stem = os.path.splitext(path)[0]
+        twins = [found] if found is not None else self._by_stem.get(stem, [])
         if len(twins) == 1:
             self.moved.append(path)
             return twins[0]
         remedy = (
             "save the picture that its imageData holds (in base64) as "
-            f"{beside if is_image else path.with_suffix('.jpg')}"
+            f"{beside if is_image else f'{stem}.jpg'}"
             if annotation.has_data
             else "put it there or beside the JSON file"
         )
@@ -205,28 +231,35 @@ class _Images:
         raise DataError(f"{path} annotates the image {named}, which {fault}; {remedy}")
 
 
-def _splits(root: Path, labelled: list[tuple[Path, Path, Label]]) -> dict[str, list[Item]]:
+def _splits(root: Path, labelled: list[tuple[str, str, Label]]) -> dict[str, list[Item]]:
     """Sort (image, annotation, label) into splits, by name.
 
     Raises:
         DataError: two images have one name.
     """
+    prefix = os.path.join(root, "")
     splits: dict[str, list[Item]] = {}
-    seen: dict[str, Path] = {}
+    seen: dict[str, str] = {}
     errors = []
     for image, annotation, label in labelled:
         # An image may lie outside the root, and then the file that annotates it gives the name.
-        inside = next(path for path in (image, annotation) if path.is_relative_to(root))
-        name = inside.relative_to(root).with_suffix("").as_posix()
+        inside = (image if image.startswith(prefix) else annotation)[len(prefix) :]
+        name = os.path.splitext(inside)[0].replace(os.sep, "/")
         other = seen.setdefault(name, image)
         if other != image:
             errors.append(
                 f"{other} and {image} share the name {name!r}; rename one of them and its JSON file"
             )
-        split = split_of(inside.relative_to(root)) or split_of(annotation.relative_to(root))
+        split = _split_of(os.path.dirname(inside)) or _split_of(os.path.dirname(annotation[len(prefix) :]))
         splits.setdefault(split, []).append(Item(name, image, label))
     raise_all(errors, f"labelme files in {root}")
     return {split: sorted(items, key=lambda item: item.name) for split, items in splits.items()}
+
+
+@lru_cache(maxsize=1024)
+def _split_of(folder: str) -> str:
+    """The split of the files in a folder below the root."""
+    return split_of(Path(folder, "image"))
 
 
 def _other_size(annotation: Annotation, size: tuple[int, int], picture: Picture) -> DataError:

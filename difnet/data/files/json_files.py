@@ -3,11 +3,13 @@
 import json
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from difnet.data.errors import DataError
+from difnet.data.files.disk import IMAGE_SUFFIXES
+from difnet.data.files.walk import walk
 from difnet.utils.files import read_text
 
 Kind = TypeVar("Kind")
@@ -22,28 +24,39 @@ _NAMES: dict[type, str] = {
 }
 
 
-def first_json_files(root: Path, count: int = 5) -> list[Path]:
-    """Return the first `count` files below `root` that end in .json, a folder's own before those below it."""
-    found: list[Path] = []
-    for parent, folders, names in os.walk(root):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [
-            Path(parent, name)
-            for name in sorted(names)
-            if name.lower().endswith(".json") and not name.startswith(".")
-        ]
-        if len(found) >= count:
-            break
-    return found[:count]
+def some_json_files(root: Path, count: int = 20, many: int = 200) -> Iterator[Path]:
+    """Yield a few files of each folder below `root` that end in .json, by which a tool is recognised.
+
+    Files that are named like an image beside them come first, because some tools write one for each image.
+    Of the others, those are taken whose places among the sorted names are evenly spread: there may be files
+    of other programs in the same folder.
+
+    Args:
+        root: where to begin.
+        count: how many files of a folder are yielded at most, beside two that are named like images.
+        many: how many files are yielded in all before one of each further folder has to do.
+    """
+    yielded = 0
+    for folder, names, _ in walk(root):
+        files = sorted(it for it in names if it.lower().endswith(".json") and not it.startswith("."))
+        if not files:
+            continue
+        stems = {os.path.splitext(name)[0] for name in names if name.lower().endswith(IMAGE_SUFFIXES)}
+        beside = [name for name in files if name[: -len(".json")] in stems][:2]
+        spread = [files[place * len(files) // count] for place in range(count)]
+        chosen = list(dict.fromkeys([*beside, *(files if len(files) <= count else spread)]))
+        for name in chosen if yielded < many else chosen[:1]:
+            yielded += 1
+            yield Path(folder, name)
 
 
-def ends_of(path: Path, size: int = 1 << 16) -> str:
+def ends_of(path: str | Path, size: int = 1 << 16) -> str:
     """Return the first and the last `size` bytes of a file, as text without white space at both ends.
 
     A tool's format shows there without reading a file of many megabytes. What cannot be read gives "".
     """
     try:
-        with path.open("rb") as file:
+        with open(path, "rb") as file:
             head = file.read(size)
             length = file.seek(0, os.SEEK_END)
             file.seek(max(len(head), length - size))
@@ -53,14 +66,14 @@ def ends_of(path: Path, size: int = 1 << 16) -> str:
     return text.lstrip("\ufeff").strip()
 
 
-def read_json(path: Path, object_hook: Callable[[dict[str, Any]], Any] | None = None) -> Any:
+def read_json(path: str | Path, object_hook: Callable[[dict[str, Any]], Any] | None = None) -> Any:
     """Read a JSON file; `object_hook` may replace each object, as in `json.loads`.
 
     Raises:
         DataError: the file cannot be read, or holds no JSON.
     """
     try:
-        return json.loads(read_text(path), object_hook=object_hook)
+        return json.loads(read_text(Path(path)), object_hook=object_hook)
     except OSError as error:
         raise DataError(
             f"{path} cannot be read ({error.strerror}); restore it or make it readable"

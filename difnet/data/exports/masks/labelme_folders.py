@@ -15,8 +15,9 @@ from pathlib import Path
 
 from difnet.data.errors import VOID, DataError, raise_all
 from difnet.data.exports import labelme
-from difnet.data.exports.classes import class_order
-from difnet.data.exports.export import Export, split_of
+from difnet.data.exports.classes import check_classes, class_order
+from difnet.data.exports.export import Export, refuse_unused, split_of
+from difnet.data.files.walk import walk
 from difnet.data.items.index import IndexLabel, Numbering
 from difnet.data.items.item import FilePath, Item
 from difnet.data.options import Reading
@@ -33,7 +34,7 @@ class NamedIndexLabel(IndexLabel):
 
     @property
     def files(self) -> tuple[FilePath, ...]:
-        return self.path, Path(self.path).with_name(_NAMES)
+        return self.path, os.path.join(os.path.dirname(self.path), _NAMES)
 
 
 def recognise(root: Path) -> bool:
@@ -46,9 +47,11 @@ def read(root: Path, reading: Reading) -> Export:
 
     Raises:
         DataError: a file is missing or cannot be used.
+        ValueError: an option is given that changes nothing here.
     """
+    refuse_unused(reading, ("unannotated",), _TOOL)
     errors: list[str] = []
-    names_of: dict[Path, tuple[str, ...]] = {}
+    names_of: dict[str, tuple[str, ...]] = {}
     for folder in _folders(root):
         try:
             names_of[folder] = _read_names(folder)
@@ -63,42 +66,37 @@ def read(root: Path, reading: Reading) -> Export:
         classes = [name for name in classes if name != BACKGROUND]
     elif BACKGROUND in found and BACKGROUND not in classes:
         classes = [BACKGROUND, *classes]
+    check_classes(classes, root)
     indices = {name: index for index, name in enumerate(classes)} | dict.fromkeys(void, VOID)
     numberings: dict[tuple[str, ...], Numbering] = {}
     splits: dict[str, list[Item]] = {}
     for folder, names in sorted(names_of.items()):
         if names not in numberings:
             numberings[names] = _numbering(names, indices)
-        path = folder.relative_to(root)
-        item = Item(
-            path.as_posix() if path.parts else "img",
-            folder / "img.png",
-            NamedIndexLabel(folder / "label.png", numberings[names]),
-        )
-        splits.setdefault(split_of(path / "img.png"), []).append(item)
+        name = folder[len(os.path.join(root, "")) :].replace(os.sep, "/") or "img"
+        label = NamedIndexLabel(os.path.join(folder, "label.png"), numberings[names])
+        item = Item(name, os.path.join(folder, "img.png"), label)
+        splits.setdefault(split_of(Path(name, "img.png")), []).append(item)
     void_text = " and ".join(f"the class {name}" for name in sorted(void))
     return Export(_TOOL, classes, splits, void_text=void_text or "no number")
 
 
-def _folders(root: Path) -> Iterator[Path]:
+def _folders(root: Path) -> Iterator[str]:
     """Yield the folders that hold label.png and label_names.txt."""
-    for parent, folders, names in os.walk(root, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        if "label.png" in names and _NAMES in names:
-            yield Path(parent)
+    return (folder for folder, names, _ in walk(root) if "label.png" in names and _NAMES in names)
 
 
-def _read_names(folder: Path) -> tuple[str, ...]:
+def _read_names(folder: str) -> tuple[str, ...]:
     """The name of each number; checks that the image is there.
 
     Raises:
         DataError: a file is missing or cannot be read, or a name occurs twice.
     """
-    path = folder / _NAMES
-    if not (folder / "img.png").is_file():
+    path = os.path.join(folder, _NAMES)
+    if not os.path.isfile(os.path.join(folder, "img.png")):
         raise DataError(f"{folder} has no img.png beside label.png; put the image there or remove the folder")
     try:
-        lines = read_text(path).splitlines()
+        lines = read_text(Path(path)).splitlines()
     except (OSError, UnicodeError) as error:
         raise DataError(f"{path} cannot be read ({error}); save it as UTF-8") from error
     names = tuple(line.strip() for line in lines)

@@ -9,12 +9,16 @@ from urllib.parse import unquote, urlsplit
 
 from difnet.data.errors import DataError, listed
 from difnet.data.files.disk import IMAGE_SUFFIXES
+from difnet.data.files.json_files import shown
 
 # The user's name is written without dashes; what follows may hold some.
 BRUSH_PICTURE = re.compile(r"task-(\d+)-annotation-(\d+)-by-([^-]*)-(.+)\.(png|npy)", re.IGNORECASE)
 """The name of a file of the brush export."""
 
 _SCHEMES = ("http", "https", "s3", "gs", "azure-blob")
+_UPLOADS = re.compile(r"(^|/)upload/\d+$")
+"""Folders of Label Studio itself, which say nothing of the image."""
+
 _UPLOADED = re.compile(r"[0-9a-f]{8}-(.+)", re.IGNORECASE)
 
 
@@ -25,10 +29,19 @@ def image_path(address: str) -> PurePosixPath:
     of storage and web servers, which may end in a signature after a question mark.
     """
     address = address.replace("\\", "/")
+    # What follows a "#" belongs to the name of a file; only behind the name, it is part of a web address.
+    path = _path(address.replace("#", "%23"), address)
+    if "#" in address and not path.name.lower().endswith(IMAGE_SUFFIXES):
+        return _path(address.partition("#")[0], address)
+    return path
+
+
+def _path(address: str, plain: str) -> PurePosixPath:
+    """The path in an address without "#"; `plain` is the address as it was given."""
     try:
         parts = urlsplit(address)
     except ValueError:  # square brackets that are not those of an IPv6 address
-        return PurePosixPath(address)
+        return PurePosixPath(plain)
     query = {
         key: unquote(value) for key, _, value in (part.partition("=") for part in parts.query.split("&"))
     }
@@ -41,7 +54,7 @@ def image_path(address: str) -> PurePosixPath:
             pass
     if parts.scheme in _SCHEMES or parts.path.startswith("/data/"):
         return PurePosixPath(unquote(parts.path))
-    return PurePosixPath(address)
+    return PurePosixPath(plain)
 
 
 def address_of(data: dict[str, object], where: str) -> str:
@@ -64,7 +77,11 @@ def address_of(data: dict[str, object], where: str) -> str:
     if "image" in found:
         return found["image"]
     if not found:
-        raise DataError(f"{where} has no image in its data ({listed(sorted(data))}); remove the task")
+        texts = [f"{key}: {shown(value)}" for key, value in sorted(data.items())]
+        raise DataError(
+            f"{where} has no address in its data that ends like the name of an image ({listed(texts)}); "
+            "correct the address in the file, or remove the task from it if it has no image"
+        )
     raise DataError(
         f"{where} has several images in its data ({listed(sorted(found))}); split it into tasks of one image"
     )
@@ -75,29 +92,37 @@ class Images:
 
     Args:
         paths: the files.
-        root: the folder, for messages.
+        root: the folder.
+
+    Attributes:
+        strayed: the addresses that name another folder than that of the image which was taken for them.
     """
 
     def __init__(self, paths: Iterable[Path], root: Path):
         self.root = root
+        self.strayed: list[str] = []
         self._by_name: dict[str, list[Path]] = {}
         self._by_kept_name: dict[str, list[Path]] = {}
+        self._folders: set[str] = set()
         for path in paths:
             self._by_name.setdefault(path.name, []).append(path)
             self._by_kept_name.setdefault(_kept_name(path.name), []).append(path)
+            self._folders.update(path.parts[len(root.parts) : -1])
 
     def find(self, address: str, where: str) -> Path:
         """Find the image that an address means.
 
         It is found by its name, else by its name without the code that an upload puts before it. Of several
-        images of that name, the one counts whose folders end as those of the address.
+        images of that name, the one counts whose folders end as those of the address. An image in another
+        folder than that of the address is taken only if none of the folders that differ is in the root: they
+        may have been renamed.
 
         Args:
             address: as the task gives it.
             where: the file and the task, for messages.
 
         Raises:
-            DataError: there is no such image, or there are several.
+            DataError: there is no such image, or it is not certain which one is meant.
         """
         path = image_path(address)
         names = [path.name]
@@ -108,10 +133,12 @@ class Images:
             found = found or self._by_name.get(name, [])
         for name in names[1:]:  # an upload also replaces blanks and drops other characters
             found = found or self._by_kept_name.get(name, [])
-        for count in range(2, len(path.parts) + 1):
-            if len(found) < 2:
+        agreeing = 0  # folders
+        for count in range(1, len(path.parts)):
+            nearer = [it for it in found if it.parts[-count - 1 : -1] == path.parts[-count - 1 : -1]]
+            if not nearer:
                 break
-            found = [it for it in found if it.parts[-count:-1] == path.parts[-count:-1]] or found
+            found, agreeing = nearer, count
         if not found:
             raise DataError(
                 f"{where} annotates {address}, and {self.root} holds no {' or '.join(names)}; put the image "
@@ -122,7 +149,27 @@ class Images:
                 f"{where} annotates {address}, which may be {listed(list(map(str, found)))}; keep one of "
                 f"them, or rename it to {path.name}"
             )
+        if not _UPLOADS.search(str(path.parent)):
+            self._check_folders(found[0], path, agreeing, where)
         return found[0]
+
+    def _check_folders(self, image: Path, path: PurePosixPath, agreeing: int, where: str) -> None:
+        """Refuse an image whose folder is not that of the address, or note it if the folder may be renamed.
+
+        Args:
+            image: the image that was found.
+            path: that in the address.
+            agreeing: how many folders before the file's name are the same in both.
+            where: the file and the task, for messages.
+        """
+        others = [part for part in path.parts[: len(path.parts) - 1 - agreeing] if part != "/"]
+        if any(part in self._folders for part in others):
+            raise DataError(
+                f"{where} annotates {path}, and {self.root} holds only {image}, which may be another image; "
+                f"put the image that is meant into a folder {'/'.join(others)} there"
+            )
+        if others and len(image.parts) - len(self.root.parts) - 1 > agreeing:
+            self.strayed.append(f"{path} is {image.relative_to(self.root)}")
 
 
 def _kept_name(name: str) -> str:

@@ -9,7 +9,6 @@ import binascii
 import io
 import math
 from collections.abc import Mapping
-from pathlib import Path, PureWindowsPath
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -42,7 +41,7 @@ class Annotation(NamedTuple):
         labels: the class name of each shape.
     """
 
-    path: Path
+    path: str
     image_path: str
     has_data: bool
     size: tuple[int, int] | None
@@ -55,7 +54,7 @@ def is_labelme(content: Any) -> bool:
     return isinstance(content, dict) and "shapes" in content and "imagePath" in content
 
 
-def read_annotation(path: Path) -> Annotation | None:
+def read_annotation(path: str) -> Annotation | None:
     """Read a JSON file; None if it is not labelme's. Shapes are checked by `shape_of`.
 
     Raises:
@@ -65,18 +64,16 @@ def read_annotation(path: Path) -> Annotation | None:
     if not is_labelme(content):
         return None
     remedy = "open it in labelme and save it again"
-    shapes = member(content, "shapes", list, str(path), remedy)
+    shapes = member(content, "shapes", list, path, remedy)
     labels = [
         member(shape, "label", str, f"{path}, shape {number}", remedy)
         for number, shape in enumerate(shapes, start=1)
     ]
     size = None
     if content.get("imageHeight") is not None and content.get("imageWidth") is not None:
-        height, width = (
-            member(content, key, int, str(path), remedy) for key in ("imageHeight", "imageWidth")
-        )
+        height, width = (member(content, key, int, path, remedy) for key in ("imageHeight", "imageWidth"))
         size = (height, width)
-    image_path = PureWindowsPath(member(content, "imagePath", str, str(path), remedy)).as_posix()
+    image_path = member(content, "imagePath", str, path, remedy).replace("\\", "/")
     return Annotation(path, image_path, content.get("imageData") is not None, size, shapes, labels)
 
 
