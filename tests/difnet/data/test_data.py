@@ -326,6 +326,36 @@ def test_other_names_of_the_folders(data_root, tmp_path, images, labels):
         assert all(torch.equal(one, two) for one, two in zip(found, pair, strict=True))
 
 
+def test_a_folder_with_pictures_goes_before_one_without(data_root):
+    """YOLO keeps text files in labels, and masks lie beside."""
+    shutil.copytree(data_root / "labels", data_root / "masks")
+    message = problem(data_root)
+    assert f"{data_root / 'labels/train'} and {data_root / 'masks/train'} both hold labels" in message
+    for path in [*(data_root / "labels").rglob("*.png")]:
+        path.rename(path.with_suffix(".txt"))
+    assert create_dataset("folder", data_root, "train").check().images == 8
+
+
+def test_a_validation_split_by_another_name(data_root):
+    for kind in ("images", "labels"):
+        (data_root / kind / "val").rename(data_root / kind / "valid")
+    assert create_dataset("folder", data_root, "val").check().images == 3
+
+
+def test_both_splits_are_read_by_colour_if_one_is_coloured(data_root):
+    """Masks of the validation split are palette pictures of the same colours under other numbers."""
+    (data_root / "labelmap.txt").write_text("left:9,0,0::\nright:0,9,0::\nblock:0,0,9::\nvoid:0,0,0::\n")
+    colours = np.zeros((256, 3), np.uint8)
+    colours[:3] = np.eye(3) * 9
+    expected = {split: create_dataset("folder", data_root, split).read(0)[1] for split in ("train", "val")}
+    for split in ("train", "val"):
+        for path in (data_root / "labels" / split).iterdir():
+            picture = Image.fromarray(colours[np.array(Image.open(path))])
+            (picture if split == "train" else picture.quantize(4)).save(path)
+    for split, label in expected.items():
+        assert torch.equal(create_dataset("folder", data_root, split).read(0)[1], label)
+
+
 @pytest.mark.parametrize(
     ("option", "value"), [("unannotated", "void"), ("unlabelled", "skip"), ("val_share", 0.5)]
 )

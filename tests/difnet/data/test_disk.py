@@ -451,6 +451,12 @@ def test_numbers_outside_name_the_options(tmp_path):
         read_label(tmp_path / "x.png", 2)
 
 
+def test_large_numbers_are_named_as_stored(tmp_path):
+    write_png(tmp_path / "x.png", np.array([[1, 1000, 65535]]), 16)
+    with pytest.raises(DataError, match=r"x\.png holds label value\(s\) 1000, 65535 outside the 2 classes"):
+        read_label(tmp_path / "x.png", 2)
+
+
 def test_labels_of_other_kinds_are_refused(tmp_path):
     path = tmp_path / "x.png"
     for mode, words in (

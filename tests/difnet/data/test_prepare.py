@@ -33,7 +33,7 @@ class Server:
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
         self.requests: list[tuple[str, str | None]] = []
-        self.mode = ""
+        self.mode, self.etag = "", '"one"'
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -53,6 +53,8 @@ class Server:
             handler.send_error(404)
             return
         start = int(re.fullmatch(r"bytes=(\d+)-", asked)[1]) if asked and self.mode != "no ranges" else 0
+        if handler.headers.get("If-Range", self.etag) != self.etag:
+            start = 0
         if start >= len(data) and start:
             handler.send_response(416)
             handler.send_header("Content-Range", f"bytes */{len(data)}")
@@ -64,6 +66,7 @@ class Server:
             handler.send_header("Content-Range", f"bytes {first}-{len(data) - 1}/{len(data)}")
         else:
             handler.send_response(200)
+        handler.send_header("ETag", self.etag)
         if self.mode != "no length":
             handler.send_header("Content-Length", str(len(data) - start))
         handler.end_headers()
@@ -119,6 +122,36 @@ def test_a_download_that_broke_off_goes_on(server, tmp_path):
     assert server.requests[-1] == ("/a.bin", f"bytes={len(DATA) // 2}-")
     assert target.read_bytes() == DATA
     assert not part.exists()
+
+
+def test_a_part_of_another_version_is_begun_anew(server, tmp_path):
+    """No checksum would tell that the publisher has replaced the file."""
+    target, part = tmp_path / "a.bin", tmp_path / "a.bin.part"
+    server.mode = "breaks off"
+    problem(server, target)
+    assert part.is_file()
+    server.mode, server.etag, server.files["/a.bin"] = "", '"two"', DATA[::-1]
+    get(server, target)
+    assert target.read_bytes() == DATA[::-1]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.bin"]
+
+
+def test_a_part_of_the_same_version_goes_on(server, tmp_path):
+    target = tmp_path / "a.bin"
+    server.mode = "breaks off"
+    problem(server, target)
+    server.mode = ""
+    get(server, target)
+    assert server.requests[-1] == ("/a.bin", f"bytes={len(DATA) // 2}-")
+    assert target.read_bytes() == DATA
+
+
+def test_a_part_of_unknown_version_needs_a_checksum(server, tmp_path):
+    target = tmp_path / "a.bin"
+    (tmp_path / "a.bin.part").write_bytes(b"x" * 1000)
+    get(server, target)
+    assert server.requests == [("/a.bin", None)]
+    assert target.read_bytes() == DATA
 
 
 @pytest.mark.parametrize("mode", ["no ranges", "wrong range"])

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from small_runs import edit_config, resume_error, tiny
+from small_runs import REPOSITORY, edit_config, resume_error, tiny
 
 from difnet import train
+from difnet.data.options import Reading, reading_of
 from difnet.training.config import TrainConfig
 from difnet.training.data_check import class_weights
 from difnet.training.recipes import SCENES
@@ -91,6 +92,14 @@ def test_label_numbering_is_saved_in_the_configuration(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(old))
     again = TrainConfig.from_json(tmp_path / "config.json")
     assert (again.void_value, again.label_offset) == (None, None)
+
+
+def test_configuration_that_an_earlier_version_wrote():
+    """The file was written before labels had more options than two."""
+    path = REPOSITORY / "tests/data/config-of-an-earlier-version.json"
+    config = TrainConfig.from_json(path)
+    assert (config.model, config.crop, config.walk_sources) == ("test_resnet", 32, (0, 2))
+    assert reading_of(config) == Reading()
 
 
 def test_recipes(tmp_path):

@@ -119,7 +119,9 @@ def test_resume_checks_its_files_before_it_reads_the_data(data_root, tmp_path, c
     assert "checking" not in printed.out
 
 
-@pytest.mark.parametrize("place", ["images", "images/train/run", "labels/run", "link"])
+@pytest.mark.parametrize(
+    "place", ["images", "images/train/run", "labels/run", "link", "masks/run", "train/x"]
+)
 def test_run_folder_among_the_data_is_refused(data_root, tmp_path, capsys, place):
     (data_root / "link").symlink_to("images/val")
     before = sorted(data_root.rglob("*"))
