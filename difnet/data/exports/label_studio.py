@@ -187,7 +187,7 @@ class _Project:
             notes.append(f"results that cover no area are not read: {kinds}")
         if self.images.strayed:
             notes.append(
-                f"{len(self.images.strayed)} task(s) name an image of another folder, and the only one of that "
+                f"{len(self.images.strayed)} task(s) name an image of another folder, and the one of that "
                 f"name is taken: {listed(self.images.strayed)}"
             )
         if self.others:
@@ -223,18 +223,21 @@ def read(root: Path, reading: Reading) -> Export:
     named = owners.keys() | project.cancelled_images
     lone = [path for path in project.image_paths if path not in named]
     blank, pointed = list(lone), []
+    figures: set[str] = set()
     found: set[str] = set()
     for task in project.tasks:
         if task.annotation is None or not (task.annotation.regions or task.annotation.skipped):
             blank.append(task.image)
         elif not task.annotation.regions:
             pointed.append(task.image)
+            figures.update(task.annotation.skipped)
         else:
             found.update(region.label for region in task.annotation.regions)
     blank_names, pointed_names = (
         [str(path.relative_to(root)) for path in sorted(paths)] for paths in (blank, pointed)
     )
-    kept = keep_blank_images(blank_names, reading, str(root), pointed_names)
+    shown = f"results of the kind {listed(sorted(figures))}"
+    kept = keep_blank_images(blank_names, reading, str(root), pointed_names, shown)
     classes = with_uncovered(class_order(found, root), reading, bool(blank or pointed))
     check_classes(classes.names, root)
     indices = {name: index for index, name in enumerate(classes.names)}
@@ -255,7 +258,7 @@ def read(root: Path, reading: Reading) -> Export:
         split = split_of(below) or split_of(path.relative_to(root)) or split_name(path.stem)
         splits.setdefault(split, []).append(Item(name, image, label))
     void = "pixels that no region covers" if classes.start == VOID else "no number"
-    notes = [*project.notes(root), *blank_note(blank_names, kept, pointed_names)]
+    notes = [*project.notes(root), *blank_note(blank_names, kept, pointed_names, shown)]
     return Export(_TOOL, classes.names, splits, void_text=void, notes=notes)
 
 

@@ -138,9 +138,13 @@ class Cityscapes(FileDataset):
             )
 
 
+_SIGNS = ("label_colors.txt", "dataset_meta.json", "imgsFine")
+"""What the download does not have."""
+
+
 def _refuse_export(base: Path) -> None:
     """Refuse what CVAT and Datumaro export as Cityscapes: their numbers are positions in their own list."""
-    signs = (base / "label_colors.txt", base / "dataset_meta.json", base / "imgsFine")
+    signs = [folder / name for folder in (base, base / "gtFine") for name in _SIGNS]
     if sign := next((path for path in signs if path.exists()), None):
         raise DataError(
             f"{sign} shows that this is an annotation tool's export in the format Cityscapes, whose labelIds "

@@ -207,6 +207,26 @@ def test_colours_near_those_of_the_table(tmp_path):
     assert np.array_equal(read(tmp_path / "edges.png", snap=True), expected)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "#light:250,170,30::\nsky:70,130,180::\nroad:128,64,128::",
+        "sky,70,130,180\nroad,128,64,128\n#light,250,170,30",
+    ],
+)
+def test_a_name_that_begins_with_a_number_sign_is_no_class(tmp_path, text):
+    """The line is a comment, and the pixels of its colour show that something is missing."""
+    path = write(tmp_path / "labelmap.txt", text)
+    classes, table = table_of(read_table(path), path)
+    assert classes == ["sky", "road"]
+    painted(drawing(void=False)).save(tmp_path / "mask.png")
+    message = refusal(tmp_path / "mask.png", table)
+    assert message.startswith(
+        f"{tmp_path / 'mask.png'}: 120 of 1320 pixels (9.1 %) have 1 colour(s) that are "
+    )
+    assert f"not in {path} ((250, 170, 30) 120 times" in message
+
+
 def test_the_first_colour_of_the_table_wins_a_tie(tmp_path):
     Image.fromarray(np.full((2, 3, 3), (10, 12, 10), np.uint8)).save(tmp_path / "tie.png")
     for colours in (((10, 10, 10), (10, 14, 10)), ((10, 14, 10), (10, 10, 10))):

@@ -15,7 +15,7 @@ from difnet.data.exports.formats import format_of, read_export
 from difnet.data.exports.parsing.label_studio_files import address_of, image_path
 from difnet.data.exports.parsing.label_studio_rle import BrokenStream, painted, unpack
 from difnet.data.items.item import Picture
-from difnet.data.options import Reading
+from difnet.data.options import Reading, UnusedOption
 
 SIZE = (40, 50)  # 1 % is 0.4 rows and 0.5 columns
 
@@ -320,16 +320,20 @@ def test_tasks_without_annotation(tmp_path):
         tmp_path,
         task(1, "a.jpg", [polygon("tree", BOX), choice, point, text, choice]),
         task(2, "b.jpg"),
-        task(3, "c.jpg", [choice]),
+        task(3, "c.jpg", [choice, point]),
         task(4, "d.jpg", skipped),
     )
-    assert "3 image(s) have no annotation (b.jpg, c.jpg, lone.jpg)" in refusal(tmp_path)
+    message = refusal(tmp_path)
+    assert "2 image(s) have no annotation (b.jpg, lone.jpg) and 1 image(s) have only results" in message
+    assert "of the kind choices, keypointlabels, which cover no area here (c.jpg);" in message
     found = read_export(tmp_path, Reading(unlabelled="skip"))
     assert [item.name for item in found.splits[""]] == ["a"]
     assert found.notes == [
         "1 task(s) that were skipped in Label Studio are left out",
-        "results that cover no area are not read: choices (3), keypointlabels (1), textarea (1)",
-        "3 image(s) without annotation are left out (b.jpg, c.jpg, lone.jpg)",
+        "results that cover no area are not read: choices (3), keypointlabels (2), textarea (1)",
+        "2 image(s) without annotation are left out (b.jpg, lone.jpg)",
+        "1 image(s) have only results of the kind choices, keypointlabels, which cover no area here, and are "
+        "left out (c.jpg)",
     ]
     found = read_export(tmp_path, Reading(unlabelled="background", unannotated="void"))
     assert [item.name for item in found.splits[""]] == ["a", "b", "c", "lone"]
@@ -348,6 +352,11 @@ def test_tasks_without_annotation(tmp_path):
         ("s3://bucket/sub/a.jpg", "/sub/a.jpg"),
         ("https://x.org/sub/a%23.jpg?X-Amz-Signature=9", "/sub/a#.jpg"),
         ("C:\\pictures\\a.jpg", "C:/pictures/a.jpg"),
+        ("s3://bucket/sub/a#1.jpg", "/sub/a#1.jpg"),
+        ("gs://bucket/x#/a.jpg", "/x#/a.jpg"),
+        ("/data/local-files/?d=sub/a#1.jpg", "sub/a#1.jpg"),
+        ("https://x.org/sub/a.jpg#page=2", "/sub/a.jpg"),
+        ("https://x.org/sub/a.jpg?key=3#top", "/sub/a.jpg"),
         ("sub/100%25 a#1.jpg", "sub/100%25 a#1.jpg"),
         ("/tasks/3/resolve/?fileuri=" + base64.b64encode(b"s3://b/x/a.jpg").decode().rstrip("="), "/x/a.jpg"),
         ("http://[a.jpg", "http:/[a.jpg"),
@@ -362,7 +371,11 @@ def test_address_of_a_task():
     assert address_of({"thumb": "x/b.jpg", "image": "x/a.jpg"}, "t") == "x/a.jpg"
     with pytest.raises(DataError, match=r"t has several images in its data \(one, two\)"):
         address_of({"one": "x/b.jpg", "two": "x/a.jpg"}, "t")
-    with pytest.raises(DataError, match=r"t has no image in its data \(pages, text\)"):
+    with pytest.raises(
+        DataError,
+        match=r't has no address in its data that ends like the name of an image \(pages: \["a.jpg"\], '
+        r'text: "hello"\); correct the address in the file',
+    ):
         address_of({"text": "hello", "pages": ["a.jpg"]}, "t")
 
 
@@ -386,6 +399,99 @@ def test_images_are_found_by_their_names(tmp_path):
     assert "task 8 annotates /data/upload/3/4d5e6f70-cam.jpg, which may be " in message
     assert "rename it to 4d5e6f70-cam.jpg" in message
     assert f"task 9 annotates x/lost.jpg, and {tmp_path} holds no lost.jpg; put the image there" in message
+
+
+def test_image_of_another_folder_is_not_taken(tmp_path):
+    """cam_a/0001.jpg is missing, and cam_b/0001.jpg is another picture."""
+    for name in ("cam_a/0002.jpg", "cam_b/0001.jpg", "cam_b/left/0003.jpg"):
+        save_image(tmp_path / name)
+    for address in ("/data/local-files/?d=x/cam_a/0001.jpg", "s3://bucket/cam_a/0001.jpg", "cam_a/0001.jpg"):
+        export(tmp_path, task(1, address, [polygon("tree", BOX)]))
+        message = refusal(tmp_path, unlabelled="skip")
+        assert f"{tmp_path} holds only {tmp_path / 'cam_b' / '0001.jpg'}, which may be another im" in message
+        assert "cam_a there" in message
+    export(tmp_path, task(1, "/data/local-files/?d=cam_a/left/0003.jpg", [polygon("tree", BOX)]))
+    assert "put the image that is meant into a folder cam_a there" in refusal(tmp_path, unlabelled="skip")
+
+
+def test_image_in_a_folder_of_another_name_is_taken_with_a_note(tmp_path):
+    save_image(tmp_path / "pictures" / "0001.jpg")
+    save_image(tmp_path / "0002.jpg")
+    addresses = ("s3://bucket/old/0001.jpg", "s3://bucket/old/0002.jpg")
+    export(tmp_path, *(task(n, it, [polygon("tree", BOX)]) for n, it in enumerate(addresses)))
+    found = read_export(tmp_path, Reading())
+    assert [item.name for item in found.splits[""]] == ["0002", "pictures/0001"]
+    assert found.notes == [
+        "1 task(s) name an image of another folder, and the one of that name is taken: /old/0001.jpg is "
+        "pictures/0001.jpg"
+    ]
+    save_image(tmp_path / "upload" / "other.jpg")  # the folders of an upload say nothing
+    uploads = (f"/data/upload/1/4d5e6f70-{n}.jpg" for n in ("0001", "0002", "other"))
+    export(tmp_path, *(task(n, it, [polygon("tree", BOX)]) for n, it in enumerate(uploads)))
+    assert read_export(tmp_path, Reading()).notes == []
+
+
+def test_image_whose_name_holds_a_number_sign(tmp_path):
+    save_image(tmp_path / "a#1.jpg")
+    export(tmp_path, task(1, "s3://bucket/a#1.jpg", [polygon("tree", BOX)]))
+    assert [item.name for item in read_export(tmp_path, Reading()).splits[""]] == ["a#1"]
+
+
+@pytest.mark.parametrize("option", ["void_value", "label_offset", "colours", "snap_colours"])
+def test_options_that_change_nothing_are_refused(tmp_path, option):
+    values = {"void_value": (0,), "label_offset": 1, "colours": "voc", "snap_colours": True}
+    simple(tmp_path, polygon("tree", BOX))
+    with pytest.raises(
+        UnusedOption, match=f"--{option.replace('_', '-')} changes nothing in how Label Studio"
+    ):
+        read_export(tmp_path, Reading(**{option: values[option]}))
+
+
+def test_classes_that_look_the_same_as_the_background(tmp_path):
+    simple(tmp_path, polygon("background ", BOX), polygon("tree", BOX))
+    assert f"{tmp_path} has several classes called 'background'" in refusal(tmp_path)
+
+
+def test_foreign_files_and_links_do_not_hide_the_export(tmp_path):
+    for number in range(6):
+        (tmp_path / f"{number}.json").write_text("{}")
+    (tmp_path / "self").symlink_to(tmp_path)
+    simple(tmp_path / "elsewhere" / "deep", polygon("tree", BOX))
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "link").symlink_to(tmp_path / "elsewhere")
+    for folder in (tmp_path, root):
+        assert format_of(folder) == "Label Studio's JSON export"
+
+
+def test_formats_that_are_not_read_are_named_with_the_one_to_choose(tmp_path):
+    single = {"id": 1, "result": [polygon("tree", BOX)], "task": {"data": {"image": "a.jpg"}}}
+    via = {"a.jpg123": {"filename": "a.jpg", "size": 123, "regions": [], "file_attributes": {}}}
+    project = {"_via_settings": {}, "_via_img_metadata": {}}
+    for name, content, words in (
+        (
+            "1.json",
+            json.dumps(single),
+            "is a single task of Label Studio, so export the whole project as JSON",
+        ),
+        ("1", json.dumps(task(1, "a.jpg", [polygon("tree", BOX)])), "is a single task of Label Studio"),
+        ("via_region_data.json", json.dumps(via), "is VIA's own format, so export the annotations in COCO's"),
+        ("via_project.json", json.dumps(project), "is VIA's own format"),
+        (
+            "annotations.xml",
+            "<annotations/>",
+            "is CVAT's own format, so export the task as 'Segmentation mask",
+        ),
+    ):
+        root = tmp_path / name
+        save_image(root / "a.jpg")
+        (root / name).with_suffix(".xml" if name.endswith("xml") else ".json").write_text(content)
+        message = refusal(root)
+        assert words in message
+        assert "holds neither classes.txt" in message
+    for name in ("JPEGImages", "SegmentationClass", "ImageSets"):
+        (tmp_path / "voc" / name).mkdir(parents=True)
+    assert "it has the layout of PASCAL VOC, so use --dataset voc" in refusal(tmp_path / "voc")
 
 
 def test_splits_and_two_tasks_for_one_image(tmp_path):

@@ -18,7 +18,7 @@ from difnet.data.exports import labelme
 from difnet.data.exports.formats import format_of, read_export
 from difnet.data.exports.masks import labelme_folders
 from difnet.data.items.item import Picture
-from difnet.data.options import Reading
+from difnet.data.options import Reading, UnusedOption
 
 SIZE = (24, 32)
 LEAF, STEM = [[4, 3], [20, 3], [20, 10], [4, 10]], [[10, 8], [13, 8], [13, 20], [10, 20]]
@@ -173,6 +173,16 @@ def test_mask_is_a_picture_of_its_box(tmp_path, points, top, left, values):
     assert np.array_equal(drawn(tmp_path), expected)
 
 
+def test_mask_that_is_larger_than_its_box_is_cut(tmp_path):
+    """labelme draws the part inside the box, if the corners are whole numbers."""
+    larger = np.ones((5, 7), np.uint8)
+    larger[:3, :4] = MASK
+    add(tmp_path, "a", [shape("leaf", [[5, 7], [8, 9]], "mask", mask=mask_text(larger))])
+    expected = np.zeros(SIZE, np.uint8)
+    expected[7:10, 5:9] = MASK
+    assert np.array_equal(drawn(tmp_path), expected)
+
+
 def test_ignore_is_void_and_labels_txt_gives_the_order(tmp_path):
     add(tmp_path, "a", [shape("leaf", LEAF), shape("__ignore__", STEM)])
     assert read_export(tmp_path, Reading()).classes == ["background", "leaf"]
@@ -252,6 +262,13 @@ def test_file_that_names_itself_as_its_image(tmp_path):
     save_image(tmp_path / "a.jpg")
     (item,) = read_export(tmp_path, Reading()).splits[""]
     assert item.image == str(tmp_path / "a.jpg")
+
+
+@pytest.mark.parametrize("name", ["x" * 300 + ".jpg", "\0.jpg", "\ud800.jpg"])
+def test_image_path_that_no_file_can_have(tmp_path, name):
+    save_json(tmp_path / "a.json", [shape("leaf", LEAF)], name)
+    message = refusal(tmp_path)
+    assert f"{tmp_path / 'a.json'} annotates the image {tmp_path / name}, which is missing" in message
 
 
 def test_images_without_shapes(tmp_path):
@@ -374,6 +391,22 @@ def test_two_files_for_one_image_and_two_images_of_one_name(tmp_path):
 def test_names_that_look_the_same_are_refused(tmp_path):
     add(tmp_path, "a", [shape("leaf", LEAF), shape("leaf ", STEM)])
     assert "the classes 'leaf' and 'leaf ', which look the same" in refusal(tmp_path)
+    save_json(tmp_path / "a.json", [shape("leaf", LEAF), shape("background ", STEM)])
+    assert f"{tmp_path} has several classes called 'background'" in refusal(tmp_path)
+    assert read_export(tmp_path, Reading(unannotated="void")).classes == ["background ", "leaf"]
+
+
+@pytest.mark.parametrize("option", ["void_value", "label_offset", "colours", "snap_colours"])
+def test_options_that_change_nothing(tmp_path, option):
+    values = {"void_value": (0,), "label_offset": 1, "colours": "voc", "snap_colours": True}
+    add(tmp_path / "files", "a", [shape("leaf", LEAF)])
+    add_folder(tmp_path / "folders", "a", ["_background_", "leaf"], boxes((1, 3, 10, 4, 20)))
+    for root, tool in (("files", labelme._TOOL), ("folders", labelme_folders._TOOL)):
+        with pytest.raises(UnusedOption) as caught:
+            read_export(tmp_path / root, Reading(**{option: values[option]}))
+        assert f"changes nothing in how {tool} is read" in str(caught.value)
+    with pytest.raises(UnusedOption):
+        read_export(tmp_path / "folders", Reading(unlabelled="skip"))
 
 
 def test_label_that_changes_is_seen(tmp_path):
@@ -393,6 +426,50 @@ def test_recognition_of_large_and_foreign_files(tmp_path):
     assert labelme.recognise(tmp_path)
     (tmp_path / "deep" / "b.json").write_text('{"annotations": "' + "A" * (3 << 20) + '"}')
     assert not labelme.recognise(tmp_path)
+
+
+def test_foreign_files_do_not_hide_those_of_labelme(tmp_path):
+    for number in range(6):
+        (tmp_path / f"{number}.json").write_text("{}")
+    add(tmp_path / "deep" / "er", "a", [shape("leaf", LEAF)])
+    assert labelme.recognise(tmp_path)
+    for number in range(300):  # in the same folder, with names before and behind
+        (tmp_path / "deep" / "er" / f"{'0z'[number % 2]}{number}.json").write_text("{}")
+    assert labelme.recognise(tmp_path)
+    assert read_export(tmp_path, Reading()).classes == ["background", "leaf"]
+
+
+def test_linked_folders_and_links_that_lead_back(tmp_path):
+    add(tmp_path / "elsewhere" / "files", "a", [shape("leaf", LEAF)])
+    add_folder(tmp_path / "elsewhere" / "folders", "b", ["_background_", "leaf"], boxes((1, 3, 10, 4, 20)))
+    for kind, name, module in (("files", "link/a", labelme), ("folders", "link/b", labelme_folders)):
+        root = tmp_path / f"root of {kind}"
+        root.mkdir()
+        (root / "link").symlink_to(tmp_path / "elsewhere" / kind)
+        (tmp_path / "elsewhere" / kind / "back").symlink_to(root)
+        (root / "self").symlink_to(root)
+        assert module.recognise(root)
+        assert [item.name for item in read_export(root, Reading()).splits[""]] == [name]
+    empty = tmp_path / "empty"
+    for name in "abcdef":
+        (empty / name).mkdir(parents=True)
+        for number in range(6):
+            (empty / name / f"{number}").symlink_to(empty)
+    assert format_of(empty) is None
+
+
+def test_json_files_beside_another_export_are_named(tmp_path):
+    for name in ("train/a", "val/b"):
+        save_image(tmp_path / f"{name}.png")
+        Image.fromarray(boxes((1, 3, 10, 4, 20))).save(tmp_path / f"{name}_mask.png")
+    for split in ("train", "valid"):
+        (tmp_path / split).mkdir(exist_ok=True)
+        (tmp_path / split / "_classes.csv").write_text("Pixel Value, Class\n0, background\n1, leaf\n")
+    assert not any("labelme" in note for note in read_export(tmp_path, Reading()).notes)
+    save_json(tmp_path / "train" / "a.json", [shape("leaf", LEAF)], "a.png")
+    export = read_export(tmp_path, Reading())
+    assert export.tool == "Roboflow semantic segmentation masks"
+    assert export.notes[-1].startswith(f"{tmp_path} also holds JSON files of labelme, which are not read")
 
 
 def test_training_on_json_files(tmp_path):
@@ -479,6 +556,8 @@ def test_bad_folders_are_collected(tmp_path):
     assert f"{tmp_path / 'b'} has no img.png beside label.png" in message
     assert f"{tmp_path / 'c' / 'label_names.txt'} must hold one distinct name a line" in message
     shutil.rmtree(tmp_path / "b")
+    (tmp_path / "c" / "label_names.txt").write_text("background\nbackground \u200b\nleaf\n")
+    assert f"{tmp_path} has annotations of the classes" in refusal(tmp_path)
     (tmp_path / "c" / "label_names.txt").write_bytes(b"\xff\xfe\xfa")
     assert "c/label_names.txt cannot be read" in refusal(tmp_path)
 

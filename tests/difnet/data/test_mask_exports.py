@@ -1,5 +1,6 @@
 """Exports of mask files: CVAT's masks and CamVid, Roboflow, and images and masks in two folders."""
 
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -220,6 +221,19 @@ def test_cvat_without_images(tmp_path):
     assert problem(tmp_path).startswith(expected)
 
 
+def test_cvat_without_masks(tmp_path):
+    """Nobody means an export of background only."""
+    drawn = cvat(tmp_path, NAMES)
+    expected = f"{tmp_path / 'SegmentationClass'} holds no mask of the 5 listed images (a/1, a/b c/2, b.01.x,"
+    for name in drawn:
+        (tmp_path / "SegmentationClass" / f"{name}.png").unlink()
+    save(Image.fromarray(COLOURS[drawing(8)]), tmp_path / "SegmentationClass/other.png")
+    for unlabelled in ("background", "skip", "refuse"):
+        assert problem(tmp_path, unlabelled=unlabelled).startswith(expected)
+    shutil.rmtree(tmp_path / "SegmentationClass")
+    assert problem(tmp_path, unlabelled="background").startswith(expected)
+
+
 def test_cvat_images_that_do_not_fit_the_lists(tmp_path):
     drawn = cvat(tmp_path, NAMES)
     images = tmp_path / "JPEGImages"
@@ -365,6 +379,17 @@ def test_camvid_background_in_the_table(tmp_path):
     assert (labels(tmp_path, "val", unlabelled="background")["valid/v"] == 1).all()
 
 
+def test_camvid_and_roboflow_without_masks(tmp_path):
+    camvid(tmp_path / "camvid", SEQUENCES, bare=["0001.a", "left eye/x y", "0003", "v"])
+    roboflow(tmp_path / "roboflow", EXPORTED)
+    for path in tmp_path.glob("roboflow/*/*_mask.png"):
+        path.unlink()
+    for root, count in (("camvid", 5), ("roboflow", 6)):
+        message = problem(tmp_path / root, unlabelled="background")
+        assert f"none of the {count} images has a mask (" in message
+        assert str(tmp_path / root) in message
+
+
 def test_camvid_missing_files(tmp_path):
     camvid(tmp_path, SEQUENCES)
     (tmp_path / "train/0003.jpg").unlink()
@@ -380,6 +405,7 @@ def test_camvid_missing_files(tmp_path):
         path.unlink()
     assert "holds none of the 5 images" in problem(tmp_path)
     assert "tick 'Save images' in CVAT" in problem(tmp_path)
+    assert "if these are the published images of CamVid, use --dataset camvid" in problem(tmp_path)
 
 
 def test_camvid_images_that_share_a_mask(tmp_path):
@@ -625,6 +651,58 @@ def test_pairs_without_mask(tmp_path):
     assert "because no class is called background; give" in problem(tmp_path, unlabelled="background")
     save(Image.fromarray(drawing()), tmp_path / "masks/alone.png")
     assert f"label {tmp_path / 'masks/alone.png'} has no image" in problem(tmp_path, unlabelled="skip")
+
+
+def test_pairs_whose_names_differ(tmp_path):
+    """Without a pair, --unlabelled would call all images not annotated."""
+    drawn = pairs(tmp_path, ("images", "masks"), VIEWS)
+    write(tmp_path / "classes.txt", "background\ncar\nroad\n")
+    for name in drawn:
+        (tmp_path / "masks" / f"{name}.png").rename(tmp_path / "masks" / f"{name}_mask.png")
+    for unlabelled in ("background", "skip"):
+        message = problem(tmp_path, unlabelled=unlabelled)
+        assert message.startswith(f"no image in {tmp_path / 'images'} has a mask of its name in ")
+        assert (
+            f"({tmp_path / 'images' / VIEWS[0]}.jpg and {tmp_path / 'masks' / VIEWS[0]}_mask.png)" in message
+        )
+
+
+def test_pairs_that_lists_divide(tmp_path):
+    """VOC's layout with a list of classes; the lists count, and not a digest of the names."""
+    drawn = pairs(tmp_path, ("JPEGImages", "SegmentationClass"), VIEWS)
+    write(tmp_path / "classes.txt", "background\ncar\nroad\n")
+    lists = tmp_path / "ImageSets/Segmentation"
+    write(lists / "train.txt", f"{VIEWS[3]}\n{VIEWS[0]}\n")
+    write(lists / "val.txt", f"{VIEWS[2]}\n")
+    write(lists / "trainval.txt", "".join(f"{VIEWS[number]}\n" for number in (0, 2, 3)))
+    (tmp_path / "SegmentationClass" / f"{VIEWS[4]}.png").unlink()  # VOC has many images without a mask
+    assert format_of(tmp_path) == "images and masks in two folders"
+    assert_labels(labels(tmp_path), {name: drawn[name] for name in (VIEWS[3], VIEWS[0])})
+    assert_labels(labels(tmp_path, "val"), {VIEWS[2]: drawn[VIEWS[2]]})
+    notes = folder(tmp_path).notes
+    assert not any("not divided" in note for note in notes)
+    assert f"2 image(s) are in no list of {lists} and not used ({VIEWS[1]}, {VIEWS[4]})" in notes
+    assert f"1 mask(s) are in no list of {lists} and not used ({VIEWS[1]})" in notes
+    write(lists / "val.txt", "gone\n")
+    assert f"{lists} lists 1 image(s) that are not there (gone); add them" in problem(tmp_path)
+    write(lists / "val.txt", f"{VIEWS[0]}\n")
+    assert f"val.txt both list {VIEWS[0]}; keep each image in one split" in problem(tmp_path)
+    write(lists / "val.txt", f"{VIEWS[4]}\n")
+    assert f"image {tmp_path / 'JPEGImages' / VIEWS[4]}.jpg has no label" in problem(tmp_path)
+    found = labels(tmp_path, "val", unlabelled="background")
+    assert_labels(found, {VIEWS[4]: np.zeros(SIZE, np.uint8)})
+
+
+def test_pairs_in_linked_folders(tmp_path):
+    drawn = pairs(tmp_path / "elsewhere", ("images", "masks"), VIEWS)
+    root = tmp_path / "root"
+    for kind in ("images", "masks"):
+        (root / kind).mkdir(parents=True)
+        (root / kind / "link").symlink_to(tmp_path / "elsewhere" / kind)
+        (root / kind / "back").symlink_to(root / kind)
+    write(root / "classes.txt", "background\ncar\nroad\n")
+    assert format_of(root) == "images and masks in two folders"
+    assert set(all_labels(root)) == {f"link/{name}" for name in drawn}
 
 
 def test_pairs_are_not_mistaken(tmp_path):

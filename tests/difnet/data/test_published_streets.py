@@ -357,7 +357,9 @@ def test_colours_of_cityscapes_alone_are_refused(tmp_path):
     assert "add _gtFine_labelIds.png from the archive gtFine_trainvaltest" in message
 
 
-@pytest.mark.parametrize("sign", ["label_colors.txt", "dataset_meta.json"])
+@pytest.mark.parametrize(
+    "sign", ["label_colors.txt", "dataset_meta.json", "gtFine/label_colors.txt", "gtFine/dataset_meta.json"]
+)
 def test_exports_that_are_called_cityscapes_are_refused(tmp_path, sign):
     """Trap 14: the numbers of an annotation tool's export are positions in its own list."""
     root = make_cityscapes(tmp_path)
@@ -392,7 +394,9 @@ def test_parts_of_cityscapes_that_are_missing(tmp_path):
     write_label(label, regions((7, 11, 0)))
     assert "lacks the images of 1 labels" in refusal("cityscapes", root)
     shutil.rmtree(root / "gtFine/val")
-    assert f"folder {root / 'gtFine/val'} is missing; the data are read from" in refusal("cityscapes", root, "val")
+    assert f"folder {root / 'gtFine/val'} is missing; the data are read from" in refusal(
+        "cityscapes", root, "val"
+    )
 
 
 @pytest.mark.parametrize(("split", "found", "published"), [("train", 2, 2975), ("val", 1, 500)])

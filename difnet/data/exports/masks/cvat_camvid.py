@@ -118,7 +118,8 @@ def _check_files(root: Path, masks: dict[str, str]) -> None:
     if len(missing) == len(masks):
         raise DataError(
             f"{root} holds none of the {len(masks)} images that its lists name, such as {missing[0]}; tick "
-            "'Save images' in CVAT and export again, or copy the images there"
+            "'Save images' in CVAT and export again, or copy the images there; if these are the published "
+            "images of CamVid, use --dataset camvid"
         )
     errors = [f"{root / image} is listed and missing; copy it there or remove its line" for image in missing]
     errors += [

@@ -49,6 +49,12 @@ def read(root: Path, reading: Reading) -> Export:
         raise DataError(f"{folder} lists no image; export again, with an image that is annotated")
     images = _find_images(root, names)
     masks = _found(root / "SegmentationClass", (".png",))
+    if not masks.files.keys() & names:
+        raise DataError(
+            f"{root / 'SegmentationClass'} holds no mask of the {len(names)} listed images "
+            f"({listed(sorted(names))}); put the export's masks there, or annotate the images and export "
+            "again"
+        )
     snap, background = bool(reading.snap_colours), background_of(classes, table)
     items, notes = labelled(
         {

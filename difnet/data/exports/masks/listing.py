@@ -95,10 +95,15 @@ def labelled(
         where: the export, for messages.
 
     Raises:
-        DataError: an image has no mask, and `reading` does not say what is done with it, or there is no
-            class that it could have.
+        DataError: no image has a mask; or one has none, and `reading` does not say what is done with it, or
+            there is no class that it could have.
     """
     blank = [it.name for images in splits.values() for it in images if it.mask is None]
+    if blank and len(blank) == sum(map(len, splits.values())):
+        raise DataError(
+            f"{where}: none of the {len(blank)} images has a mask ({listed(blank)}), so there is nothing to "
+            "learn; put the masks there, under the names of their images, or export again"
+        )
     kept = keep_blank_images(blank, reading, where)
     if blank and kept and background.index is None:
         raise DataError(
