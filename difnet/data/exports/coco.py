@@ -17,37 +17,30 @@ COCO-Stuff also has PNG files ("stuffthingmaps"), which hold the category's id l
 Their numbers are class indices: read them with ``--dataset folder`` and a classes.txt of 182 lines.
 """
 
-from array import array
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import numpy as np
-from pycocotools import mask as coco_mask
+from typing import NamedTuple
 
 from difnet.data.errors import VOID, DataError
-from difnet.data.exports.classes import blank_note, keep_blank_images
+from difnet.data.exports.classes import blank_note, keep_blank_images, unread_list
 from difnet.data.exports.export import Export, refuse_unused
 from difnet.data.exports.parsing.coco_files import (
     CocoFile,
     Id,
     class_numbers,
-    find_json,
     id_of,
     merge_names,
     open_all,
 )
-from difnet.data.exports.shapes import FAR
+from difnet.data.exports.parsing.coco_search import find_json
+from difnet.data.exports.parsing.coco_shapes import Annotation, CocoLabel, Runs, pack
 from difnet.data.files.json_files import member, shown
 from difnet.data.items.index import ConstantLabel
-from difnet.data.items.item import Item, Label, LabelMap, Picture
+from difnet.data.items.item import Item
 from difnet.data.options import Reading
 
 _TOOL = "COCO annotations"
-
-_LONGEST = 12
-"""Characters of one number in a string of run lengths; each holds 5 bits."""
 
 
 def recognise(root: Path) -> bool:
@@ -67,30 +60,32 @@ def read(root: Path, reading: Reading) -> Export:
         ValueError: an option is given that changes nothing here.
     """
     refuse_unused(reading, ("unannotated", "unlabelled"), _TOOL)
-    files, notes = open_all(root, "shapes")
-    names, more = _categories(files)
+    files, parsed, notes = open_all(root, "shapes", _annotations, pack)
+    names, more = _categories(files, parsed)
     notes += more
-    drawn, blank = [], []
-    for file in files:
-        parts, boxes = _annotations(file, names)
-        drawn.append(parts)
-        blank += [str(image.path) for key, image in file.images.items() if key not in parts]
-        if boxes:
-            notes.append(
-                f"{file.path}: {boxes} annotation(s) are boxes without a segmentation, and not drawn"
-            )
-    kept = keep_blank_images(blank, reading, str(files[0].path.parent))
-    notes += blank_note(blank, kept)
-    classes, index_of = class_numbers(names, reading, bool(blank), files[0].path)
-    splits: dict[str, list[Item]] = {}
-    for file, parts in zip(files, drawn, strict=True):
-        items = splits.setdefault(file.split, [])
+    blank: list[str] = []
+    boxed: list[str] = []
+    for file, found in zip(files, parsed, strict=True):
         for key, image in file.images.items():
-            if key in parts:
-                found = tuple(it._replace(class_index=index_of[it.class_index]) for it in parts[key])
-                items.append(
-                    Item(image.name, image.path, CocoLabel(file.path, image.size, found, classes.start))
-                )
+            if key not in found.drawn:
+                (boxed if key in found.boxes else blank).append(image.path)
+        if found.boxes:
+            notes.append(
+                f"{file.path}: {found.boxes.total()} annotation(s) are boxes without a segmentation, and not "
+                "drawn"
+            )
+    kept = keep_blank_images(blank, reading, str(files[0].path.parent), boxed, "boxes")
+    notes += blank_note(blank, kept, boxed, "boxes")
+    classes, index_of = class_numbers(names, reading, bool(blank or boxed), files[0].path)
+    notes += unread_list(root, classes.names, "the ids of the categories")
+    splits: dict[str, list[Item]] = {}
+    for file, found in zip(files, parsed, strict=True):
+        for key, image in file.images.items():
+            items = splits.setdefault(image.split, [])
+            if key in found.drawn:
+                shapes = tuple(it._replace(class_index=index_of[it.class_index]) for it in found.drawn[key])
+                label = CocoLabel(file.path, key, image.size, shapes, classes.start)
+                items.append(Item(image.name, image.path, label))
             elif kept:
                 items.append(Item(image.name, image.path, ConstantLabel(classes.blank)))
     for items in splits.values():
@@ -99,174 +94,67 @@ def read(root: Path, reading: Reading) -> Export:
     return Export(_TOOL, classes.names, splits, void_text=void_text, notes=notes)
 
 
-class Runs(NamedTuple):
-    """Lengths of alternate runs of pixels outside and inside, column by column, as numbers or as a string."""
-
-    counts: "array[int] | str"
-    size: tuple[int, int]
-
-
-class Annotation(NamedTuple):
-    """The part of an image that belongs to a class: polygons of x, y, x, y, ..., or runs."""
-
-    id: Id
-    class_index: int
-    segmentation: "tuple[array[float], ...] | Runs"
-
-
-@dataclass(frozen=True)
-class CocoLabel(Label):
-    """The annotations of one image.
+class _Parsed(NamedTuple):
+    """The annotations of a file.
 
     Attributes:
-        source: the JSON file.
-        size: (height, width) of the image, as the JSON file says.
-        annotations: in the order of the file.
-        fill: the class of pixels outside all annotations, or 255.
+        drawn: those of each image that have a segmentation. Their class index is still the category's id.
+        boxes: the number of those of each image that have none.
+        used: the ids of the categories of all of them.
     """
 
-    source: Path
-    size: tuple[int, int]
-    annotations: tuple[Annotation, ...]
-    fill: int
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        return (self.source,)
-
-    def read(self, picture: Picture) -> LabelMap:
-        height, width = self.size
-        runs = [(it.class_index, self._runs(it)) for it in self.annotations]
-        runs.sort(key=lambda it: -int(it[1][1::2].sum()))  # the sort keeps the order of equal sizes
-        label = np.full(height * width, self.fill, np.uint8)
-        for index, lengths in runs:
-            label[np.repeat(np.arange(len(lengths)) % 2 == 1, lengths)] = index
-        return LabelMap(np.ascontiguousarray(label.reshape(width, height).T))
-
-    def _runs(self, annotation: Annotation) -> np.ndarray:
-        """The run lengths (n,) of an annotation; those at odd places lie inside it."""
-        segmentation = annotation.segmentation
-        where = f"{self.source}: annotation {annotation.id}"
-        if not isinstance(segmentation, Runs):
-            for polygon in segmentation:
-                self._check_polygon(polygon, where)
-            parts = coco_mask.frPyObjects([polygon.tolist() for polygon in segmentation], *self.size)
-            return run_lengths(coco_mask.merge(parts)["counts"], where)
-        if segmentation.size != self.size:
-            (height, width), (rows, columns) = self.size, segmentation.size
-            raise DataError(
-                f"{where} has run lengths for {columns}x{rows} pixels, and its image has {width}x{height}; "
-                "correct the size of the image or of the mask, or export again"
-            )
-        counts = segmentation.counts
-        lengths = run_lengths(counts, where) if isinstance(counts, str) else np.array(counts, np.int64)
-        height, width = self.size
-        if (lengths.size and lengths.min() < 0) or lengths.sum() != height * width:
-            raise DataError(
-                f"{where} has run lengths of {lengths.sum()} pixels in all, and its image has "
-                f"{width}x{height} = {height * width}; the file is damaged: export again"
-            )
-        return lengths
-
-    def _check_polygon(self, polygon: "array[float]", where: str) -> None:
-        if len(polygon) < 6 or len(polygon) % 2:  # pycocotools would take four numbers for a box
-            raise DataError(
-                f"{where} has a polygon of {len(polygon)} numbers, and three points or more have two numbers "
-                "each; correct or delete it in the annotation tool and export it again"
-            )
-        if not all(abs(number) <= FAR for number in polygon):  # NaN is not
-            strange = next(number for number in polygon if not abs(number) <= FAR)
-            raise DataError(
-                f"{where} has a polygon with the coordinate {strange}; correct or delete it in the "
-                "annotation tool and export it again"
-            )
+    drawn: dict[Id, list[Annotation]]
+    boxes: Counter[Id]
+    used: set[int]
 
 
-def run_lengths(text: str | bytes, where: str) -> np.ndarray:
-    """Decode COCO's string of run lengths to int64 (n,).
-
-    A number is stored in groups of 5 bits, the lowest first, one character each: 48 plus the bits, plus 32 if
-    another group follows. The highest bit is the sign. From the fourth number on, the difference to the
-    number two places before is stored.
-
-    Raises:
-        DataError: the text holds other characters, or ends within a number; the message starts with `where`.
-    """
-    data = text.encode("utf-8", "replace") if isinstance(text, str) else text
-    codes = np.frombuffer(data, np.uint8).astype(np.int64) - 48
-    ends = np.flatnonzero(codes & 32 == 0)
-    digits = np.diff(ends, prepend=-1)
-    sound = codes.size and codes.min() >= 0 and codes.max() < 64 and codes[-1] & 32 == 0
-    if not sound or digits.max() > _LONGEST:
-        raise DataError(f"{where} has run lengths that cannot be decoded; the file is damaged: export again")
-    places = np.arange(codes.size) - np.repeat(ends - digits + 1, digits)
-    numbers = np.add.reduceat((codes & 31) << (5 * places), ends - digits + 1)
-    numbers -= np.where(codes[ends] & 16, 1 << (5 * digits), 0)
-    for first in (1, 2):
-        numbers[first::2] = np.cumsum(numbers[first::2])
-    return numbers
-
-
-def _categories(files: Sequence[CocoFile]) -> tuple[dict[int, str], list[str]]:
+def _categories(files: Sequence[CocoFile], parsed: Sequence[_Parsed]) -> tuple[Mapping[int, str], list[str]]:
     """Return the name of each category, sorted by id, and what the user should know about them.
 
     Roboflow puts a category first that no annotation has, and of which the others are kinds: it is left out.
     """
     names = merge_names(files)
     parents = {category.parent for file in files for category in file.categories.values()}
-    used = (it.get("category_id") for file in files for it in file.annotations if isinstance(it, dict))
-    if len(names) > 1 and names.get(0) in parents and 0 not in used:
+    if len(names) > 1 and names.get(0) in parents and not any(0 in found.used for found in parsed):
         return names, [
             f"category 0 ({names.pop(0)}) groups the others and has no annotation, so it is no class"
         ]
     return names, []
 
 
-def _annotations(file: CocoFile, names: Mapping[int, str]) -> tuple[dict[Id, list[Annotation]], int]:
-    """Return the annotations of each image that has some, and the number of those without a segmentation.
+def _annotations(file: CocoFile) -> _Parsed:
+    """Return the annotations of a file.
 
-    The class index of an annotation is still the id of its category.
+    Raises:
+        DataError: an annotation has another form, or none has a segmentation.
     """
-    drawn: dict[Id, list[Annotation]] = {}
-    boxes = 0
+    found = _Parsed({}, Counter(), set())
     for number, entry in enumerate(file.annotations):
         where = f"{file.path}: annotation number {number}"
         if isinstance(entry, dict) and "id" in entry:
-            where = f"{file.path}: annotation {entry['id']}"
+            where = f"{file.path}: annotation {shown(entry['id'])}"
         category, image = member(entry, "category_id", int, where), id_of(entry, "image_id", where)
-        for what, known in (("image", image in file.images), ("category", category in names)):
+        for what, known in (("image", image in file.images), ("category", category in file.categories)):
             if not known:
                 raise DataError(
                     f"{where} has {what}_id = {shown(entry[f'{what}_id'])}, which the file does not list; "
                     "export it again"
                 )
-        if not entry.get("segmentation"):
-            boxes += 1
+        found.used.add(category)
+        segmentation = entry.get("segmentation")
+        if not segmentation:
+            found.boxes[image] += 1
             continue
+        if not isinstance(segmentation, (tuple, Runs)):
+            raise DataError(
+                f"{where} has the segmentation {shown(segmentation)}, expected a list of polygons [x, y, x, "
+                "y, ...], or counts and size of run lengths; export it again"
+            )
         key = id_of(entry, "id", where) if "id" in entry else number
-        segmentation = _segmentation(entry["segmentation"], where)
-        drawn.setdefault(image, []).append(Annotation(key, category, segmentation))
-    if boxes and not drawn:
+        found.drawn.setdefault(image, []).append(Annotation(key, category, segmentation))
+    if found.boxes and not found.drawn:
         raise DataError(
-            f"{file.path}: its {boxes} annotation(s) are boxes without a segmentation; annotate polygons or "
-            "masks, and export them"
+            f"{file.path}: its {found.boxes.total()} annotation(s) are boxes without a segmentation; "
+            "annotate polygons or masks, and export them"
         )
-    return drawn, boxes
-
-
-def _segmentation(stored: Any, where: str) -> "tuple[array[float], ...] | Runs":
-    """Pack a segmentation: 32 bytes of memory a coordinate, as Python's numbers take, become 8.
-
-    Raises:
-        DataError: it has another form.
-    """
-    try:
-        if isinstance(stored, list):
-            return tuple(array("d", polygon) for polygon in stored)
-        counts, (height, width) = stored["counts"], stored["size"]
-        return Runs(counts if isinstance(counts, str) else array("q", counts), (height, width))
-    except (TypeError, ValueError, KeyError, OverflowError):
-        raise DataError(
-            f"{where} has the segmentation {shown(stored)}, expected a list of polygons [x, y, x, y, ...], "
-            "or counts and size of run lengths; export it again"
-        ) from None
+    return found

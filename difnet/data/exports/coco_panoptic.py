@@ -5,23 +5,25 @@ beside it; images are found as in `difnet.data.exports.coco`. The number of a pi
 and 0 is void. Classes are all categories, things and stuff, in the order of their ids.
 """
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from difnet.data.errors import DataError, listed
-from difnet.data.exports.classes import blank_note, keep_blank_images
+from difnet.data.errors import VOID, DataError, listed
+from difnet.data.exports.classes import blank_note, keep_blank_images, unread_list
 from difnet.data.exports.export import Export, refuse_unused
 from difnet.data.exports.parsing.coco_files import (
     CocoFile,
     Id,
     class_numbers,
-    find_json,
     id_of,
     merge_names,
     open_all,
+    short_name,
 )
+from difnet.data.exports.parsing.coco_search import find_json
 from difnet.data.files.disk import read_colours
 from difnet.data.files.json_files import member
 from difnet.data.items.index import ConstantLabel
@@ -48,11 +50,10 @@ def read(root: Path, reading: Reading) -> Export:
     """
     refuse_unused(reading, ("unannotated", "unlabelled"), _TOOL)
     reading = replace(reading, unannotated=reading.unannotated or "void")
-    files, notes = open_all(root, "panoptic")
+    files, found, notes = open_all(root, "panoptic", _segments)
     names = merge_names(files)
-    found = [_segments(file, names) for file in files]
     blank = [
-        str(image.path)
+        image.path
         for file, segments in zip(files, found, strict=True)
         for key, image in file.images.items()
         if key not in segments
@@ -60,10 +61,11 @@ def read(root: Path, reading: Reading) -> Export:
     kept = keep_blank_images(blank, reading, str(files[0].path.parent))
     notes += blank_note(blank, kept)
     classes, index_of = class_numbers(names, reading, bool(blank), files[0].path)
+    notes += unread_list(root, classes.names, "the ids of the categories")
     splits: dict[str, list[Item]] = {}
     for file, segments in zip(files, found, strict=True):
-        items = splits.setdefault(file.split, [])
         for key, image in file.images.items():
+            items = splits.setdefault(image.split, [])
             if key in segments:
                 png, numbers = segments[key]
                 known = tuple((number, index_of[category]) for number, category in numbers)
@@ -74,7 +76,8 @@ def read(root: Path, reading: Reading) -> Export:
                 items.append(Item(image.name, image.path, ConstantLabel(classes.blank)))
     for items in splits.values():
         items.sort(key=lambda item: item.name)
-    return Export(_TOOL, classes.names, splits, void_text="number 0", notes=notes)
+    void_text = "number 0" if classes.start == VOID else "nothing"
+    return Export(_TOOL, classes.names, splits, void_text=void_text, notes=notes)
 
 
 @dataclass(frozen=True)
@@ -99,8 +102,7 @@ class PanopticLabel(Label):
 
     def read(self, picture: Picture) -> LabelMap:
         pixels, orientation = read_colours(self.path)
-        wide = pixels.astype(np.int32)  # 8 bits would overflow
-        stored, places = np.unique(wide @ np.array([1, 256, 65536], np.int32), return_inverse=True)
+        stored, places = np.unique(pixels @ np.array([1, 256, 65536], np.int32), return_inverse=True)
         classes = {0: self.start} | dict(self.segments)
         if unknown := [str(number) for number in stored.tolist() if number not in classes]:
             raise DataError(
@@ -112,7 +114,7 @@ class PanopticLabel(Label):
         return LabelMap(index[places].reshape(pixels.shape[:2]), orientation)
 
 
-def _segments(file: CocoFile, names: dict[int, str]) -> dict[Id, tuple[Path, list[tuple[int, int]]]]:
+def _segments(file: CocoFile) -> dict[Id, tuple[Path, list[tuple[int, int]]]]:
     """Return the PNG of each image, and number and category of each of its segments.
 
     Raises:
@@ -127,18 +129,20 @@ def _segments(file: CocoFile, names: dict[int, str]) -> dict[Id, tuple[Path, lis
         image = id_of(entry, "image_id", where)
         if image not in file.images or image in found:
             what = "which has one already" if image in found else "which the file does not list"
-            raise DataError(f"{where} ({png.name}) belongs to image {image}, {what}; export it again")
+            raise DataError(
+                f"{where} ({short_name(png.name)}) belongs to image {image}, {what}; export it again"
+            )
         segments = []
         for segment in member(entry, "segments_info", list, where):
             which, category = (member(segment, key, int, where) for key in ("id", "category_id"))
-            if category not in names:
+            if category not in file.categories:
                 raise DataError(
-                    f"{where} ({png.name}) has a segment of category_id = {category}, which the file does "
+                    f"{where} ({short_name(png.name)}) has a segment of category_id = {category}, which the file does "
                     "not list; export it again"
                 )
             segments.append((which, category))
-        if not png.is_file():
-            missing.append(str(png))
+        if not os.path.isfile(png):
+            missing.append(short_name(str(png)))
         if segments:
             found[image] = (png, segments)
     if missing:

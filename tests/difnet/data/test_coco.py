@@ -4,6 +4,7 @@ import json
 import pickle
 import re
 import shutil
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,10 @@ from pycocotools import mask as coco_mask
 from small_runs import train_and_evaluate
 
 from difnet.data import DataError, create_dataset
-from difnet.data.exports.coco import run_lengths
+from difnet.data.exports.coco import read
 from difnet.data.exports.formats import format_of
+from difnet.data.exports.parsing.coco_search import find_json
+from difnet.data.exports.parsing.coco_shapes import run_lengths
 from difnet.data.options import Reading
 
 HEIGHT, WIDTH = 24, 34
@@ -38,6 +41,17 @@ def runs(mask: np.ndarray) -> list[int]:
             inside = pixel
         counts[-1] += 1
     return counts
+
+
+def packed_runs(lengths: list[int]) -> str:
+    """COCO's string of up to three run lengths: 5 bits a character, the lowest first, the highest a sign."""
+    text = ""
+    for length in lengths:
+        while length > 15:
+            text += chr(48 + 32 + length % 32)
+            length //= 32
+        text += chr(48 + length)
+    return text
 
 
 def write_image(path: Path, seed: int = 0, size: tuple[int, int] = (HEIGHT, WIDTH)) -> None:
@@ -345,6 +359,7 @@ def test_boxes_are_noted_and_alone_refused(tmp_path):
     root = single(tmp_path / "some", [*shapes_of(1), box_only])
     dataset = create_dataset("folder", root, "train")
     assert any("2 annotation(s) are boxes" in note for note in dataset.notes)
+    assert dataset.void_text == "nothing"
     assert np.array_equal(dataset.read(0)[1].numpy(), label_of(5))
     assert "are boxes without a segmentation; annotate" in problem(single(tmp_path / "all", [box_only]))
 
@@ -378,7 +393,13 @@ SQUARE = np.ones((WIDTH, HEIGHT), np.uint8)
         ({"counts": [1.5, 2], "size": [HEIGHT, WIDTH]}, ("has the segmentation",)),
         ({"counts": runs(SQUARE), "size": [WIDTH, HEIGHT]}, ("for 24x34 pixels, and its image has 34x24",)),
         ({"counts": [10, 20], "size": [HEIGHT, WIDTH]}, ("run lengths of 30 pixels in all", "34x24 = 816")),
-        ({"counts": [-16, 832], "size": [HEIGHT, WIDTH]}, ("the file is damaged",)),
+        ({"counts": [-16, 832], "size": [HEIGHT, WIDTH]}, ("a run length of -16,", "the file is damaged")),
+        ({"counts": [0, 817], "size": [HEIGHT, WIDTH]}, ("a run length of 817,", "34x24 = 816")),
+        # Modulo 2^64 these add up to 816.
+        ({"counts": [2**62] * 4 + [816], "size": [HEIGHT, WIDTH]}, (f"a run length of {2**62},",)),
+        ({"counts": packed_runs([2**58, 558]), "size": [HEIGHT, WIDTH]}, (f"a run length of {2**58},",)),
+        ({"counts": [2**64], "size": [HEIGHT, WIDTH]}, ("has the segmentation",)),
+        ([[9e5, 9e5, -9e5, -9e5, 9e5, -9e5, -9e5, 9e5]], ("outline is 7200000 pixels long",)),
         ({"counts": "[2", "size": [HEIGHT, WIDTH]}, ("the file is damaged",)),
         ({"counts": "\u00e9", "size": [HEIGHT, WIDTH]}, ("run lengths that cannot be decoded",)),
         (
@@ -459,7 +480,16 @@ def test_size_before_the_turn_by_exif_is_explained(tmp_path):
         exif = Image.Exif()
         exif[274] = 6
         Image.new("RGB", (WIDTH, HEIGHT), "red").save(root / f"images/{name}.png", exif=exif)
-    assert "before the turn by the EXIF tag (Orientation 6)" in problem(root)
+    message = problem(root)
+    place = (
+        r"image (5 says 34x24 pixels, and \S+/images/a|6 says 34x24 pixels, and \S+/images/b)\.png is 24x34"
+    )
+    assert re.search(f"{root}/result.json: {place}", message)
+    assert "before the turn by the EXIF tag (Orientation 6)" in message
+    assert "export them again with the size of the upright image" in message
+    for name in "ab":
+        Image.new("RGB", (HEIGHT, WIDTH), "red").save(root / f"images/{name}.png")
+    assert "turned by 90 degrees it would fit" in problem(root)
 
 
 def test_an_option_without_effect_is_refused(tmp_path):
@@ -504,6 +534,8 @@ def test_panoptic_layout(tmp_path, folder):
     background = create_dataset("folder", root, "train", reading=Reading(unannotated="background"))
     assert background.classes == ["background", "road", "kite", "sky"]
     assert np.array_equal(background.read(1)[1].numpy(), np.where(expected == 255, 0, expected + 1))
+    assert any("; number 0 is void: " in note for note in train.check().notes)
+    assert any("; nothing is void: 0.0 %" in note for note in background.check().notes)
 
 
 def test_training_on_panoptic(tmp_path):
@@ -541,3 +573,210 @@ def test_missing_pngs_and_unknown_categories_of_segments(tmp_path):
     path.write_text(json.dumps(data))
     assert "2 of 2 PNGs are missing" in problem(root)
     assert "panoptic_val2017.zip" in problem(root)
+
+
+def test_wrong_sizes_are_refused_before_anything_is_drawn(tmp_path, monkeypatch):
+    root = change(single(tmp_path, shapes_of(1)), lambda data: data["images"][0].update(height=24000))
+    change(root, lambda data: data["images"][1].update(height=24000))
+    monkeypatch.setattr("difnet.data.exports.parsing.coco_shapes.np", None)
+    with pytest.raises(DataError, match=r"image [56] says 34x24000 pixels.*put the image there that was"):
+        create_dataset("folder", root, "train").read(0)
+
+
+def test_an_image_in_two_files_is_refused(tmp_path):
+    root = single(tmp_path, shapes_of(1))
+    write_json(root / "old.json", content(["images/c.png", "images/../images/b.png"], shapes_of(2)))
+    write_image(root / "images/c.png")
+    message = problem(root)
+    assert f"{root}/old.json and {root}/result.json both list 1 image(s) ({root}/images/b.png)" in message
+    assert "keep the newer one" in message
+
+
+def test_images_with_boxes_only_are_counted_apart(tmp_path):
+    annotations = [
+        *shapes_of(1),
+        {"image_id": 6, "category_id": 7, "segmentation": []},
+        {"image_id": 6, "category_id": 7},
+    ]
+    names = ["images/a.png", "images/b.png", "images/c.png"]
+    write_json(tmp_path / "result.json", content(names, annotations))
+    for name in names:
+        write_image(tmp_path / name)
+    message = problem(tmp_path)
+    assert (
+        f"1 image(s) have no annotation ({tmp_path}/images/c.png) and 1 image(s) have only boxes" in message
+    )
+    assert f"which cover no area here ({tmp_path}/images/b.png); annotate them with polygons" in message
+    dataset = create_dataset("folder", tmp_path, "train", reading=Reading(unlabelled="background"))
+    assert any("have only boxes, which cover no area here, and are background" in it for it in dataset.notes)
+
+
+def many_images(count: int) -> dict:
+    """A file whose first and last 64 KiB show nothing of what is between."""
+    data = content([f"{number:0100}.png" for number in range(count)], shapes_of(count))
+    more = [{"id": 100 + number, "name": f"c{number}"} for number in range(100)]
+    return data | {"categories": CATEGORIES + more}
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        ("annotations", "categories", "images"),
+        ("annotations", "images", "categories"),
+        ("categories", "annotations", "images"),
+        ("categories", "images", "annotations"),
+        ("images", "annotations", "categories"),
+        ("images", "categories", "annotations"),
+    ],
+)
+def test_large_files_are_recognised_in_any_order(tmp_path, order):
+    data = many_images(1500)
+    path = tmp_path / "export.json"
+    write_json(path, {key: data[key] for key in order})
+    assert all(len(json.dumps(data[key])) > 140_000 for key in ("images", "annotations"))
+    assert format_of(tmp_path) == "COCO annotations"
+
+
+@pytest.mark.parametrize("name", ["stuff_1", "instances_1", "panoptic_1", "a.coco"])
+def test_content_decides_before_names(tmp_path, name):
+    write_image(tmp_path / "a.png")
+    shape = {"label": "kite", "points": [[1, 1], [5, 1], [5, 5]], "shape_type": "polygon"}
+    labelme = {"version": "5.0.1", "flags": {}, "shapes": [shape], "imagePath": "a.png", "imageData": None}
+    write_json(tmp_path / f"{name}.json", labelme | {"imageHeight": HEIGHT, "imageWidth": WIDTH})
+    assert format_of(tmp_path) == "labelme's JSON files"
+
+
+def test_panoptic_segments_under_the_name_of_instances(tmp_path):
+    root = make_panoptic(tmp_path)
+    for split in ("train", "val"):
+        for ending in ("", ".json"):
+            path = root / f"annotations/panoptic_{split}2017{ending}"
+            path.rename(path.with_name(f"instances_{split}2017{ending}"))
+    dataset = create_dataset("folder", root, "val")
+    assert format_of(root) == "COCO panoptic segments"
+    assert np.unique(dataset.read(0)[1].numpy()).tolist() == [0, 1, 2, 255]
+
+
+def test_of_many_json_files_a_few_are_opened(tmp_path, monkeypatch):
+    for number in range(400):
+        (tmp_path / f"{'stuff_' * (number % 2)}{number:03}.json").write_text('{"shapes": []}')
+    opened = []
+    monkeypatch.setattr(
+        "difnet.data.exports.parsing.coco_search.ends_of", lambda path: opened.append(path) or "{}"
+    )
+    assert find_json(tmp_path) == {}
+    assert len(opened) == 100
+
+
+def test_all_of_many_files_are_read(tmp_path):
+    for number in range(60):
+        write_json(tmp_path / f"instances_{number}.json", content([f"{number}.png"], shapes_of(1)))
+        write_image(tmp_path / f"{number}.png")
+    splits = [create_dataset("folder", tmp_path, split) for split in ("train", "val")]
+    assert sum(map(len, splits)) == 60
+
+
+def test_a_list_of_classes_that_is_not_read_is_noted(tmp_path):
+    root = single(tmp_path, shapes_of(1))
+    (root / "classes.txt").write_text("kite\nsky\nroad\n")
+    dataset = create_dataset("folder", root, "train")
+    assert dataset.classes == ["background", "road", "kite", "sky"]
+    assert any("classes.txt is not read: the classes are background, road" in note for note in dataset.notes)
+    (root / "classes.txt").write_text("road\nkite\nsky\n")
+    assert not any("classes.txt" in note for note in create_dataset("folder", root, "train").notes)
+
+
+def test_a_list_of_classes_beside_panoptic_segments_is_noted(tmp_path):
+    root = make_panoptic(tmp_path)
+    (root / "classes.txt").write_text("kite\nsky\nroad\n")
+    notes = create_dataset("folder", root, "train").notes
+    assert any("classes.txt is not read: the classes are road, kite, sky" in note for note in notes)
+
+
+def test_names_in_one_file_say_the_splits(tmp_path):
+    names = ["train/0.png", "images/val/0.png", "train/1.png", "val/1.png", "valid/2.png", "test/0.png"]
+    write_json(tmp_path / "export.json", content(names, shapes_of(6)))
+    for number, name in enumerate(names):
+        write_image(tmp_path / name, number)
+    train, val = (create_dataset("folder", tmp_path, split) for split in ("train", "val"))
+    assert [train.item_name(index) for index in range(len(train))] == ["train/0", "train/1"]
+    assert [val.item_name(index) for index in range(len(val))] == ["images/val/0", "val/1", "valid/2"]
+    assert np.array_equal(train.read(1)[1].numpy(), label_of(7))
+    assert np.array_equal(val.read(2)[1].numpy(), label_of(9))
+    assert not any("not divided" in note for note in train.notes)
+
+
+def test_names_that_say_one_split_do_not_divide(tmp_path):
+    names = [f"val/{number}.png" for number in range(4)]
+    write_json(tmp_path / "export.json", content(names, shapes_of(4)))
+    for name in names:
+        write_image(tmp_path / name)
+    splits = [create_dataset("folder", tmp_path, split) for split in ("train", "val")]
+    assert sum(map(len, splits)) == 4
+    assert any("is not divided" in note for note in splits[0].notes)
+
+
+@pytest.mark.parametrize("name", ["", ".", "/", "../"])
+def test_names_that_name_no_file(tmp_path, name):
+    root = change(single(tmp_path, shapes_of(1)), lambda data: data["images"][1].update(file_name=name))
+    assert f'result.json, image number 1 has file_name = "{name}", which names no file' in problem(root)
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "y\0.png", "z\ud800.png"])
+def test_names_that_no_file_can_have(tmp_path, name):
+    root = change(single(tmp_path, shapes_of(1)), lambda data: data["images"][1].update(file_name=name))
+    message = problem(root)
+    assert f"1 of 2 images are missing ({name[0]}" in message
+    assert len(message.encode()) < 1500
+    panoptic = make_panoptic(tmp_path / "panoptic")
+    path = panoptic / "annotations/panoptic_train2017.json"
+    data = json.loads(path.read_text())
+    data["annotations"][1]["file_name"] = name
+    path.write_text(json.dumps(data))
+    message = problem(panoptic)
+    assert "1 of 3 PNGs are missing" in message
+    assert message.encode()
+
+
+def test_images_that_no_file_lists_are_noted(tmp_path):
+    root = make_coco(tmp_path)
+    write_image(root / "train2017/more.png")
+    write_image(root / "val2017/new/a.jpg")
+    (root / "val2017/notes.txt").write_text("no image")
+    notes = [note for note in create_dataset("folder", root, "train").notes if "are in no list" in note]
+    assert len(notes) == 1
+    assert notes[0].startswith("2 image(s) are in no list and not used (")
+    assert f"{root}/train2017/more.png, {root}/val2017/new/a.jpg" in notes[0]
+
+
+@pytest.mark.parametrize("folder", ["images/", ""])
+def test_other_pictures_in_the_root_are_not_called_unlisted(tmp_path, folder):
+    write_json(tmp_path / "result.json", content([f"{folder}a.png", f"{folder}b.png"], shapes_of(2)))
+    for name in (f"{folder}a.png", f"{folder}b.png", "masks/a.png"):
+        write_image(tmp_path / name)
+    assert not any("in no list" in note for note in create_dataset("folder", tmp_path, "train").notes)
+    write_image(tmp_path / f"{folder}c.png")
+    notes = create_dataset("folder", tmp_path, "train").notes
+    assert any(f"1 image(s) are in no list and not used ({tmp_path}/{folder}c.png)" in it for it in notes)
+
+
+def test_reading_takes_little_more_memory_than_the_files(tmp_path):
+    count = 60
+    names = [f"{number}.png" for number in range(count)]
+    for split in ("train", "val"):
+        polygon = np.random.default_rng(1).uniform(0, 20, 4000).tolist()
+        shapes = [
+            {"image_id": image, "category_id": 3, "segmentation": [polygon]} for image in range(5, 5 + count)
+        ]
+        write_json(tmp_path / f"annotations/instances_{split}.json", content(names, shapes))
+        for name in names:
+            write_image(tmp_path / split / name)
+    size = (tmp_path / "annotations/instances_train.json").stat().st_size
+    tracemalloc.start()
+    try:
+        read(tmp_path, Reading())
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert size > 4_000_000
+    assert peak < 4 * size  # the text, its bytes, and 0.4 of it packed for each file

@@ -119,7 +119,7 @@ def test_project(tmp_path):
     assert len(val) == 2
     for index in range(3):
         assert np.array_equal(train.read(index)[1].numpy(), label_of(index))
-    assert any("5 object(s) cover no area and are not drawn (5 x point)" in note for note in train.notes)
+    assert any("5 object(s) (5 x point) cover no area and are not drawn" in note for note in train.notes)
     label = pickle.loads(pickle.dumps(train.items[1].label))
     assert label == train.items[1].label
     assert label.files == (root / "train/ann/v1.1.png.json",)
@@ -179,16 +179,27 @@ def test_uncovered_pixels_as_void(tmp_path):
     dataset = create_dataset("folder", tmp_path, "train", reading=Reading(unannotated="void"))
     assert dataset.classes == ["road", "kite", "sky"]
     assert dataset.palette.tolist() == [[128, 64, 128], [255, 128, 0], [0, 128, 255]]
+    assert any("what no object covers is void: " in note for note in dataset.check().notes)
+    background = create_dataset("folder", tmp_path, "train")
+    assert background.void_text == "nothing"
 
 
 def test_images_without_objects(tmp_path):
     root = make_project(tmp_path)
     write_item(root / "train", "v1.1.png", [figure("kite", [[4, 4]], "point")])
-    assert re.search(r"1 image\(s\) have no annotation \(.*img/v1\.1\.png\)", problem(root))
+    write_item(root / "train", "v1.2.png", [])
+    message = problem(root)
+    assert re.search(r"1 image\(s\) have no annotation \([^,]*img/v1\.2\.png\)", message)
+    assert re.search(r"1 image\(s\) have only figures of the kind point, .*\([^,]*img/v1\.1\.png\)", message)
+    write_item(root / "train", "v1.2.png", objects_of(2))
     assert len(create_dataset("folder", root, "train", reading=Reading(unlabelled="skip"))) == 2
     dataset = create_dataset("folder", root, "train", reading=Reading(unlabelled="background"))
-    assert len(dataset) == 3
+    assert [dataset.item_name(index) for index in range(3)] == ["v1.0", "v1.1", "v1.2"]
     assert not dataset.read(1)[1].numpy().any()
+    assert any(
+        "only figures of the kind point, which cover no area here, and are background" in note
+        for note in dataset.notes
+    )
 
 
 def test_old_names_of_annotations(tmp_path):
@@ -269,7 +280,10 @@ def test_cut_annotation_and_bad_size(tmp_path):
     path.write_text(text.replace('"height": 24', '"height": -24'))
     assert f"{path} has the size 34x-24" in problem(root)
     path.write_text(text.replace('"height": 24', '"height": 25'))
-    assert f"{path} is 34x25, its image" in problem(root)
+    message = problem(root)
+    assert f"{path} says 34x25 pixels, and {root / 'train/img/v1.0.png'} is 34x24" in message
+    assert "put the image there that was annotated" in message
+    assert "nearest neighbour" not in message
 
 
 def test_classes_without_colours(tmp_path):
@@ -278,3 +292,93 @@ def test_classes_without_colours(tmp_path):
     (root / "meta.json").write_text(json.dumps({"classes": classes}))
     palette = create_dataset("folder", root, "train").palette
     assert len({tuple(colour) for colour in palette.tolist()}) == 4
+
+
+def soft(levels: np.ndarray, kind: str) -> dict:
+    """An alpha mask: grey is its opacity, and 0 is marked as transparent; or its colours have an alpha."""
+    picture, options = Image.fromarray(levels), {"transparency": 0}
+    if kind == "alpha":
+        picture, options = Image.fromarray(np.stack([np.full_like(levels, 255)] * 3 + [levels], -1)), {}
+    stream = io.BytesIO()
+    picture.save(stream, "PNG", **options)
+    text = base64.b64encode(zlib.compress(stream.getvalue())).decode()
+    return {
+        "classTitle": "kite",
+        "geometryType": "alpha_mask",
+        "bitmap": {"data": text, "origin": [20, 3]},
+    }
+
+
+@pytest.mark.parametrize("kind", ["grey", "alpha"])
+def test_alpha_masks_are_drawn_where_they_are_more_than_half_opaque(tmp_path, kind):
+    levels = np.array([[0, 1, 127, 128, 255], [200, 90, 129, 0, 0]], np.uint8)
+    expected = np.zeros((HEIGHT, WIDTH), np.uint8)
+    expected[3, 23:25] = expected[4, 20] = expected[4, 22] = 2
+    assert np.array_equal(first_label(tmp_path, [soft(levels, kind)]), expected)
+
+
+def test_an_alpha_mask_that_is_nowhere_opaque_is_refused(tmp_path):
+    root = make_project(tmp_path)
+    write_item(root / "train", "v1.0.png", [soft(np.full((2, 5), 50, np.uint8), "grey")])
+    assert "object 0 has an alpha mask that is nowhere more than half opaque (at most 50" in problem(root)
+
+
+def test_figures_of_other_kinds_are_not_called_without_area(tmp_path):
+    root = make_project(tmp_path)
+    write_item(root / "train", "v1.0.png", [*objects_of(0), figure("road", [[1, 1]], "oriented_bbox")])
+    dataset = create_dataset("folder", root, "train")
+    notes = [note for note in dataset.notes if "oriented_bbox" in note]
+    assert len(notes) == 1
+    assert "1 object(s) (1 x oriented_bbox) are not drawn; if they belong to a class" in notes[0]
+    assert np.array_equal(dataset.read(0)[1].numpy(), label_of(0))
+
+
+def test_wrong_sizes_are_refused_before_anything_is_drawn(tmp_path, monkeypatch):
+    root = make_project(tmp_path)
+    path = root / "train/ann/v1.0.png.json"
+    path.write_text(path.read_text().replace('"height": 24', '"height": 24000'))
+    monkeypatch.setattr("difnet.data.exports.supervisely.draw", None)
+    dataset = create_dataset("folder", root, "train")
+    with pytest.raises(DataError, match="says 34x24000 pixels"):
+        dataset.read(0)
+
+
+def test_a_bitmap_larger_than_its_image_is_not_unpacked(tmp_path, monkeypatch):
+    root = make_project(tmp_path)
+    write_item(root / "train", "v1.0.png", [bitmap("kite", np.ones((30, 40), np.uint8), [0, 0])])
+    monkeypatch.setattr("difnet.data.exports.parsing.supervisely_shapes._opacity", None)
+    assert "a bitmap of 40x30 at x = 0, y = 0, beyond its image of 34x24" in problem(root)
+
+
+def test_an_annotation_is_parsed_once_a_label(tmp_path, monkeypatch):
+    from difnet.data.exports import supervisely
+
+    dataset = create_dataset("folder", make_project(tmp_path), "train")
+    parsed = []
+    read_json = supervisely.read_json
+    monkeypatch.setattr(supervisely, "read_json", lambda path: parsed.append(path) or read_json(path))
+    dataset.read(1)
+    assert parsed == [tmp_path / "train/ann/v1.1.png.json"]
+
+
+def test_size_before_the_turn_by_exif_is_explained(tmp_path):
+    root = make_project(tmp_path)
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.new("RGB", (WIDTH, HEIGHT), "red").save(root / "train/img/v1.0.png", exif=exif)
+    message = problem(root)
+    assert "is 24x34 (after EXIF rotation); the former is the size of the stored pixels" in message
+    assert "before the turn by the EXIF tag (Orientation 6)" in message
+    Image.new("RGB", (HEIGHT, WIDTH), "red").save(root / "train/img/v1.0.png")
+    assert "turned by 90 degrees it would fit" in problem(root)
+
+
+def test_a_list_of_classes_that_is_not_read_is_noted(tmp_path):
+    root = make_project(tmp_path)
+    (root / "classes.txt").write_text("sky\nroad\nkite\n")
+    notes = create_dataset("folder", root, "train").notes
+    assert any(
+        "classes.txt is not read: the classes are background, road, kite, sky, in the order of meta.json"
+        in it
+        for it in notes
+    )
