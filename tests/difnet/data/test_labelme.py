@@ -556,8 +556,8 @@ def test_bad_folders_are_collected(tmp_path):
     assert f"{tmp_path / 'b'} has no img.png beside label.png" in message
     assert f"{tmp_path / 'c' / 'label_names.txt'} must hold one distinct name a line" in message
     shutil.rmtree(tmp_path / "b")
-    (tmp_path / "c" / "label_names.txt").write_text("background\nbackground \u200b\nleaf\n")
-    assert f"{tmp_path} has annotations of the classes" in refusal(tmp_path)
+    (tmp_path / "c" / "label_names.txt").write_text("_background_\n_background_\u200b\n")
+    assert f"{tmp_path} has several classes called '_background_'" in refusal(tmp_path)
     (tmp_path / "c" / "label_names.txt").write_bytes(b"\xff\xfe\xfa")
     assert "c/label_names.txt cannot be read" in refusal(tmp_path)
 
