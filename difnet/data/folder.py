@@ -1,7 +1,6 @@
 """A data set in a folder: images, labels and classes.txt, or what an annotation tool exported."""
 
 import copy
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -141,7 +140,7 @@ def split_folder(root: Path, kind: str, split: str, suffixes: Sequence[str]) -> 
     """
     choices = _split_folders(root, kind, split)
     found = [folder for folder in choices if folder.is_dir()]
-    filled = [folder for folder in found if _holds(folder, tuple(suffixes))] if len(found) > 1 else found
+    filled = [it for it in found if list_files(it, suffixes)[0]] if len(found) > 1 else found
     if len(filled) > 1:
         raise DataError(f"{' and '.join(map(str, filled))} both hold {kind}s; keep one of them")
     return [*filled, *found, *choices][0]
@@ -150,11 +149,6 @@ def split_folder(root: Path, kind: str, split: str, suffixes: Sequence[str]) -> 
 def _split_folders(root: Path, kind: str, split: str) -> list[Path]:
     pairs = [(name, part) for part in SPLITS[split] for name in KINDS[kind]]
     return [root / folder for name, part in pairs for folder in (Path(name, part), Path(part, name))]
-
-
-def _holds(folder: Path, suffixes: tuple[str, ...]) -> bool:
-    """Whether a file with such an ending is anywhere below `folder`."""
-    return any(name.lower().endswith(suffixes) for _, _, names in os.walk(folder) for name in names)
 
 
 def is_plain(root: Path) -> bool:

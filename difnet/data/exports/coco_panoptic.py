@@ -137,8 +137,8 @@ def _segments(file: CocoFile) -> dict[Id, tuple[Path, list[tuple[int, int]]]]:
             which, category = (member(segment, key, int, where) for key in ("id", "category_id"))
             if category not in file.categories:
                 raise DataError(
-                    f"{where} ({short_name(png.name)}) has a segment of category_id = {category}, which the file does "
-                    "not list; export it again"
+                    f"{where} ({short_name(png.name)}) has a segment of category_id = {category}, which "
+                    "the file does not list; export it again"
                 )
             segments.append((which, category))
         if not os.path.isfile(png):
