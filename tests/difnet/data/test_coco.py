@@ -637,6 +637,15 @@ def test_large_files_are_recognised_in_any_order(tmp_path, order):
     assert format_of(tmp_path) == "COCO annotations"
 
 
+def test_a_large_first_annotation_is_recognised(tmp_path):
+    """The beginning of the file shows no other member of an annotation than its segmentation."""
+    data = many_images(1500)
+    first = {"segmentation": [[1.5] * 20_000], "id": 100, "image_id": 5, "category_id": 3}
+    data["annotations"] = [first]
+    write_json(tmp_path / "export.json", {key: data[key] for key in ("annotations", "categories", "images")})
+    assert format_of(tmp_path) == "COCO annotations"
+
+
 @pytest.mark.parametrize("name", ["stuff_1", "instances_1", "panoptic_1", "a.coco"])
 def test_content_decides_before_names(tmp_path, name):
     write_image(tmp_path / "a.png")
