@@ -91,7 +91,7 @@ def compare(options: argparse.Namespace) -> None:
 
 
 def tile_counts(model: DifNet | SimDeepLab, size: tuple[int, int], tiling: Tiling | None) -> str:
-    if tiling is None or tiling.covers(size):
+    if tiling is None or not make_plan(model, size, tiling).divided:
         return "whole"
     plan = make_plan(model, size, tiling)
     sides = f"{plan.rows[0].stop} x {plan.columns[0].stop}"
@@ -131,7 +131,7 @@ def prepare(
 
     def predict() -> None:
         start = time.perf_counter()
-        if tiling is None or tiling.covers(size):
+        if tiling is None or not make_plan(model, size, tiling).divided:
             model.upsample = recorded  # type: ignore[method-assign, assignment]
             labels = predict_labels(model, image)
         else:

@@ -11,7 +11,6 @@ after the other, and the walks see all of it. Write ``python -m difnet.predict -
 """
 
 import sys
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,22 +21,31 @@ from difnet.utils.extras import train_extra
 with train_extra():
     import torch
     import tyro
-    from PIL import Image
     from torch import Tensor, nn
 
     from difnet.data.errors import DataError, listed, raise_all
-    from difnet.data.files.disk import IMAGE_SUFFIXES, find_files, read_image
+    from difnet.data.files.disk import IMAGE_SUFFIXES, find_files
     from difnet.data.transforms import scaled_size
     from difnet.modeling.network import DifNet, SimDeepLab
     from difnet.modeling.weights import load_for_pictures
     from difnet.training.engine import NotFiniteError
-    from difnet.utils.console import DEVICE_DEFAULT, Reporter, parse, run_command
+    from difnet.utils.console import DEVICE_DEFAULT, Reporter, is_memory_error, parse, run_command
     from difnet.utils.devices import default_device
     from difnet.utils.files import WriteError, distinct_names, file_to_write, prepare_folder
     from difnet.utils.options import shown_default
     from difnet.utils.pictures import colour_labels, image_scale_of, overlay, palette_of, save_picture
-    from difnet.utils.tiling import Tiling, blockwise_labels, make_plan, tiled_state
-    from difnet.utils.views import Views, check_views, make_views, resize_antialiased
+    from difnet.utils.tiling import (
+        OVERLAP,
+        Plan,
+        Tiling,
+        blockwise_labels,
+        long_run,
+        make_plan,
+        read_large_image,
+        resized,
+        tiled_state,
+    )
+    from difnet.utils.views import Views, check_views, make_views
 
 LABELS, OVERLAY = ".labels.png", ".overlay.png"
 """Endings of the written pictures' names; such files in a folder of images are not read."""
@@ -60,8 +68,10 @@ class PredictConfig:
     tile: Annotated[int | None, shown_default("whole images")] = None
     """Divide larger images into tiles of at most this side, in pixels of the resized image. Feature maps and
     logits then take the memory of a tile. Walks still diffuse over the whole image."""
-    overlap: int = 128
-    """With --tile: what is computed and thrown away at each inner border of a tile."""
+    overlap: Annotated[int | None, shown_default("128")] = None
+    """With --tile: what is computed and thrown away at each inner border of a tile. 128 is a compromise; only
+    an overlap of the network's reach, 300 to 400 pixels for ResNets with ASPP, gives exactly the result of
+    the whole image."""
     max_pixels: Annotated[int | None, shown_default("Pillow's limit, 178956970")] = None
     """Read images of up to this many pixels. The limit guards against files made to fill the memory."""
     device: Annotated[str | None, DEVICE_DEFAULT] = None
@@ -85,7 +95,7 @@ def predict_labels(model: nn.Module, image: Tensor, views: Views | None = None) 
 
 @torch.inference_mode()
 def predict_tiled(
-    model: DifNet | SimDeepLab, image: Tensor, tiling: Tiling, image_scale: float = 1.0
+    model: DifNet | SimDeepLab, image: Tensor, tiling: Tiling | Plan, image_scale: float = 1.0
 ) -> Tensor:
     """Predict as `predict_labels`, in memory that does not grow with the image but for what walks need.
 
@@ -94,7 +104,7 @@ def predict_tiled(
     Args:
         model: the network, in evaluation mode.
         image: (C, H, W) uint8.
-        tiling: tiles of the resized image; one that is no larger than a tile is not divided.
+        tiling: tiles of the resized image, or the plan of them; one that fits into a tile is not divided.
         image_scale: the factor by which the image is resized for the network.
 
     Returns:
@@ -107,13 +117,7 @@ def predict_tiled(
     plain = image.as_subclass(torch.Tensor)
     size = plain.shape[-2], plain.shape[-1]
     scaled = scaled_size(size, image_scale)
-    if tiling.covers(scaled):
-        labels = predict_labels(model, image, make_views(False, False, image_scale))
-        return labels.to(torch.uint8) if model.num_classes <= 256 else labels
-    if scaled != size:  # channel by channel: the whole image in float32 would take four times its memory
-        channels = [resize_antialiased(channel[None, None].float() / 255.0, scaled)[0] for channel in plain]
-        plain = torch.cat(channels)
-    state = tiled_state(model, plain, tiling)
+    state = tiled_state(model, resized(plain, scaled), tiling)
     if not state.isfinite().all():
         raise NotFiniteError
     return blockwise_labels(state, [scaled, size] if scaled != size else [size])
@@ -127,14 +131,15 @@ def predict_files(
     Args:
         config: the checkpoint, the folder to write to, and the views.
         images: image files, and folders whose images are all labelled.
-        report: prints a line for each picture, and the files in folders that are not read.
+        report: prints a line for each picture and before each long run, and the files in folders that are
+            not read.
 
     Raises:
-        DataError: an image cannot be read, or the network does not take images of its size; the pictures of
-            all others have been written.
+        DataError: an image cannot be read, the network does not take images of its size, or memory runs out;
+            the pictures of all others have been written.
         ValueError: there is no image, a picture would replace one, or an option is out of its range.
         WriteError: a picture cannot be written; the message says how many images are labelled.
-        NotFiniteError: a logit is NaN or infinite.
+        NotFiniteError: a logit is NaN or infinite; the message names the image.
     """
     report = report or Reporter(enabled=False)
     tiling = _tiling(config)
@@ -153,19 +158,12 @@ def predict_files(
     errors: list[str] = []
     for path, stem in zip(sources, stems, strict=True):
         try:
-            image = _read(path, config)
-            _check_size(model, path, image, views)
-            if tiling is not None:
-                _check_tiles(model, path, scaled_size((image.shape[1], image.shape[2]), image_scale), tiling)
+            image, label = _label_image(model, path, config, (tiling, views, image_scale), report)
         except DataError as error:
             if len(sources) == 1:
                 raise
             errors.append(str(error))
             continue
-        if tiling is None:
-            label = predict_labels(model, image, views)
-        else:
-            label = predict_tiled(model, image, tiling, image_scale)
         target = _target(config, stem, LABELS)
         try:
             save_picture(colour_labels(label, palette), target)
@@ -209,16 +207,46 @@ def _list_images(paths: Sequence[Path], report: Reporter) -> tuple[list[Path], l
     return sources, names
 
 
-def _check_size(model: DifNet | SimDeepLab, path: Path, image: Tensor, views: Views | None) -> None:
-    """Check that the network takes an image (3, H, W), and its views.
+def _label_image(
+    model: DifNet | SimDeepLab,
+    path: Path,
+    config: PredictConfig,
+    ways: tuple[Tiling | None, Views | None, float],
+    report: Reporter,
+) -> tuple[Tensor, Tensor]:
+    """Read an image (3, H, W) and predict its labels (H, W); `ways` are the tiles, the views and the scale.
 
     Raises:
-        DataError: it does not; the message names the file, its size and the remedy.
+        DataError: the image cannot be read, the network does not take it, it cannot be divided, or memory
+            runs out; the message names the file and the remedy.
+        NotFiniteError: a logit is NaN or infinite; the message names the file.
     """
+    tiling, views, image_scale = ways
     try:
-        check_views(model, (image.shape[-2], image.shape[-1]), views)
-    except ValueError as error:
-        raise DataError(f"{path}: {error}") from error
+        image = read_large_image(path, config.max_pixels, expected=tiling is not None)
+        size = image.shape[1], image.shape[2]
+        try:
+            check_views(model, size, views)
+            plan = None if tiling is None else make_plan(model, scaled_size(size, image_scale), tiling)
+        except ValueError as error:
+            raise DataError(f"{path}: {error}") from error
+        if plan is None:
+            return image, predict_labels(model, image, views)
+        if warning := long_run(model, plan):
+            report.line(f"{path}: {warning}")
+        return image, predict_tiled(model, image, plan, image_scale)
+    except NotFiniteError as error:
+        error.args = (f"{error}; the image is {path}",)
+        raise
+    except (RuntimeError, MemoryError) as error:
+        if not is_memory_error(error):
+            raise
+        remedy = "give a smaller --tile, or cut it into smaller pictures"
+        if tiling is None:
+            instead = " instead of --multi-scale and --flip" if config.multi_scale or config.flip else ""
+            remedy = f"give --tile 1024{instead}, or cut it into smaller pictures"
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise DataError(f"{path}: memory ran out ({reason}); {remedy}") from error
 
 
 def _tiling(config: PredictConfig) -> Tiling | None:
@@ -229,49 +257,15 @@ def _tiling(config: PredictConfig) -> Tiling | None:
     """
     if config.max_pixels is not None and config.max_pixels < 1:
         raise ValueError(f"--max-pixels must be positive, got {config.max_pixels}")
-    if config.tile is None:
-        return None
-    if config.multi_scale or config.flip:
+    if config.tile is None and config.overlap is not None:
+        raise ValueError("--overlap belongs to --tile; give --tile too, or leave it out")
+    if config.tile is not None and (config.multi_scale or config.flip):
         raise ValueError(
             "--multi-scale and --flip average the probabilities of whole images, which --tile never holds in "
             "memory; leave these out, or --tile"
         )
-    return Tiling(config.tile, config.overlap)
-
-
-def _check_tiles(model: DifNet | SimDeepLab, path: Path, size: tuple[int, int], tiling: Tiling) -> None:
-    """Check that an image that is resized to `size` can be divided.
-
-    Raises:
-        DataError: it cannot; the message names the file, its size and the remedy.
-    """
-    try:
-        if not tiling.covers(size):
-            make_plan(model, size, tiling)
-    except ValueError as error:
-        raise DataError(f"{path}: {error}") from error
-
-
-def _read(path: Path, config: PredictConfig) -> Tensor:
-    """Read an image of up to --max-pixels.
-
-    Raises:
-        DataError: it is larger, or cannot be read.
-    """
-    limit = Image.MAX_IMAGE_PIXELS
-    with warnings.catch_warnings():
-        if config.tile is not None or config.max_pixels is not None:  # then a large image is no surprise
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        try:
-            if config.max_pixels is not None:
-                Image.MAX_IMAGE_PIXELS = -(-config.max_pixels // 2)  # Pillow refuses more than twice as many
-            return read_image(path)
-        except DataError as error:
-            if not isinstance(error.__cause__, Image.DecompressionBombError):
-                raise
-            raise DataError(f"{error}, or raise --max-pixels if you trust the file") from error
-        finally:
-            Image.MAX_IMAGE_PIXELS = limit
+    overlap = OVERLAP if config.overlap is None else config.overlap
+    return None if config.tile is None else Tiling(config.tile, overlap)
 
 
 def _command(images: tyro.conf.Positional[tuple[Path, ...]], config: PredictConfig) -> int:

@@ -267,7 +267,7 @@ class TrainConfig(Reading):
         """
         try:
             values: dict[str, Any] = dict(json.loads(path.read_text(encoding="utf-8")))
-            values.setdefault("init_from", None)  # earlier versions did not have it
+            values = {"init_from": None, "class_list": None} | values  # earlier versions had neither
             if "recipe" not in values:  # nor recipes by name
                 values["recipe"] = DEFAULT_RECIPES.get(values.get("dataset", ""), "paper")
             # An option that the version did not have was the paper's. mu and beta had the rate of the heads.
@@ -276,12 +276,11 @@ class TrainConfig(Reading):
             values = paper | values
             if "walks" in values:  # the name of walk_sources in earlier versions
                 values.setdefault("walk_sources", values.pop("walks"))
-            if values.get("void_value") == [255]:  # earlier versions wrote the defaults
-                values["void_value"] = None
+            # Earlier versions wrote the defaults.
+            values["void_value"] = None if values.get("void_value") == [255] else values.get("void_value")
             values["label_offset"] = values.get("label_offset") or None
             for name in ("data_root", "out", "resume", "init_from", "class_list"):
-                value = values.get(name)  # earlier versions had no class_list
-                values[name] = Path(value) if isinstance(value, str) else value
+                values[name] = Path(values[name]) if isinstance(values[name], str) else values[name]
             for name in ("walk_sources", "scale", "void_value"):
                 if isinstance(values.get(name), list):
                     values[name] = tuple(values[name])

@@ -4,8 +4,16 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
+import torch
+
 from difnet.modeling.backbones import OUTPUT_STRIDE, SEARCH_RANGE
 from difnet.modeling.network import DifNet, SimDeepLab
+
+OVERLAP = 128
+"""Of --tile if there is no --overlap, in pixels: a compromise between time and exactness."""
+
+MANY_NODES = 2**16
+"""From so many nodes on, walks take long."""
 
 
 @dataclass(frozen=True)
@@ -18,7 +26,8 @@ class Tiling:
 
     tile: int
     """Longest side of a tile, overlap included. Tiles are up to 7 pixels smaller, so that all have sides of
-    the same remainder modulo 8 as the image, for which the network rounds the sizes of its maps alike."""
+    the same remainder modulo 8 as the image, for which the network rounds the sizes of its maps alike. Where
+    attention cuts the map into blocks, they are smaller by up to a block less a pixel: 63 for halonet26t."""
     overlap: int
     """What is thrown away at each inner border of a tile, at least; it is rounded up to a multiple of 8."""
 
@@ -30,10 +39,6 @@ class Tiling:
                 f"--tile {self.tile} is too small for --overlap {self.overlap} on both sides; give at least "
                 f"--tile {self.least_side(OUTPUT_STRIDE)}, or a smaller overlap"
             )
-
-    def covers(self, size: tuple[int, int]) -> bool:
-        """Whether an image of `size` is a single tile."""
-        return max(size) <= self.tile
 
     @property
     def margin(self) -> int:
@@ -75,13 +80,20 @@ class Source(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """The tiles of one image, and the sizes of its maps."""
+    """The tiles of one image, the sizes of its maps, and its nodes."""
 
     rows: list[Span]
     columns: list[Span]
+    grid: tuple[int, int]
+    """(h, w) of the nodes of the walks, or of the score map if there are no walks."""
     score_map: Source
     sources: list[Source]
     """Every possible source of a walk, as in `DifNet`: the image, then the blocks."""
+
+    @property
+    def divided(self) -> bool:
+        """Whether there is more than one tile."""
+        return len(self.rows) * len(self.columns) > 1
 
 
 def make_plan(model: DifNet | SimDeepLab, size: tuple[int, int], tiling: Tiling) -> Plan:
@@ -103,7 +115,7 @@ def make_plan(model: DifNet | SimDeepLab, size: tuple[int, int], tiling: Tiling)
                 f"tiles of backbone {name!r} differ from an image of {side} pixels by a multiple of {step}; "
                 f"give --tile {tiling.least_side(step)} or more, or a smaller --overlap"
             )
-    maps = _maps(model, (tile[0], tile[1]))
+    maps = _maps(model, (tile[0], tile[1])) if tuple(tile) != size else [score_map, *sources]
     for whole, part in zip([score_map, *sources], maps, strict=True):
         for axis in (0, 1):
             if (whole.size[axis] - part.size[axis]) * whole.stride != size[axis] - tile[axis]:
@@ -116,7 +128,19 @@ def make_plan(model: DifNet | SimDeepLab, size: tuple[int, int], tiling: Tiling)
         _spans(side, length, tiling.margin, step)
         for side, length, step in zip(size, tile, steps, strict=True)
     )
-    return Plan(rows, columns, score_map, sources)
+    grid = score_map.size
+    if isinstance(model, DifNet):
+        grid = model.node_grid(size, torch.empty(1, 1, *score_map.size, device="meta"))
+    return Plan(rows, columns, grid, score_map, sources)
+
+
+def long_run(model: DifNet | SimDeepLab, plan: Plan) -> str | None:
+    """Say how many nodes and walks there are, if the walks take long."""
+    nodes, walks = plan.grid[0] * plan.grid[1], len(model.walk_sources) if isinstance(model, DifNet) else 0
+    if nodes < MANY_NODES or walks == 0:
+        return None
+    count = "1 walk; its" if walks == 1 else f"{walks} walks; their"
+    return f"{nodes:,} nodes, {count} time grows with the square of the nodes"
 
 
 def _maps(model: DifNet | SimDeepLab, size: tuple[int, int]) -> list[Source]:
