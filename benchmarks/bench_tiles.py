@@ -5,14 +5,18 @@
     python benchmarks/bench_tiles.py --overlaps --nodes 16384 65536 147456   # the walks only
 
 The image is enlarged to --size. Every prediction runs in a process of its own. The side of a tile is --core
-plus twice the overlap, so that all overlaps have about the same number of tiles. Columns: the tiles, the
-nodes, seconds from the uint8 image to its labels, peak memory above image and network in MiB, the share of
-pixels whose label differs from that of the whole image, and the largest difference of a logit at a node, also
-over the standard deviation of these logits. (The logits of pixels are weighted means of those of nodes, so
-theirs differ no more.)
+plus twice the overlap, so that neighbours begin about --core pixels apart with every overlap. Tiles at the
+borders of the image keep more than --core pixels, because nothing is thrown away there, so larger overlaps
+need fewer tiles. Columns: the tiles, the nodes, seconds from the uint8 image to its labels, peak memory above
+image and network in MiB, the share of pixels whose label differs from that of the whole image, and the
+largest difference of a logit at a node, also over the standard deviation of these logits. (The logits of
+pixels are weighted means of those of nodes, so theirs differ no more.) If the whole image fails, the last
+three are "-". A line says so if no overlap is as large as the reach of ResNets with ASPP: then no row shows
+that tiles change nothing. An overlap of the reach needs an image of more than --core + 832 pixels to a side.
 
-The time of a walk grows with the square of the nodes. The last line extrapolates the longest one that was
-timed to 1,562,500 nodes, those of 10,000 x 10,000 pixels at stride 8. Nothing of that size is run.
+The time of a walk grows with the square of the nodes. The last lines extrapolate the longest one that was
+timed to 1,562,500 nodes, those of 10,000 x 10,000 pixels at stride 8, and to 6,250,000, those at stride 4
+(node_stride 4). Nothing of that size is run.
 """
 
 import argparse
@@ -39,8 +43,10 @@ from difnet_kernels import cascaded_random_walk
 
 WHOLE = -1
 """Stands for the overlap where the image is not divided."""
-LARGE = 1_562_500
-"""Nodes of 10,000 x 10,000 pixels at stride 8."""
+LARGE = {8: 1_562_500, 4: 6_250_000}
+"""Nodes of 10,000 x 10,000 pixels, by their stride."""
+REACH = 416
+"""More pixels than ResNets with ASPP reach to one side: by gradients, 291 (resnet10t) to 409 (resnet18)."""
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -87,13 +93,19 @@ def compare(options: argparse.Namespace) -> None:
             )
             result = torch.load(file) if file.exists() else None
         print(describe(tile_counts(model, size, tiling), overlap, peak, result, whole), flush=True)
-        whole = whole or result
+        if overlap == WHOLE:
+            whole = result
+    if max(options.overlaps) < REACH:
+        print(
+            f"the largest overlap, {max(options.overlaps)}, is below the reach of ResNets with ASPP (up to "
+            f"{REACH} pixels), so no row need have the whole image's result"
+        )
 
 
 def tile_counts(model: DifNet | SimDeepLab, size: tuple[int, int], tiling: Tiling | None) -> str:
-    if tiling is None or not make_plan(model, size, tiling).divided:
+    plan = None if tiling is None else make_plan(model, size, tiling)
+    if plan is None or not plan.divided:
         return "whole"
-    plan = make_plan(model, size, tiling)
     sides = f"{plan.rows[0].stop} x {plan.columns[0].stop}"
     return f"{len(plan.rows)} x {len(plan.columns)} of {sides}"
 
@@ -108,7 +120,9 @@ def describe(
     memory = "?" if peak.memory is None else f"{peak.memory:.0f}"
     height, width = result["state"].shape[-2:]
     cells += [f"{height} x {width}", f"{result['seconds']:.2f}", memory]
-    if whole is not None:
+    if whole is None:
+        cells += ["-"] * 3
+    else:
         labels = (result["labels"] != whole["labels"]).double().mean().item()
         logit = (result["state"] - whole["state"]).abs().max().item()
         cells += [f"{100 * labels:.4f} %", f"{logit:.2e}", f"{logit / whole['state'].std().item():.2e}"]
@@ -169,8 +183,9 @@ def time_walks(options: argparse.Namespace) -> None:
             f"one walk over {nodes:,} nodes, k = {options.classes}: {seconds:.2f} s, "
             f"{1e9 * seconds / nodes**2:.3f} ns a pair"
         )
-    hours = seconds * (LARGE / nodes) ** 2 / 3600
-    print(f"extrapolated, not run: one walk over {LARGE:,} nodes takes {hours:.1f} h")
+    for stride, large in LARGE.items():
+        hours = seconds * (large / nodes) ** 2 / 3600
+        print(f"extrapolated, not run: one walk over {large:,} nodes (stride {stride}) takes {hours:.1f} h")
 
 
 def synchronize(device: torch.device) -> None:

@@ -1,9 +1,13 @@
 """--tile: networks on parts of an image, walks over all of its nodes."""
 
+import weakref
+
+import bench_tiles
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from machine.memory import Peak
 from PIL import Image
 from small_runs import small_network
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -11,18 +15,27 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from difnet import DifNet, SimDeepLab, create_model, predict, save_model
 from difnet.predict import predict_labels, predict_tiled
 from difnet.utils.pictures import distinct_palette, overlay
-from difnet.utils.tiling import Tiling, blockwise_labels, make_plan, tiled_state
+from difnet.utils.tiling import Tiling, blockwise_labels, long_run, make_plan, resized, tiled_state
 from difnet.utils.tiling.labels import BLOCK
-from difnet.utils.views import make_views
+from difnet.utils.views import make_views, resize_antialiased
+from difnet_kernels import cascaded_random_walk
 
-REACH = 48
-"""An overlap, in pixels, that is more than the convolutions of `test_resnet` reach to one side."""
+REACH = 96
+"""An overlap, in pixels, that is more than the convolutions of `test_resnet` reach to one side: 91."""
+TILE = 224
+"""A tile of which 32 pixels remain between two overlaps of REACH."""
 
 
 def lively(model):
-    """Give scores, statistics and embeddings of a size at which every error shows."""
+    """Give scores, statistics and embeddings of a size at which every error shows.
+
+    timm starts the last batch norm of every residual block with weight 0, so that the block adds nothing.
+    """
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
+        for layer in model.modules():
+            if isinstance(layer, torch.nn.BatchNorm2d):
+                layer.weight.uniform_(0.4, 0.8, generator=generator)
         for name, value in [*model.named_buffers(), *model.named_parameters()]:
             if name.endswith("running_mean"):
                 value.normal_(0.0, 0.3, generator=generator)
@@ -72,16 +85,21 @@ NETWORKS = {
 }
 
 
-@pytest.mark.parametrize("size", [(160, 240), (157, 243)])
-@pytest.mark.parametrize("case", NETWORKS)
+STRIPS = [(45, 243), (248, 72)]
+
+
+@pytest.mark.parametrize(
+    ("case", "size"),
+    [
+        *((case, size) for case in NETWORKS for size in STRIPS),
+        *((case, (229, 243)) for case in ("all sources", "one source twice", "fine nodes")),
+    ],
+)
 def test_with_a_sufficient_overlap_tiles_change_nothing(case, size):
-    if case == "finer nodes":
-        size = (size[0] - 16, size[1] - 80)
     model = lively(small_network(**NETWORKS[case]))
-    image, tiling = picture(*size), Tiling(128, REACH)
+    image, tiling = picture(*size), Tiling(TILE, REACH)
     plan = make_plan(model, size, tiling)
-    assert len(plan.rows) >= 2
-    assert len(plan.columns) >= 2
+    assert (len(plan.rows), len(plan.columns)) == tuple(2 if side > TILE else 1 for side in size)
     state, logits = whole(model, image)
     tiled = tiled_state(model, image, tiling)
     assert state.std() > 0.1
@@ -95,27 +113,26 @@ def test_with_a_sufficient_overlap_tiles_change_nothing(case, size):
 def test_networks_without_walks(branches):
     torch.manual_seed(0)
     model = lively(SimDeepLab("test_resnet", 3, aspp=False, branches=branches))
-    image = picture(161, 243)
+    image = picture(229, 243)
     state, logits = whole(model, image)
-    tiled = tiled_state(model, image, Tiling(128, REACH))
+    tiled = tiled_state(model, image, Tiling(TILE, REACH))
     torch.testing.assert_close(tiled, state, rtol=1e-4, atol=1e-4)
     assert len(logits.argmax(1).unique()) > 1
-    assert (blockwise_labels(tiled, [(161, 243)]) == logits.argmax(1)[0]).float().mean() > 0.9999
+    assert (blockwise_labels(tiled, [(229, 243)]) == logits.argmax(1)[0]).float().mean() > 0.9999
 
 
 @pytest.mark.parametrize("walk_sources", [(), (0, 2)])
 def test_the_smaller_the_overlap_the_larger_the_difference(walk_sources):
     model = lively(small_network(walk_sources=walk_sources))
-    image = picture(160, 240)
+    image = picture(45, 301)
     state, _ = whole(model, image)
     differences = [
         (tiled_state(model, image, Tiling(side, overlap)) - state).abs().max().item()
-        for side, overlap in ((40, 0), (72, 16), (136, REACH))
+        for side, overlap in ((40, 0), (72, 16), (136, 48), (TILE, REACH))
     ]
-    assert differences[0] > 2 * differences[1]
     assert differences[0] > 0.1
-    assert differences[1] > 0.001
-    assert differences[2] < 1e-4
+    assert differences[0] > differences[1] > differences[2] > 0.001
+    assert differences[3] < 1e-4
 
 
 def test_walks_cross_the_borders_of_tiles():
@@ -218,10 +235,10 @@ def test_more_than_256_classes_have_wide_labels():
 @pytest.mark.parametrize("scale", [0.8, 1.2, 1.0])
 def test_resized_images(scale):
     model = lively(small_network())
-    image = picture(150, 226)
+    image = picture(56, 290)
     expected = predict_labels(model, image, make_views(False, False, scale))
     assert len(expected.unique()) > 1
-    labels = predict_tiled(model, image, Tiling(112, REACH), scale)
+    labels = predict_tiled(model, image, Tiling(TILE, REACH), scale)
     assert labels.dtype == torch.uint8
     assert (labels == expected).float().mean() > 0.9999
 
@@ -248,6 +265,59 @@ def test_no_tensor_is_larger_than_those_of_a_tile_or_an_embedding():
     assert untiled.elements >= 64 * 200 * 304  # the embedding of the pixels
 
 
+def test_pictures_that_are_resized_to_one_tile_have_no_logits_of_their_size(monkeypatch):
+    monkeypatch.setattr("difnet.utils.tiling.labels.BLOCK", 64)
+    torch.manual_seed(0)
+    model = lively(create_model("test_resnet", 20, aspp=False, walk_sources=(0, 2)))
+    image, scale = picture(200, 304), 0.25
+    with LargestTensor() as tiled:
+        labels = predict_tiled(model, image, Tiling(128, 16), scale)
+    with LargestTensor() as untiled:
+        expected = predict_labels(model, image, make_views(False, False, scale))
+    assert len(expected.unique()) > 1
+    assert (labels == expected).float().mean() > 0.9999
+    assert tiled.elements <= 64 * 50 * 76  # the embedding of the pixels
+    assert untiled.elements >= 20 * 200 * 304
+
+
+def test_images_are_resized_channel_by_channel():
+    image = picture(80, 60)
+    with LargestTensor() as largest:
+        small = resized(image, (40, 25))
+    expected = resize_antialiased(image[None].float() / 255, (40, 25))[0]
+    torch.testing.assert_close(small, expected)
+    assert largest.elements <= 80 * 60
+    assert resized(image, (80, 60)) is image
+
+
+@pytest.mark.parametrize("case", ["fine nodes", "cosine", "gaussian", "shared"])
+def test_nodes_are_scaled_in_parts(case, monkeypatch):
+    """The parts are small, and their number of nodes does not divide that of the image."""
+    monkeypatch.setattr("difnet.utils.tiling.states.NODES_AT_ONCE", 17)
+    monkeypatch.setattr("difnet.utils.tiling.states.CHANNELS_AT_ONCE", 7)
+    options = NETWORKS[case].get("diffusion", {})
+    model = lively(small_network(**{**ALL, "diffusion": {"temperature": 0.5, **options}}))
+    image = picture(45, 61)
+    state, _ = whole(model, image)
+    assert state.std() > 0.1
+    torch.testing.assert_close(tiled_state(model, image, Tiling(64, 0)), state, rtol=1e-4, atol=1e-4)
+
+
+def test_walks_drop_their_features(monkeypatch):
+    """While a walk runs, the features of those before it are gone."""
+    model = lively(small_network(**ALL))
+    alive, seen = [], []
+
+    def walk(features, *arguments, **options):
+        alive.append(weakref.ref(features[0]))
+        seen.append(sum(feature() is not None for feature in alive))
+        return cascaded_random_walk(features, *arguments, **options)
+
+    monkeypatch.setattr("difnet.utils.tiling.states.cascaded_random_walk", walk)
+    tiled_state(model, picture(45, 61), Tiling(64, 0))
+    assert seen == [1] * 5
+
+
 def test_smaller_images_are_not_divided():
     model = lively(small_network())
     image = picture(64, 56)
@@ -272,13 +342,51 @@ def test_infinite_logits_are_an_error():
         predict_tiled(model, picture(80, 80), Tiling(64, 16))
 
 
+def test_plans_say_whether_an_image_is_divided():
+    model = small_network(diffusion={"node_stride": 4})
+    for size, divided in (((64, 64), False), ((40, 300), True), ((300, 40), True), ((40, 64), False)):
+        plan = make_plan(model, size, Tiling(64, 16))
+        assert plan.divided == divided
+        assert plan.grid == (size[0] // 4, size[1] // 4)
+
+
+class OneRowMore(torch.nn.Module):
+    """A network whose last map has one row more for images of more than 100 rows."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, image):
+        *others, last = self.network(image)
+        return [*others, F.pad(last, (0, 0, 0, 1)) if image.shape[-2] > 100 else last]
+
+
+def test_maps_that_do_not_fit_together_are_refused():
+    model = small_network()
+    model.seed_branch.network = OneRowMore(model.seed_branch.network)
+    make_plan(model, (240, 80), Tiling(128, 16))
+    with pytest.raises(ValueError, match=r"maps of 12 x 10 for tiles of 96 x 80 .* of 31 x 10 for"):
+        make_plan(model, (240, 80), Tiling(96, 16))
+
+
+def test_long_runs_are_described():
+    plan = make_plan(small_network(), (64, 64), Tiling(64, 16))
+    for grid, expected in (((256, 256), "65,536 nodes, 2 walks; their time grows"), ((255, 257), None)):
+        described = long_run(small_network(), plan._replace(grid=grid))
+        assert described is None if expected is None else described.startswith(expected)
+    one = long_run(small_network(walk_sources=(1,)), plan._replace(grid=(1250, 1250)))
+    assert one == "1,562,500 nodes, 1 walk; its time grows with the square of the nodes"
+    assert long_run(small_network(walk_sources=()), plan._replace(grid=(1250, 1250))) is None
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A weights file of a lively network, and a folder of two pictures, of which one is small."""
     folder = tmp_path_factory.mktemp("tiles")
     save_model(lively(small_network()), folder / "model.safetensors", metadata={"classes": ["a", "b", "c"]})
     (folder / "pictures").mkdir()
-    for name, size in (("large", (150, 226)), ("small", (40, 56))):
+    for name, size in (("large", (113, 300)), ("small", (40, 56))):
         Image.fromarray(picture(*size).permute(1, 2, 0).numpy()).save(folder / "pictures" / f"{name}.png")
     return folder
 
@@ -290,7 +398,7 @@ def command(run, out, *options):
 
 def test_command_writes_the_same_pictures(run, tmp_path):
     assert command(run, tmp_path / "whole") == 0
-    assert command(run, tmp_path / "tiled", "--tile", "128", "--overlap", str(REACH)) == 0
+    assert command(run, tmp_path / "tiled", "--tile", str(TILE), "--overlap", str(REACH)) == 0
     for name in ("large.labels", "large.overlay", "small.labels", "small.overlay"):
         one, other = (np.array(Image.open(tmp_path / kind / f"{name}.png")) for kind in ("whole", "tiled"))
         assert (one == other).mean() > 0.9999
@@ -300,10 +408,72 @@ def test_command_writes_the_same_pictures(run, tmp_path):
 def test_command_with_a_scale(run, tmp_path):
     options = ("--image-scale", "1.2")
     assert command(run, tmp_path / "whole", *options) == 0
-    assert command(run, tmp_path / "tiled", *options, "--tile", "128", "--overlap", str(REACH)) == 0
+    assert command(run, tmp_path / "tiled", *options, "--tile", str(TILE), "--overlap", str(REACH)) == 0
     one, other = (np.array(Image.open(tmp_path / kind / "large.labels.png")) for kind in ("whole", "tiled"))
-    assert one.shape == (150, 226)
+    assert one.shape == (113, 300)
     assert (one == other).mean() > 0.9999
+
+
+def test_command_makes_one_plan_and_announces_long_runs(run, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("difnet.utils.tiling.plan.MANY_NODES", 500)
+
+    def made_again(*_):
+        raise AssertionError("the plan was made twice")
+
+    monkeypatch.setattr("difnet.utils.tiling.states.make_plan", made_again)
+    assert command(run, tmp_path / "out", "--tile", "128", "--overlap", "16") == 0
+    lines = capsys.readouterr().out.splitlines()
+    large = run / "pictures" / "large.png"
+    assert lines[0] == f"{large}: 570 nodes, 2 walks; their time grows with the square of the nodes"
+    assert len(lines) == 3  # and one for each picture
+
+
+@pytest.mark.parametrize(
+    ("options", "function", "remedy"),
+    [
+        ((), "predict_labels", "give --tile 1024, or cut it into smaller pictures"),
+        (("--flip",), "predict_labels", "give --tile 1024 instead of --multi-scale and --flip, or cut"),
+        (("--tile", "128", "--overlap", "16"), "predict_tiled", "give a smaller --tile, or cut it"),
+    ],
+)
+def test_pictures_for_which_memory_runs_out_are_named(
+    run, tmp_path, capsys, monkeypatch, options, function, remedy
+):
+    original = getattr(predict, function)
+
+    def limited(model, image, *arguments):
+        if image.shape[-1] == 300:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB\nand more lines")
+        return original(model, image, *arguments)
+
+    monkeypatch.setattr(predict, function, limited)
+    assert command(run, tmp_path / "out", *options) == 1
+    reason = "memory ran out (CUDA out of memory. Tried to allocate 2 GiB)"
+    assert f"{run / 'pictures' / 'large.png'}: {reason}; {remedy}" in capsys.readouterr().err
+    assert (tmp_path / "out" / "small.labels.png").exists()
+
+
+def test_other_errors_of_the_network_are_not_hidden(run, tmp_path, monkeypatch):
+    def broken(*_):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(predict, "predict_labels", broken)
+    with pytest.raises(RuntimeError, match="a bug"):
+        command(run, tmp_path / "out")
+
+
+@pytest.mark.parametrize("options", [(), ("--tile", "128", "--overlap", "16")])
+def test_pictures_with_infinite_logits_are_named(run, tmp_path, capsys, options):
+    model = lively(small_network())
+    with torch.no_grad():
+        model.classifier.branches[0].bias[0] = torch.inf
+    save_model(model, tmp_path / "infinite.safetensors")
+    arguments = ["--checkpoint", str(tmp_path / "infinite.safetensors"), "--out", str(tmp_path / "out")]
+    image = str(run / "pictures" / "large.png")
+    assert predict.main([*arguments, image, *options]) == 1
+    assert (
+        f"NaN or infinite, as after a training that diverged; the image is {image}" in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(
@@ -312,6 +482,7 @@ def test_command_with_a_scale(run, tmp_path):
         (("--tile", "1024", "--flip"), "--multi-scale and --flip average the probabilities of whole images"),
         (("--tile", "1024", "--multi-scale"), "leave these out, or --tile"),
         (("--tile", "64"), "--tile 64 is too small for --overlap 128 on both sides"),
+        (("--overlap", "16"), "--overlap belongs to --tile; give --tile too, or leave it out"),
         (("--max-pixels", "0"), "--max-pixels must be positive, got 0"),
     ],
 )
@@ -341,7 +512,12 @@ def test_pillows_limit_stays_unless_it_is_raised(run, tmp_path, capsys, monkeypa
     assert "or raise --max-pixels if you trust the file" in error
     assert (tmp_path / "refused" / "small.labels.png").exists()
     assert command(run, tmp_path / "almost", *tiles, "--max-pixels", "33898") == 1
+    assert "or raise --max-pixels" in capsys.readouterr().err
+    assert command(run, tmp_path / "odd", *tiles, "--max-pixels", "33899") == 1
+    error = capsys.readouterr().err
+    assert "large.png is too large (33900 pixels); cut it into smaller pictures, or raise --max-pix" in error
     assert command(run, tmp_path / "read", *tiles, "--max-pixels", "33900") == 0
+    assert command(run, tmp_path / "more", *tiles, "--max-pixels", "33901") == 0
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20_000)
     assert command(run, tmp_path / "warned", *tiles) == 0
     assert not [warning for warning in recwarn if "bomb" in str(warning.message)]
@@ -362,3 +538,28 @@ def test_overlays_are_mixed_in_parts(monkeypatch):
         monkeypatch.setattr("difnet.utils.pictures.PIXELS_AT_ONCE", step)
         for form in (image, image.float() / 255):
             assert np.array_equal(np.array(overlay(form, label, palette)), expected)
+
+
+def test_the_benchmark_compares_with_the_whole_image_only(capsys, monkeypatch):
+    """If the prediction of the whole image fails, the rows of tiles are compared with nothing."""
+    calls = []
+
+    def fails_first(prepare, options, size, tiling, file, **_):
+        calls.append(tiling)
+        if tiling is not None or whole_works:
+            state = torch.full((1, 2, 3, 4), float(len(calls))) + torch.arange(4)
+            torch.save({"labels": state[0, 0], "state": state, "seconds": 1.0}, file)
+        return Peak(None, 1.0)
+
+    monkeypatch.setattr(bench_tiles, "peak_in_new_process", fails_first)
+    monkeypatch.setattr(bench_tiles, "load_model", lambda _: (small_network(), {}))
+    arguments = ["--size", "160", "200", "--core", "64", "--overlaps", "0", "16"]
+    for whole_works in (False, True):
+        calls.clear()
+        bench_tiles.compare(bench_tiles.parse(arguments))
+        *_, none, some, note = (line.split() for line in capsys.readouterr().out.splitlines())
+        expected = [["1.00e+00", "100.0000"], ["2.00e+00", "100.0000"]] if whole_works else [["-"] * 2] * 2
+        for row, (logit, labels) in zip((none, some), expected, strict=True):
+            assert row[-2] == logit
+            assert labels in row[-4:-2]
+        assert note[:5] == ["the", "largest", "overlap,", "16,", "is"]
