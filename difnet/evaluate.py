@@ -158,6 +158,12 @@ def _check_classes(config: EvaluateConfig, known: Any, num_classes: int, classes
             f"{config.checkpoint}: its metadata hold classes = {known!r}, expected a list of names; save it "
             "with such a list or without classes, and choose the data it was trained for"
         )
+    if known is not None and known != classes and sorted(map(str, known)) == sorted(classes):
+        raise ValueError(
+            f"{config.checkpoint} was trained on the same classes in another order, "
+            f"{', '.join(map(str, known))}; {config.dataset} has {', '.join(classes)}: number the labels as "
+            "in training, or train on these data"
+        )
     if known is not None and known != classes:
         raise ValueError(
             f"{config.checkpoint} was trained on the classes {', '.join(map(str, known))}; "

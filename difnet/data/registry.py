@@ -55,7 +55,8 @@ def create_dataset(
     if name == "scenes":
         if root is not None:
             raise ValueError(
-                f"scenes are drawn in memory and take no data root, got {root}; leave --data-root out"
+                f"scenes are drawn in memory and take no data root, got {root}; leave --data-root out, or "
+                "choose the data with --dataset, such as --dataset folder"
             )
         return Scenes(split, transform=transform)
     if root is None:

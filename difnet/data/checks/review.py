@@ -13,10 +13,14 @@ from difnet.data.base import SegmentationDataset
 from difnet.data.checks.alignment import TURNS
 from difnet.data.checks.finding import Finding
 from difnet.data.errors import VOID, listed
+from difnet.data.items.class_list import appearance
 
 _MUCH_BETTER = 1.25
 """A label seems turned if its outlines lie on edges so much better when it is turned. On CamVid's 468 labels,
 3 in 1,000 seem so as they are, and 9 in 10 when they have been turned."""
+
+_BY_CHANCE = 0.01
+"""Share of labels that may seem turned before a user is told; each of them counts among the worst images."""
 
 _BETTER = 1.1
 """All labels of a split seem turned alike if, in the geometric mean, they fit so much better when turned."""
@@ -68,6 +72,8 @@ def seeming_turn(found: Finding) -> str | None:
 
 def warnings(splits: Sequence[Examined]) -> Iterator[str]:
     """Yield what a user should know about one or two splits, one sentence each."""
+    if splits:
+        yield from _alike(splits[0].dataset.classes)
     for split in splits:
         yield from _repeated(split)
         yield from _turned(split)
@@ -79,6 +85,15 @@ def warnings(splits: Sequence[Examined]) -> Iterator[str]:
             )
     if len(splits) == 2:
         yield from _shared(*splits)
+
+
+def _alike(classes: Sequence[str]) -> Iterator[str]:
+    looks = [appearance(name).casefold() for name in classes]
+    if alike := [name for name, look in zip(classes, looks, strict=True) if looks.count(look) > 1]:
+        yield (
+            f"the classes {listed([repr(name) for name in alike])} differ only in case or blanks; if they "
+            "are one class, give them one name in the annotation tool"
+        )
 
 
 def _share_of_void(split: Examined) -> float:
@@ -111,7 +126,7 @@ def _turned(split: Examined) -> Iterator[str]:
             yield (
                 f"all {split.dataset.split} labels seem {TURNS[best]}: turned back, their outlines lie on "
                 f"edges of the images {means[best] / means[0]:.2f} times as well; look at some with "
-                "python -m difnet.data show, and turn them back if so"
+                "python -m difnet.data show DIR, and turn them back if so"
             )
             return
     # Most labels fit best as they are.
@@ -121,11 +136,11 @@ def _turned(split: Examined) -> Iterator[str]:
         for (index, found), seems in zip(split.findings.items(), suspected, strict=True)
         if seems and seeming_turn(found)
     ]
-    if names:
+    if len(names) > _BY_CHANCE * len(every):
         yield (
             f"{len(names)} {split.dataset.split} label(s) seem turned or mirrored ({listed(names)}): their "
-            "outlines lie on edges of the image better when they are turned back; look at them with "
-            "python -m difnet.data show"
+            "outlines lie on edges of the image better when they are turned back. Some may seem so by "
+            f"chance, and others may be missed; look with python -m difnet.data show DIR --name {names[0]!r}"
         )
 
 
@@ -149,7 +164,7 @@ def suspects(splits: Sequence[Examined], count: int) -> list[Suspect]:
             score, reasons = _judged(finding, finding.digest in others, digests[number][finding.digest])
             found.append(Suspect(split.dataset.split, index, score, reasons))
     found.sort(key=lambda suspect: -suspect.score)
-    return found[:count]
+    return [suspect for suspect in found[:count] if suspect.score > 0.0]
 
 
 def _judged(found: Finding, in_both: bool, copies: int) -> tuple[float, list[str]]:

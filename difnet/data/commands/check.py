@@ -94,7 +94,8 @@ def check(config: CheckConfig, report: Reporter) -> None:
     datasets: dict[str, SegmentationDataset] = {split.dataset.split: split.dataset for split in splits}
     worst = suspects(splits, config.worst)
     say()
-    say(f"the {len(worst)} images to look at first:")
+    if worst:
+        say(f"the {len(worst)} images to look at first (suspicious ones, then those with most void):")
     for line in suspect_lines(worst, datasets):
         say(line)
     if config.out is not None and worst:

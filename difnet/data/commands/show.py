@@ -71,6 +71,8 @@ def show(config: ShowConfig, report: Reporter) -> None:
         raise ValueError(f"--dataset {config.dataset} needs a folder: python -m difnet.data show DIR")
     if config.crop < 1:
         raise ValueError(f"--crop must be positive, got {config.crop}")
+    if config.out.suffix.lower() != ".png":
+        raise ValueError(f"--out {config.out} must end in .png")
     refuse_inside(config.out, config.root)
     prepare_file(config.out)
     dataset = create_dataset(

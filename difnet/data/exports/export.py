@@ -22,6 +22,10 @@ _SPLITS = {
 }
 
 
+_FEW = 100
+"""Images of which a draw by each name alone would miss the share by too much."""
+
+
 @dataclass(frozen=True)
 class Export:
     """The images of an export, with their labels.
@@ -89,8 +93,8 @@ def split_of(path: Path) -> str:
 def divided(export: Export, val_share: float) -> tuple[Mapping[str, list[Item]], list[str]]:
     """Return the splits of an export, with "train" and "val", and what was done to get them.
 
-    An export without a validation split is divided by a digest of the names. So an image stays in its split
-    when others are added, unless there are so few that a split would be empty.
+    An export without a validation split is divided by a digest of the names. From `_FEW` images on, an image
+    stays in its split when others are added. Of fewer images the share is exact, to one image.
 
     Args:
         export: the export.
@@ -120,10 +124,11 @@ def divided(export: Export, val_share: float) -> tuple[Mapping[str, list[Item]],
             f"this export ({export.tool}) holds {len(images)} image(s) and no validation split; a training "
             "needs at least one image to learn from and one to evaluate on"
         )
-    ranks = sorted(images, key=lambda item: hashlib.blake2b(item.name.encode("utf-8", "replace")).digest())
-    drawn = {item.name for item in images if _number(item.name) < val_share} or {ranks[0].name}
-    if len(drawn) == len(images):
-        drawn.remove(ranks[-1].name)
+    if len(images) < _FEW:
+        count = min(max(1, round(val_share * len(images))), len(images) - 1)
+        drawn = {item.name for item in sorted(images, key=lambda item: _number(item.name))[:count]}
+    else:
+        drawn = {item.name for item in images if _number(item.name) < val_share}
     val = [item for item in images if item.name in drawn]
     train = [item for item in images if item.name not in drawn]
     how = (

@@ -56,7 +56,8 @@ class FileDataset(SegmentationDataset):
         self.reading = reading or Reading()
         self.notes = []
         if not self.root.is_dir():
-            raise DataError(f"data root {self.root} is not a folder; the data are read from {self.layout}")
+            what = "is not a folder" if self.root.exists() else "does not exist"
+            raise DataError(f"data root {self.root} {what}; the data are read from {self.layout}")
         self._open()
 
     @abstractmethod

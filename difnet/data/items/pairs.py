@@ -1,7 +1,7 @@
 """Pairs image files and label files by their names."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -52,6 +52,16 @@ def find_by_name(folder: Path, suffixes: Sequence[str]) -> Found:
     return Found(found, {name_of(path): path for path in others}, notes)
 
 
+def _longer_names(images: Collection[str], labels: Collection[str]) -> dict[str, str]:
+    """Find the label whose name is that of an image and an ending such as _mask, by the name of the image."""
+    found = {}
+    for label in labels:
+        stem, _, _ = label.rpartition("_")
+        if stem in images:
+            found[stem] = label
+    return found
+
+
 def pair(
     images: Found, labels: Found, image_folder: Path, label_folder: Path, where: str
 ) -> list[tuple[str, str, str]]:
@@ -68,12 +78,15 @@ def pair(
     lone_labels = labels.files.keys() - images.files.keys()
     near = {appearance(name).casefold(): name for name in lone_labels}
     twins = {name: near[look] for name in lone_images if (look := appearance(name).casefold()) in near}
+    longer = _longer_names(lone_images, lone_labels)
     errors = [
         f"image {images.files[name]} has no label; "
         + (
             f"{labels.files[twins[name]]} has nearly the same name: {twins[name]!a} differs from {name!a} in "
             "case, spaces or the Unicode form; rename one of them"
             if name in twins
+            else f"rename {labels.files[longer[name]]} to {name}.png"
+            if name in longer
             else f"save {labels.others[name]} again from its source as PNG"
             if name in labels.others
             else f"add {label_folder / name}.png or remove the image"
@@ -87,7 +100,7 @@ def pair(
             if name in images.others
             else f"add {image_folder / name}.jpg or remove the label"
         )
-        for name in sorted(lone_labels - set(twins.values()))
+        for name in sorted(lone_labels - set(twins.values()) - set(longer.values()))
     ]
     raise_all(errors, where)
     return [(name, images.files[name], labels.files[name]) for name in sorted(images.files)]

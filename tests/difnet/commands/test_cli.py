@@ -511,3 +511,12 @@ def test_commands_refuse_networks_of_other_channels(command, trained, tmp_path, 
     main = {"evaluate": evaluate, "predict": predict, "explain": explain}[command].main
     assert main(["--checkpoint", str(checkpoint), *options]) == 1
     assert "four.safetensors: its network takes images of 4 channels, and pictures" in capsys.readouterr().err
+
+
+def test_classes_in_another_order_are_called_so(trained, tmp_path, capsys):
+    root, run = trained
+    weights = tmp_path / "own.safetensors"
+    save_model(load_model(run)[0], weights, metadata={"classes": ["right", "left", "block"]})
+    data = ("--dataset", "folder", "--data-root", str(root), "--workers", "0")
+    assert evaluate.main(["--checkpoint", str(weights), *data]) == 1
+    assert "was trained on the same classes in another order, right, left, block; " in capsys.readouterr().err

@@ -234,7 +234,7 @@ def test_check_prints_a_page(data_root, capsys, tmp_path):
     for index, row in enumerate(table):
         share = 100 * (labels == index).sum() / (labels != 255).sum()
         assert row[:5] == [str(index), ("left", "right", "block")[index], f"{share:.2f}", "%", "8"]
-    assert "the 11 images to look at first:" in lines
+    assert "the 11 images to look at first (suspicious ones, then those with most void):" in lines
     assert lines[-2:] == [f"drawn in {out}", "the data can be used; nothing is suspicious"]
     sheet = Image.open(out)
     assert sheet.width > 1200
@@ -242,6 +242,28 @@ def test_check_prints_a_page(data_root, capsys, tmp_path):
     page = (tmp_path / "page.html").read_text()
     assert page.count("<img ") == 12
     assert "read as folder" in page
+
+
+def test_a_few_labels_may_seem_turned_by_chance(tmp_path):
+    """One of 100 labels is not reported, two of them are."""
+    for number in range(100):
+        image, label = scene(number)
+        for kind, pixels in (("images", image), ("labels", label)):
+            (tmp_path / kind / "train").mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(tmp_path / kind / "train" / f"{number:03d}.png")
+    (tmp_path / "classes.txt").write_text("a\nb\nc\nd\ne\nf\n")
+    for number, reported in ((3, False), (7, True)):
+        path = tmp_path / f"labels/train/{number:03d}.png"
+        Image.fromarray(np.array(Image.open(path))[::-1]).save(path)
+        split = examined_split(tmp_path, "train")
+        assert any("seem turned or mirrored" in text for text in warnings([split])) == reported
+        assert split.dataset.item_name(suspects([split], 1)[0].number) == "003"
+
+
+def test_classes_that_look_alike_are_suspicious(data_root):
+    (data_root / "classes.txt").write_text("car\nCar \nblock\n")
+    (found,) = warnings([examined_split(data_root, "train")])
+    assert found.startswith("the classes 'car', 'Car' differ only in case or blanks; if they are one class")
 
 
 def test_exit_status_of_check(data_root, capsys):
@@ -272,7 +294,7 @@ def test_exit_status_of_check(data_root, capsys):
     [
         (["check", "{root}", "--out", "x.pdf"], "--out x.pdf must end in .png or .html"),
         (["check", "{root}", "--worst", "0"], "--worst must be positive, got 0"),
-        (["check", "{root}/nowhere"], "nowhere is not a folder"),
+        (["check", "{root}/nowhere"], "nowhere does not exist"),
         (["check", "{root}", "--subset"], "--subset is for --dataset"),
         (["show", "{root}", "--index", "8"], "--index 8: the train split has images 0 to 7"),
         (

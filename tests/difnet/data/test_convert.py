@@ -150,3 +150,10 @@ def test_colours_of_the_training_are_found_from_elsewhere_and_can_be_left_out(
     save_model(model, tmp_path / "other.safetensors", metadata=metadata | {"dataset": "camvid"})
     command[1] = str(tmp_path / "other.safetensors")
     assert evaluate.main([*command, *numbers]) == 0  # options of another kind of data are not taken over
+
+
+def test_few_images_are_divided_by_the_share_to_one_image(tmp_path):
+    for count, expected in ((2, 1), (3, 1), (8, 2), (20, 4)):
+        root = coco(tmp_path / str(count), [f"{number}.png" for number in range(count)])
+        assert len(create_dataset("folder", root, "val")) == expected
+        assert len(create_dataset("folder", root, "train")) == count - expected

@@ -289,7 +289,7 @@ def test_exif_rotation_is_applied(data_root):
 
 
 def test_missing_root(tmp_path):
-    assert "nowhere is not a folder" in problem(tmp_path / "nowhere")
+    assert "nowhere does not exist" in problem(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize("kind", ["images", "labels"])
@@ -673,3 +673,12 @@ def test_camvid_on_disk():
     image, label = dataset[0]
     assert image.shape == (3, 360, 480)
     assert label.shape == (360, 480)
+
+
+def test_masks_whose_names_have_an_ending(data_root):
+    (data_root / "labels/train/view1.png").rename(data_root / "labels/train/view1_mask.png")
+    message = problem(data_root)
+    assert (
+        f"view1.png has no label; rename {data_root / 'labels/train/view1_mask.png'} to view1.png" in message
+    )
+    assert "1 item(s) cannot be used" in message

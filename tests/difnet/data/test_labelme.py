@@ -326,7 +326,7 @@ def test_old_files_without_a_size(tmp_path):
     ("entry", "words"),
     [
         (shape("leaf", [[1, 2]], "circle"), "shape 1 (circle) has 1 point(s), expected 2"),
-        (shape("leaf", []), "shape 1 (polygon) has 0 point(s), expected at least 1"),
+        (shape("leaf", []), "shape 1 (polygon) has 0 point(s), expected at least 3"),
         (shape("leaf", [[1, 2], [3]]), "shape 1 has the point [3], expected [x, y]"),
         (shape("leaf", [[1, "2"]]), 'shape 1 has the point [1, "2"], expected [x, y]'),
         (shape("leaf", [[1, float("nan")]]), "shape 1 has the point [1, NaN], expected [x, y]"),

@@ -137,7 +137,8 @@ def _open(
     if missing:
         raise DataError(
             f"{path}: {len(missing)} of {len(names)} images are missing ({listed(missing)}); export the "
-            f"images too, and put them into one of {listed([str(it) for it in looked_in])}"
+            f"images too, and put them into one of {listed([str(it) for it in looked_in])}, or correct "
+            "file_name in the JSON file if they are called otherwise"
         )
     return CocoFile(path, folder, categories, images, member(content, "annotations", list, str(path)))
 

@@ -128,8 +128,8 @@ class CocoLabel(Label):
     def _check_polygon(self, polygon: "array[float]", where: str) -> None:
         if len(polygon) < 6 or len(polygon) % 2:  # pycocotools would take four numbers for a box
             raise DataError(
-                f"{where} has a polygon of {len(polygon)} numbers, and three points or more have two numbers "
-                "each; correct or delete it in the annotation tool and export it again"
+                f"{where} has a polygon of {len(polygon)} numbers (x, y, x, y, ...), and a polygon needs at "
+                "least three points, 6 numbers; correct or delete it in the annotation tool and export again"
             )
         numbers = np.array(polygon)
         strange = numbers[~(np.abs(numbers) <= FAR)]  # NaN is not

@@ -206,6 +206,10 @@ def _area(shape: str, value: Mapping[str, Any], size: tuple[int, int], where: st
                 raise DataError(
                     f"{where} has the point {shown(point)}, expected [x, y] in percent; correct it"
                 )
+        if len(points) < 3:
+            raise DataError(
+                f"{where} is a polygon of {len(points)} point(s) and needs three; correct or delete it"
+            )
         return scale * np.array(points, np.float64).reshape(-1, 2)
     fixed = scale * [_number(value, "x", where), _number(value, "y", where)]
     if shape == "rectangle":

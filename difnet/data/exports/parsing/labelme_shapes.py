@@ -116,9 +116,9 @@ def _points(shape: Mapping[str, Any], kind: str, where: str) -> list[Corner]:
             raise DataError(f"{where} has the point {shown(point)}, expected [x, y]; {remedy}")
         if max(map(abs, point)) > FAR:
             raise DataError(f"{where} has the point {shown(point)}, far from any image; {remedy}")
-    counts = _COUNTS.get(kind)
-    if not points or (counts and len(points) not in counts):
-        expected = " or ".join(map(str, counts or ("at least 1",)))
+    counts, least = _COUNTS.get(kind), 3 if kind == "polygon" else 1
+    if len(points) < least or (counts and len(points) not in counts):
+        expected = " or ".join(map(str, counts or (f"at least {least}",)))
         raise DataError(f"{where} ({kind}) has {len(points)} point(s), expected {expected}; {remedy}")
     return [(float(x), float(y)) for x, y in points]
 
