@@ -104,6 +104,10 @@ def _pair_gradients(a: Tensor, walk: SavedWalk, need_scores: bool) -> tuple[Tens
             # The bias is added before the row's logarithm is subtracted, so that exponents are rounded as in
             # the forward.
             p_ij = _exp_((scores + bias[J][:, None]).sub_(lse[I][..., None]))  # (2)
+            if len(blocks) == 1:
+                # The whole row is here, so its sum corrects the rounding of L, a relative error of 2^-24 |L|.
+                row_sum = p_ij.sum(dim=-1, keepdim=True)
+                p_ij.div_(row_sum.masked_fill_(row_sum == 0, 1))
             grad_state[J].baddbmm_(p_ij.mT, a[I])  # P^T a of (8)
             if need_scores:
                 ds_ij = p_ij.mul_(torch.bmm(left[I], right[J].mT))  # (9)

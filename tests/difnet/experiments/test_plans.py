@@ -246,7 +246,7 @@ def test_data_are_needed_to_run(capsys, tmp_path):
     assert "data set 'camvid' needs a folder; give --data-root DIR" in capsys.readouterr().err
     for more in ([], ["--dry-run"]):
         assert command.main(["table1", "--data-root", str(tmp_path / "none"), *more]) == 1
-        assert f"data root {tmp_path / 'none'} is not a folder" in capsys.readouterr().err
+        assert f"data root {tmp_path / 'none'} does not exist" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

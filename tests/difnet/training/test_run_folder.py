@@ -22,7 +22,7 @@ from difnet_kernels.backends import choose
     ("arguments", "words"),
     [
         (["--dataset", "camvid"], "needs a folder; give --data-root"),
-        (["--dataset", "folder", "--data-root", "/nonexistent"], "/nonexistent is not a folder"),
+        (["--dataset", "folder", "--data-root", "/nonexistent"], "/nonexistent does not exist"),
         (["--out", "/proc/nowhere/run"], "cannot be written"),
         (
             ["--resume", "nowhere"],
