@@ -110,7 +110,8 @@ class Folder(FileDataset):
         folder = split_folder(self.root, "label", other, suffixes)
         if not folder.is_dir():
             return None
-        return next((Path(path) for path in sorted(list_files(folder, suffixes)[0])[:1]), None)
+        first = min(list_files(folder, suffixes)[0], default=None)
+        return None if first is None else Path(first)
 
     def _pair(self, label_suffixes: Sequence[str]) -> list[tuple[str, str, str]]:
         """Find name, image and label of each item."""

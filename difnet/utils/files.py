@@ -70,7 +70,7 @@ def write_atomically(path: Path, content: bytes | str) -> None:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            os.chmod(temporary, 0o666 & ~_umask())
+            os.chmod(temporary, 0o666 & ~umask())
             os.replace(temporary, target)
         except BaseException:
             with contextlib.suppress(OSError):
@@ -188,7 +188,8 @@ def sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def _umask() -> int:
+def umask() -> int:
+    """Return the permissions that new files and folders of this process lack."""
     mask = os.umask(0)
     os.umask(mask)
     return mask

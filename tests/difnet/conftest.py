@@ -8,6 +8,7 @@ from accelerate.state import AcceleratorState
 from small_runs import make_folder, small_network, tiny
 
 from difnet import save_model, train
+from difnet.data.checks import workers
 
 torch.set_num_threads(1)  # for networks so small, a second thread costs more time than it saves
 
@@ -16,6 +17,18 @@ torch.set_num_threads(1)  # for networks so small, a second thread costs more ti
 def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep what checks find in a folder of the test."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Note which items are read, in one process."""
+    found: list[int] = []
+    original = workers._examine
+    monkeypatch.setattr(
+        workers, "_examine", lambda dataset, index: found.append(index) or original(dataset, index)
+    )
+    monkeypatch.setattr(workers, "cores", lambda: 1)
+    return found
 
 
 @pytest.fixture

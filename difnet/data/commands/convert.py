@@ -32,7 +32,7 @@ from difnet.data.items.item import Item
 from difnet.data.options import Reading, reading_of
 from difnet.data.registry import DatasetName, create_pair
 from difnet.utils.console import Reporter, parse, run_command
-from difnet.utils.files import is_within, write_atomically, writing
+from difnet.utils.files import is_within, umask, write_atomically, writing
 from difnet.utils.pictures import colour_labels
 
 
@@ -87,7 +87,7 @@ def convert(config: ConvertConfig, report: Reporter) -> dict[str, int]:
                 for entry in sorted(stage.iterdir()):
                     os.replace(entry, target / entry.name)
             else:
-                os.chmod(stage, 0o777 & ~_umask())
+                os.chmod(stage, 0o777 & ~umask())
                 os.replace(stage, target)
     finally:
         shutil.rmtree(stage, ignore_errors=True)
@@ -174,12 +174,6 @@ def _void_colour(palette: np.ndarray) -> np.ndarray:
     choices = [(0, 0, 0), (224, 224, 192), *((level,) * 3 for level in range(1, 256))]
     taken = {tuple(colour) for colour in palette.tolist()}
     return np.array(next(choice for choice in choices if choice not in taken), np.uint8)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

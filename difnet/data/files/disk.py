@@ -99,14 +99,9 @@ def list_files(folder: Path, suffixes: Sequence[str]) -> tuple[list[str], list[s
 
 
 def read_image(path: str | Path) -> tv_tensors.Image:
-    """Read an image as (3, H, W) uint8 RGB, turned upright by its EXIF tag; see `read_turned_image`."""
-    return read_turned_image(path)[0]
-
-
-def read_turned_image(path: str | Path) -> tuple[tv_tensors.Image, int]:
-    """Read an image as (3, H, W) uint8 RGB, upright, and its EXIF tag Orientation; see `read_pixels`."""
-    pixels, orientation = read_pixels(path)
-    return tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1).contiguous()), orientation
+    """Read an image as (3, H, W) uint8 RGB, turned upright by its EXIF tag; see `read_pixels`."""
+    pixels, _ = read_pixels(path)
+    return tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1).contiguous())
 
 
 def read_pixels(path: str | Path) -> tuple[np.ndarray, int]:
@@ -182,20 +177,6 @@ def read_colours(path: str | Path) -> tuple[np.ndarray, int]:
                 )
         pixels = np.array(_upright(file.convert("RGB"), file, orientation))
     return pixels, orientation
-
-
-def read_size(path: str | Path) -> tuple[tuple[int, int], int]:
-    """Read (height, width) of an upright image and its EXIF tag Orientation, without its pixels.
-
-    Raises:
-        DataError: the file is missing, or is no image of a known format.
-    """
-    with _opened(path) as file:
-        orientation = _orientation(file)
-        width, height = file.size
-        if orientation in QUARTER_TURNS and file.format != "TIFF":  # Pillow gives a TIFF's upright size
-            height, width = width, height
-    return (height, width), orientation
 
 
 @contextmanager

@@ -20,18 +20,6 @@ from difnet.data.items.dataset import FileDataset
 from difnet.data.items.index import ConstantLabel, IndexLabel, Numbering
 
 
-@pytest.fixture
-def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Note which items are read, in one process."""
-    found: list[int] = []
-    original = workers._examine
-    monkeypatch.setattr(
-        workers, "_examine", lambda dataset, index: found.append(index) or original(dataset, index)
-    )
-    monkeypatch.setattr(workers, "cores", lambda: 1)
-    return found
-
-
 def test_a_file_of_the_same_size_and_time_is_read_again(data_root, read):
     path = data_root / "labels/train/view2.png"
     pixels = np.array(Image.open(path))

@@ -95,19 +95,7 @@ def test_photographs_are_seldom_suspected_wrongly():
     assert mirrored.count("mirrored left to right") >= 0.8 * len(pairs)
 
 
-def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Let checks note which items they read."""
-    read: list[int] = []
-    original = workers._examine
-    monkeypatch.setattr(
-        workers, "_examine", lambda dataset, index: read.append(index) or original(dataset, index)
-    )
-    monkeypatch.setattr(workers, "cores", lambda: 1)
-    return read
-
-
-def test_unchanged_files_are_read_once(data_root, monkeypatch):
-    read = counted(monkeypatch)
+def test_unchanged_files_are_read_once(data_root, read):
     first = create_dataset("folder", data_root, "train").check()
     again = create_dataset("folder", data_root, "train").check()
     assert read == list(range(8))
@@ -116,8 +104,7 @@ def test_unchanged_files_are_read_once(data_root, monkeypatch):
     assert [it.digest for it in again.findings] == [it.digest for it in first.findings]
 
 
-def test_changed_files_are_read_again(data_root, monkeypatch):
-    read = counted(monkeypatch)
+def test_changed_files_are_read_again(data_root, read):
     create_dataset("folder", data_root, "train").check()
     read.clear()
     label = data_root / "labels/train/view2.png"
@@ -136,8 +123,7 @@ def test_changed_files_are_read_again(data_root, monkeypatch):
     assert sorted(read) == list(range(8))
 
 
-def test_errors_are_not_kept(data_root, monkeypatch):
-    counted(monkeypatch)
+def test_errors_are_not_kept(data_root, read):
     path = data_root / "labels/train/view1.png"
     good = path.read_bytes()
     status = path.stat()
